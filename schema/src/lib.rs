@@ -1,1 +1,33 @@
-//! stub
+//! The contract: everything that crosses a process boundary, and nothing that does I/O.
+//!
+//! | topic | key | value | written by | read by |
+//! |---|---|---|---|---|
+//! | [`topics::READINGS`] | sensor id | [`ReadingCreatedEvent`] | gateway | command-svc, alerting-svc |
+//! | [`topics::PRODUCER_DLQ`] | sensor id | original MQTT payload | gateway | operators |
+//! | [`topics::READING_DLQ`] | as the source record | original record | command-svc, alerting-svc | operators |
+//! | [`topics::THRESHOLD_UPDATES`] | row key | [`Change`]`<`[`ThresholdRow`]`>` | cdc-svc | alerting-svc |
+//! | [`topics::DEVICE_UPDATES`] | row key | [`Change`]`<`[`DeviceRow`]`>` | cdc-svc | gateway |
+//! | [`topics::ALERTS`] | sensor id | [`Alert`] | alerting-svc | notification consumers |
+//! | [`topics::ALERT_STATE`] | episode key | reserved | alerting-svc | alerting-svc |
+//!
+//! Everything is UTF-8 JSON. Changes are additive: a released message decodes for ever, which
+//! `tests/contract.rs` holds against one frozen file per version.
+
+mod alert;
+mod change;
+mod device;
+mod identity;
+mod reading;
+mod threshold;
+mod timestamp;
+
+pub mod migrations;
+pub mod topics;
+
+pub use alert::{Alert, Bound, Limit, Status};
+pub use change::{Change, ChangeError, Op, RowKey, Source};
+pub use device::{DeviceKey, DeviceRow, DeviceStatus};
+pub use identity::{IdentityError, METRIC_BYTES_MAX, SENSOR_ID_BYTES_MAX, check_metric, check_sensor_id};
+pub use reading::{ReadingCreatedEvent, event_id_from_payload, event_id_from_publisher};
+pub use threshold::{Severity, ThresholdKey, ThresholdRow};
+pub use timestamp::{Timestamp, TimestampError};

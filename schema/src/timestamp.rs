@@ -1,0 +1,149 @@
+//! One instant type for every event and row: UTC microseconds.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::fmt;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+/// Holds an instant as microseconds since 1970-01-01T00:00:00Z.
+///
+/// Shape: in JSON an RFC 3339 string in UTC with exactly six fractional digits; any RFC 3339 offset is read.
+/// Units: microseconds, which is what PostgreSQL's `timestamptz` keeps, so nothing is rounded on the way.
+/// Bounds: years 0001 to 9999, so every value has an RFC 3339 text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(i64);
+
+/// Says why a number or a text is no [`Timestamp`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TimestampError {
+    /// Outside the years 0001 to 9999.
+    #[error("timestamp outside the years 0001 to 9999")]
+    OutOfRange,
+    /// Not RFC 3339.
+    #[error("timestamp is not RFC 3339")]
+    NotRfc3339,
+}
+
+const MICROS_MIN: i64 = -62_135_596_800_000_000; // 0001-01-01T00:00:00Z
+const MICROS_MAX: i64 = 253_402_300_799_999_999; // 9999-12-31T23:59:59.999999Z
+
+impl Timestamp {
+    /// Makes an instant from microseconds since the Unix epoch.
+    ///
+    /// # Errors
+    /// [`TimestampError::OutOfRange`] outside the years 0001 to 9999.
+    pub const fn from_micros(micros: i64) -> Result<Self, TimestampError> {
+        if micros < MICROS_MIN || micros > MICROS_MAX {
+            Err(TimestampError::OutOfRange)
+        } else {
+            Ok(Self(micros))
+        }
+    }
+
+    /// Returns microseconds since the Unix epoch.
+    pub const fn as_micros(self) -> i64 {
+        self.0
+    }
+
+    /// Reads the system clock.
+    pub fn now() -> Self {
+        OffsetDateTime::now_utc().into()
+    }
+
+    /// Reads RFC 3339 with any offset; digits beyond microseconds are cut.
+    ///
+    /// # Errors
+    /// [`TimestampError`] says which rule the text breaks.
+    pub fn parse(text: &str) -> Result<Self, TimestampError> {
+        let parsed = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| TimestampError::NotRfc3339)?;
+        let micros = i64::try_from(parsed.unix_timestamp_nanos().div_euclid(1_000))
+            .map_err(|_| TimestampError::OutOfRange)?;
+        Self::from_micros(micros)
+    }
+
+    /// Returns the start of the UTC hour that contains this instant.
+    pub const fn hour(self) -> Self {
+        const HOUR_MICROS: i64 = 3_600_000_000;
+        Self(self.0 - self.0.rem_euclid(HOUR_MICROS))
+    }
+}
+
+impl From<OffsetDateTime> for Timestamp {
+    fn from(instant: OffsetDateTime) -> Self {
+        // `OffsetDateTime` reaches only the years -9999 to 9999, so the quotient fits an i64.
+        let micros = i64::try_from(instant.unix_timestamp_nanos().div_euclid(1_000)).unwrap_or(MICROS_MAX);
+        Self(micros.clamp(MICROS_MIN, MICROS_MAX))
+    }
+}
+
+impl From<Timestamp> for OffsetDateTime {
+    fn from(timestamp: Timestamp) -> Self {
+        Self::from_unix_timestamp_nanos(i128::from(timestamp.0) * 1_000)
+            .expect("a Timestamp lies within the years 0001 to 9999")
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let t = OffsetDateTime::from(*self);
+        write!(
+            f,
+            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}Z",
+            t.year(),
+            u8::from(t.month()),
+            t.day(),
+            t.hour(),
+            t.minute(),
+            t.second(),
+            t.microsecond()
+        )
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = Timestamp;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an RFC 3339 timestamp")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Timestamp, E> {
+                Timestamp::parse(text).map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_str(Visitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn text_is_utc_with_six_digits_whatever_offset_was_read() {
+        let read = Timestamp::parse("2026-03-29T03:30:00.1234567+02:00").unwrap();
+        assert_eq!(read.to_string(), "2026-03-29T01:30:00.123456Z");
+        assert_eq!(read.hour().to_string(), "2026-03-29T01:00:00.000000Z");
+    }
+
+    #[test]
+    fn instants_before_1970_belong_to_the_hour_that_began_before_them() {
+        let read = Timestamp::parse("1969-12-31T23:59:59.999999Z").unwrap();
+        assert_eq!(read.hour().to_string(), "1969-12-31T23:00:00.000000Z");
+    }
+
+    proptest! {
+        #[test]
+        fn any_instant_survives_its_text(micros in MICROS_MIN..=MICROS_MAX) {
+            let timestamp = Timestamp::from_micros(micros).unwrap();
+            prop_assert_eq!(Timestamp::parse(&timestamp.to_string()), Ok(timestamp));
+        }
+    }
+}

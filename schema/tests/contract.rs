@@ -1,0 +1,67 @@
+//! Holds the event types against their frozen messages and their published JSON Schemas.
+
+use schema::{Alert, Change, DeviceRow, Op, ReadingCreatedEvent, RowKey, ThresholdRow};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+fn read(folder: &str, name: &str) -> Value {
+    let path = format!("{}/{folder}/{name}", env!("CARGO_MANIFEST_DIR"));
+    serde_json::from_slice(&std::fs::read(&path).expect(&path)).expect(&path)
+}
+
+/// The frozen message decodes, encodes to the same JSON, and both satisfy the schema that consumers are given.
+fn holds<T: Serialize + DeserializeOwned>(version: &str) {
+    let golden = read("tests/golden", &format!("{version}.json"));
+    let validator = jsonschema::options()
+        .should_validate_formats(true)
+        .build(&read("json", &format!("{version}.schema.json")))
+        .expect("the schema itself is valid");
+    let decoded: T = serde_json::from_value(golden.clone()).expect("frozen message decodes");
+    let encoded = serde_json::to_value(decoded).expect("event encodes");
+    assert_eq!(encoded, golden);
+    let complaints: Vec<_> = validator.iter_errors(&encoded).map(|error| error.to_string()).collect();
+    assert!(complaints.is_empty(), "{version}: {complaints:?}");
+}
+
+#[test]
+fn every_released_message_still_decodes_and_satisfies_its_schema() {
+    holds::<ReadingCreatedEvent>("reading-created.1");
+    holds::<Alert>("alert.1");
+    holds::<Change<DeviceRow>>("device-change.1");
+    holds::<Change<ThresholdRow>>("threshold-change.1");
+}
+
+#[test]
+fn schema_refuses_a_reading_without_values() {
+    let mut reading = read("tests/golden", "reading-created.1.json");
+    reading["values"] = serde_json::json!({});
+    let validator = jsonschema::validator_for(&read("json", "reading-created.1.schema.json")).unwrap();
+    assert!(!validator.is_valid(&reading));
+}
+
+#[test]
+fn debezium_wrapped_change_decodes_like_a_plain_one() {
+    let wrapped = read("tests/golden", "threshold-change.1.wrapped.json").to_string();
+    let change = Change::<ThresholdRow>::decode(wrapped.as_bytes()).unwrap();
+    assert_eq!(change.op, Op::Delete);
+    assert_eq!(change.before.unwrap().sensor_id, "thermostat-1");
+    assert!(change.after.is_none());
+    let id = "4a1f0b57-2e7a-4e0f-8f58-1c2d3e4f5a6b";
+    for key in [
+        format!(r#"{{"threshold_id":"{id}"}}"#),
+        format!(r#"{{"schema":{{}},"payload":{{"threshold_id":"{id}"}}}}"#),
+    ] {
+        assert_eq!(Change::<ThresholdRow>::decode_key(key.as_bytes()).unwrap().threshold_id.to_string(), id);
+    }
+}
+
+#[test]
+fn foreign_bytes_are_an_error_and_never_a_panic() {
+    for bytes in [&b""[..], b"{", b"null", b"[]", b"\xff", br#"{"op":"x"}"#, br#"{"payload":null}"#] {
+        assert!(Change::<DeviceRow>::decode(bytes).is_err());
+        assert!(Change::<DeviceRow>::decode_key(bytes).is_err());
+        assert!(serde_json::from_slice::<ReadingCreatedEvent>(bytes).is_err());
+    }
+    fn key_of<R: RowKey>(_: R::Key) {}
+    key_of::<DeviceRow>(schema::DeviceKey { sensor_id: String::new() });
+}
