@@ -1,0 +1,147 @@
+//! `/metrics`, `/livez`, `/readyz` on a port of their own.
+//!
+//! Live means that the loop turned recently: restart the process when it did not. Ready means that every dependency
+//! latch is open: send no work when one is not. The two never share an answer.
+
+use crate::Chassis;
+use actix_web::dev::Server;
+use actix_web::{App, HttpResponse, HttpServer, web};
+use anyhow::Context;
+use parking_lot::Mutex;
+use prometheus::{Encoder, TextEncoder};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A loop that has not turned for so long is stuck; longer than any single bounded wait of ours.
+const TURN_AGE_MAX: Duration = Duration::from_secs(60);
+
+/// Holds the latches of a service, all closed at first.
+#[derive(Clone, Debug, Default)]
+pub struct Readiness {
+    latches: Arc<Mutex<BTreeMap<&'static str, bool>>>,
+}
+
+impl Readiness {
+    /// Adds a closed latch, or returns the one with that name.
+    pub fn latch(&self, name: &'static str) -> Latch {
+        self.latches.lock().entry(name).or_insert(false);
+        Latch { name, readiness: self.clone() }
+    }
+
+    /// Lists the closed latches; none means ready.
+    pub fn closed(&self) -> Vec<&'static str> {
+        self.latches.lock().iter().filter(|(_, open)| !**open).map(|(name, _)| *name).collect()
+    }
+
+    fn set(&self, name: &'static str, open: bool) {
+        let was = self.latches.lock().insert(name, open);
+        if was != Some(open) {
+            tracing::info!(latch = name, open, "readiness changed");
+        }
+    }
+}
+
+/// Says whether one dependency is there.
+#[derive(Clone, Debug)]
+pub struct Latch {
+    name: &'static str,
+    readiness: Readiness,
+}
+
+impl Latch {
+    /// The dependency is there.
+    pub fn open(&self) {
+        self.readiness.set(self.name, true);
+    }
+
+    /// The dependency is away.
+    pub fn close(&self) {
+        self.readiness.set(self.name, false);
+    }
+}
+
+/// Remembers when the main loop last turned. A service without a loop never beats and counts as live.
+#[derive(Clone, Debug, Default)]
+pub struct Liveness {
+    turned: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Liveness {
+    /// The loop turned.
+    pub fn beat(&self) {
+        *self.turned.lock() = Some(Instant::now());
+    }
+
+    /// Says whether the loop turned recently.
+    pub fn is_live(&self) -> bool {
+        self.turned.lock().is_none_or(|turned| turned.elapsed() < TURN_AGE_MAX)
+    }
+}
+
+/// Binds the admin server; it serves once it is awaited.
+///
+/// # Errors
+/// The address cannot be bound (stop).
+pub fn serve(listen: SocketAddr, chassis: &Chassis) -> anyhow::Result<Server> {
+    let chassis = web::Data::new(chassis.clone());
+    Ok(HttpServer::new(move || {
+        App::new()
+            .app_data(chassis.clone())
+            .route("/metrics", web::get().to(metrics))
+            .route("/livez", web::get().to(livez))
+            .route("/readyz", web::get().to(readyz))
+    })
+    .workers(1)
+    .disable_signals()
+    .shutdown_timeout(1)
+    .bind(listen)
+    .with_context(|| format!("bind the admin server to {listen}"))?
+    .run())
+}
+
+async fn metrics(chassis: web::Data<Chassis>) -> HttpResponse {
+    let mut text = Vec::new();
+    match TextEncoder::new().encode(&chassis.registry.gather(), &mut text) {
+        Ok(()) => HttpResponse::Ok().content_type(prometheus::TEXT_FORMAT).body(text),
+        Err(error) => {
+            tracing::error!(%error, "cannot encode metrics");
+            HttpResponse::InternalServerError().finish()
+        }
+    }
+}
+
+async fn livez(chassis: web::Data<Chassis>) -> HttpResponse {
+    if chassis.liveness.is_live() {
+        HttpResponse::Ok().body("live\n")
+    } else {
+        HttpResponse::ServiceUnavailable().body("the loop does not turn\n")
+    }
+}
+
+async fn readyz(chassis: web::Data<Chassis>) -> HttpResponse {
+    let closed = chassis.readiness.closed();
+    if closed.is_empty() && !chassis.shutdown.is_cancelled() {
+        HttpResponse::Ok().body("ready\n")
+    } else {
+        HttpResponse::ServiceUnavailable().body(format!("waiting for: {}\n", closed.join(", ")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_means_that_every_latch_is_open() {
+        let readiness = Readiness::default();
+        let (kafka, postgres) = (readiness.latch("kafka"), readiness.latch("postgres"));
+        assert_eq!(readiness.closed(), ["kafka", "postgres"]);
+        kafka.open();
+        postgres.open();
+        assert!(readiness.closed().is_empty());
+        kafka.close();
+        assert_eq!(readiness.closed(), ["kafka"]);
+    }
+}

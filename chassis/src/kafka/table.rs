@@ -1,0 +1,115 @@
+//! A compacted topic held whole: read to its end once, then followed live.
+
+use super::Settings;
+use crate::admin::Latch;
+use crate::retry::Backoff;
+use anyhow::Context;
+use rdkafka::consumer::{Consumer, StreamConsumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use std::collections::BTreeSet;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Waits this long for a broker to name the partitions before it tries again.
+const METADATA_WAIT: Duration = Duration::from_secs(5);
+
+/// Feeds every record of `topic` to `apply`, from the first on, and never ends by itself.
+///
+/// Shape: `apply(key, value)`; `None` as value is a tombstone; per key in topic order, and a key may come again.
+/// Guarantee: `loaded` is called once, when every record that stood in the topic at the start has been applied.
+/// On failure: Kafka away → the table stays as it is and catches up later; before the first load the latch stays closed.
+///
+/// # Errors
+/// The client cannot be made (stop).
+pub async fn follow(
+    settings: &Settings,
+    reader: &str,
+    topic: &str,
+    latch: &Latch,
+    shutdown: &CancellationToken,
+    mut apply: impl FnMut(&[u8], Option<&[u8]>),
+    loaded: impl FnOnce(),
+) -> anyhow::Result<()> {
+    let consumer: StreamConsumer = settings
+        .consumer(reader)
+        .set("enable.partition.eof", "true")
+        .create()
+        .context("create the consumer of a table topic")?;
+    let Some(mut unread) = assign_all(consumer, topic, shutdown).await? else { return Ok(()) };
+    let mut loaded = Some(loaded);
+    loop {
+        let received = tokio::select! {
+            received = unread.consumer.recv() => received,
+            () = shutdown.cancelled() => return Ok(()),
+        };
+        match received {
+            Ok(record) => apply(record.key().unwrap_or_default(), record.payload()),
+            Err(KafkaError::PartitionEOF(partition)) => {
+                unread.partitions.remove(&partition);
+                if unread.partitions.is_empty()
+                    && let Some(loaded) = loaded.take()
+                {
+                    tracing::info!(topic, "table is loaded");
+                    loaded();
+                    latch.open();
+                }
+            }
+            // librdkafka reconnects by itself; the table keeps what it has.
+            Err(error) => tracing::warn!(topic, %error, "table topic cannot be read now"),
+        }
+    }
+}
+
+struct Unread {
+    consumer: StreamConsumer,
+    partitions: BTreeSet<i32>,
+}
+
+/// Assigns every partition of the topic from its beginning; waits until the topic is there.
+async fn assign_all(
+    consumer: StreamConsumer,
+    topic: &str,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Option<Unread>> {
+    let mut consumer = consumer;
+    let mut backoff = Backoff::default();
+    loop {
+        let name = topic.to_owned();
+        // The call blocks its thread, so it gets one of its own.
+        let (returned, partitions) = tokio::task::spawn_blocking(move || {
+            let partitions = partitions_of(&consumer, &name);
+            (consumer, partitions)
+        })
+        .await
+        .context("ask for the partitions of a table topic")?;
+        consumer = returned;
+        match partitions {
+            Ok(partitions) if !partitions.is_empty() => {
+                let mut assignment = TopicPartitionList::new();
+                for partition in &partitions {
+                    assignment.add_partition_offset(topic, *partition, Offset::Beginning)?;
+                }
+                consumer.assign(&assignment).context("assign a table topic")?;
+                return Ok(Some(Unread { consumer, partitions }));
+            }
+            Ok(_) => tracing::warn!(topic, "table topic does not exist yet"),
+            Err(error) => tracing::warn!(topic, %error, "no broker names the partitions of a table topic"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(backoff.next_wait()) => {}
+            () = shutdown.cancelled() => return Ok(None),
+        }
+    }
+}
+
+fn partitions_of(consumer: &StreamConsumer, topic: &str) -> Result<BTreeSet<i32>, KafkaError> {
+    let metadata = consumer.fetch_metadata(Some(topic), METADATA_WAIT)?;
+    Ok(metadata
+        .topics()
+        .iter()
+        .flat_map(|topic| topic.partitions())
+        .map(|partition| partition.id())
+        .collect())
+}

@@ -1,0 +1,230 @@
+//! PostgreSQL settings: pools with bounds and timeouts, TLS, migrations, and the check of the schema version.
+
+use crate::config::{Env, Secret};
+use anyhow::Context;
+use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use refinery::{Migration, Runner};
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+/// A server that does not answer for so long is away.
+const CONNECT_WAIT: Duration = Duration::from_secs(5);
+/// Unacknowledged bytes for so long mean that the peer is gone, whatever TCP still hopes.
+const TCP_SILENCE_MAX: Duration = Duration::from_secs(15);
+/// Waits this long for a free connection of the pool before the caller is told.
+const POOL_WAIT: Duration = Duration::from_secs(5);
+
+/// Says where the database is and how many connections a service may hold.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    url: Secret,
+    ca: Option<PathBuf>,
+    connections_max: usize,
+    statement_max: Duration,
+}
+
+impl Settings {
+    /// Reads `DATABASE_URL_FILE` (or `DATABASE_URL`, where no secret is in it), `DATABASE_CA_FILE`,
+    /// `DATABASE_CONNECTIONS_MAX` (default 8) and `DATABASE_STATEMENT_MS_MAX` (default 30 s).
+    /// Without a CA only a database on this host is accepted.
+    pub fn from_env(env: &mut Env) -> Self {
+        let url = match env.text_optional("DATABASE_URL") {
+            Some(url) => Secret::new(url),
+            None => env.secret_file("DATABASE_URL_FILE"),
+        };
+        let ca = env.path_optional("DATABASE_CA_FILE");
+        match url.expose().parse::<Config>() {
+            Ok(config) if ca.is_none() && !config.get_hosts().iter().all(is_this_host) => {
+                env.problem("DATABASE_CA_FILE is required unless the database is on this host");
+            }
+            Ok(_) => {}
+            Err(_) => env.problem("DATABASE_URL must be a PostgreSQL connection URL"),
+        }
+        Self {
+            url,
+            ca,
+            connections_max: env.count_in("DATABASE_CONNECTIONS_MAX", 8, 1..=1_000),
+            statement_max: env.duration_ms("DATABASE_STATEMENT_MS_MAX", 30_000, 10..=3_600_000),
+        }
+    }
+
+    /// Points at a database on this host, in plain text, as tests and tools do.
+    pub fn local(url: impl Into<String>) -> Self {
+        Self { url: Secret::new(url), ca: None, connections_max: 8, statement_max: Duration::from_secs(30) }
+    }
+
+    /// Returns the connection settings, for clients that are not ours (the replication stream).
+    ///
+    /// # Errors
+    /// The URL is no connection URL (stop).
+    pub fn config(&self) -> anyhow::Result<Config> {
+        let mut config: Config = self.url.expose().parse().context("read the database URL")?;
+        config.connect_timeout(CONNECT_WAIT);
+        config.tcp_user_timeout(TCP_SILENCE_MAX);
+        config.keepalives_idle(TCP_SILENCE_MAX);
+        if self.ca.is_some() {
+            config.ssl_mode(SslMode::Require);
+        }
+        Ok(config)
+    }
+
+    /// Returns the CA that the database's certificate must chain to; none means plain text on this host.
+    pub fn ca(&self) -> Option<&PathBuf> {
+        self.ca.as_ref()
+    }
+
+    /// Makes a pool. It connects when it is first used, so a database that is away does not stop the start.
+    ///
+    /// # Errors
+    /// The URL or the CA cannot be used (stop).
+    pub fn pool(&self) -> anyhow::Result<Pool> {
+        let mut config = self.config()?;
+        let own = config.get_options().unwrap_or_default().to_owned();
+        config.options(format!("{own} -c statement_timeout={}", self.statement_max.as_millis()));
+        let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        #[expect(clippy::disallowed_methods, reason = "this is the one place that fixes pool settings")]
+        let manager = match self.tls()? {
+            Some(tls) => Manager::from_config(config, tls, recycling),
+            None => Manager::from_config(config, NoTls, recycling),
+        };
+        Pool::builder(manager)
+            .max_size(self.connections_max)
+            .runtime(Runtime::Tokio1)
+            .wait_timeout(Some(POOL_WAIT))
+            .create_timeout(Some(CONNECT_WAIT))
+            .recycle_timeout(Some(CONNECT_WAIT))
+            .build()
+            .context("build the connection pool")
+    }
+
+    /// Opens one connection without a statement timeout, for migrations and tools. Its task ends with the client.
+    ///
+    /// # Errors
+    /// The database cannot be reached (retry) or refuses us (stop).
+    pub async fn connect(&self) -> anyhow::Result<Client> {
+        let config = self.config()?;
+        #[expect(clippy::disallowed_methods, reason = "this is the one place that opens connections")]
+        let client = match self.tls()? {
+            Some(tls) => {
+                let (client, connection) = config.connect(tls).await.context("connect to the database")?;
+                tokio::spawn(connection);
+                client
+            }
+            None => {
+                let (client, connection) = config.connect(NoTls).await.context("connect to the database")?;
+                tokio::spawn(connection);
+                client
+            }
+        };
+        Ok(client)
+    }
+
+    fn tls(&self) -> anyhow::Result<Option<MakeRustlsConnect>> {
+        let Some(ca) = &self.ca else { return Ok(None) };
+        let mut roots = rustls::RootCertStore::empty();
+        for certificate in CertificateDer::pem_file_iter(ca).context("read DATABASE_CA_FILE")? {
+            roots.add(certificate.context("read DATABASE_CA_FILE")?).context("use DATABASE_CA_FILE")?;
+        }
+        let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        Ok(Some(MakeRustlsConnect::new(config)))
+    }
+}
+
+fn is_this_host(host: &Host) -> bool {
+    match host {
+        Host::Unix(_) => true,
+        Host::Tcp(name) => {
+            name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        }
+    }
+}
+
+/// Key of the advisory lock that lets one migrator run at a time; the value only has to be ours.
+const MIGRATION_LOCK: i64 = 0x6669_656c_646c_696e;
+
+/// Runs the migrations that the database has not seen, each in a transaction of its own.
+///
+/// Guarantee: safe to run twice and from two places at once; a changed or missing old migration stops it.
+///
+/// # Errors
+/// The database refuses a migration, or its history is not ours (stop).
+pub async fn migrate(client: &mut Client, migrations: &[Migration]) -> anyhow::Result<()> {
+    client
+        .execute("SELECT pg_advisory_lock($1)", &[&MIGRATION_LOCK])
+        .await
+        .context("wait for the migration lock")?;
+    let outcome = Runner::new(migrations).run_async(client).await.context("run the migrations");
+    client
+        .execute("SELECT pg_advisory_unlock($1)", &[&MIGRATION_LOCK])
+        .await
+        .context("free the migration lock")?;
+    for migration in outcome?.applied_migrations() {
+        tracing::info!(%migration, "applied");
+    }
+    Ok(())
+}
+
+/// Says what is wrong with the schema of the database.
+#[derive(Debug, thiserror::Error)]
+pub enum SchemaError {
+    /// The version is not the one that this build was made for (stop).
+    #[error("schema version is {found}, this build needs {needed}: run `iotctl migrate` of the same release")]
+    Version {
+        /// What the database has; 0 when it has none.
+        found: i32,
+        /// What the build needs.
+        needed: i32,
+    },
+    /// The database cannot answer (retry).
+    #[error("cannot read the schema version")]
+    Unavailable(#[source] anyhow::Error),
+}
+
+/// Checks that the database has exactly the schema version that this build was made for.
+///
+/// # Errors
+/// [`SchemaError`].
+pub async fn require_version(pool: &Pool, needed: i32) -> Result<(), SchemaError> {
+    let found = schema_version(pool).await.map_err(SchemaError::Unavailable)?;
+    if found == needed { Ok(()) } else { Err(SchemaError::Version { found, needed }) }
+}
+
+async fn schema_version(pool: &Pool) -> anyhow::Result<i32> {
+    let client = pool.get().await?;
+    let there = client.query_one("SELECT to_regclass('refinery_schema_history') IS NOT NULL", &[]).await?;
+    if !there.get::<_, bool>(0) {
+        return Ok(0);
+    }
+    let row =
+        client.query_one("SELECT coalesce(max(version), 0)::int4 FROM refinery_schema_history", &[]).await?;
+    Ok(row.get(0))
+}
+
+/// Waits until the database answers and has the needed schema version.
+///
+/// # Errors
+/// [`SchemaError::Version`] at once (stop); a database that is away is waited for, until `shutdown`.
+pub async fn wait_for_version(
+    pool: &Pool,
+    needed: i32,
+    shutdown: &tokio_util::sync::CancellationToken,
+) -> anyhow::Result<()> {
+    let mut backoff = crate::retry::Backoff::default();
+    loop {
+        match require_version(pool, needed).await {
+            Ok(()) => return Ok(()),
+            Err(error @ SchemaError::Version { .. }) => return Err(error.into()),
+            Err(SchemaError::Unavailable(error)) => {
+                tracing::warn!(error = format!("{error:#}"), "database is away");
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(backoff.next_wait()) => {}
+            () = shutdown.cancelled() => anyhow::bail!("stopped before the database was there"),
+        }
+    }
+}
