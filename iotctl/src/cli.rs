@@ -1,0 +1,171 @@
+//! The commands and their options.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::pki::Pki;
+use crate::progress::Progress;
+use crate::servers::run::{self, Given};
+use crate::state::State;
+use crate::token::Signer;
+
+/// Runs and serves a Fieldline installation from the command line.
+#[derive(Debug, Parser)]
+#[command(name = "iotctl", version)]
+struct Arguments {
+    /// Folder of everything that a local installation writes [default: the nearest .fieldline].
+    #[arg(long, env = "FIELDLINE_STATE", global = true)]
+    state: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Issues certificates.
+    #[command(subcommand)]
+    Pki(PkiCommand),
+    /// Prints a token for the REST interfaces.
+    Token {
+        /// What its user may do; several roles by repeating the option.
+        #[arg(long = "role", value_enum, required = true)]
+        roles: Vec<Role>,
+        /// How long it is valid: a number and `s`, `m`, `h` or `d`.
+        #[arg(long, default_value = "12h", value_parser = parse_duration)]
+        ttl: Duration,
+        /// Whom it names.
+        #[arg(long, default_value = "local-user")]
+        subject: String,
+    },
+    /// Private PostgreSQL and Kafka servers.
+    #[command(subcommand)]
+    Servers(ServersCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum PkiCommand {
+    /// Issues a device's certificate, or finds the one it has, and prints where it is and its fingerprint.
+    Device {
+        /// Its sensor id, which becomes the certificate's common name.
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ServersCommand {
+    /// Runs a command with servers of its own, named by TEST_DATABASE_URL and TEST_KAFKA_BOOTSTRAP.
+    Run {
+        /// A server to use instead of starting one.
+        #[arg(long, env = run::DATABASE_URL, hide_env_values = true)]
+        database_url: Option<String>,
+        /// A broker to use instead of starting one.
+        #[arg(long, env = run::KAFKA_BOOTSTRAP)]
+        kafka_bootstrap: Option<String>,
+        /// The command and its arguments, after `--`.
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
+}
+
+/// What a token's user may do.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Role {
+    /// Publishes readings over HTTP.
+    Device,
+    /// Reads aggregates and latest values.
+    Analyst,
+    /// Manages devices and thresholds.
+    Operator,
+    /// Everything.
+    Admin,
+}
+
+impl Role {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Device => "device",
+            Self::Analyst => "analyst",
+            Self::Operator => "operator",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// Runs the command that the arguments name; a failure is printed once, as one line per cause.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let outcome =
+        runtime.context("start the runtime").and_then(|runtime| runtime.block_on(dispatch(arguments)));
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("iotctl: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn dispatch(arguments: Arguments) -> Result<u8> {
+    let state = State::open(arguments.state.as_deref())?;
+    let progress = Progress::new();
+    match arguments.command {
+        Command::Pki(PkiCommand::Device { name }) => print_device(&state, &name)?,
+        Command::Token { roles, ttl, subject } => {
+            let roles: Vec<&str> = roles.into_iter().map(Role::as_str).collect();
+            println!("{}", Signer::open_or_create(&state.jwt())?.mint(&subject, &roles, ttl)?);
+        }
+        Command::Servers(ServersCommand::Run { database_url, kafka_bootstrap, command }) => {
+            let given = Given { database_url, kafka_bootstrap };
+            return run::run(&state, &given, &command, &progress).await;
+        }
+    }
+    Ok(0)
+}
+
+fn print_device(state: &State, name: &str) -> Result<()> {
+    let pki = Pki::open_or_create(&state.pki())?;
+    let files = pki.device_files(name)?;
+    println!("ca           {}", pki.ca_file().display());
+    println!("certificate  {}", files.cert.display());
+    println!("key          {}", files.key.display());
+    println!("fingerprint  {}", files.fingerprint_sha256_hex);
+    Ok(())
+}
+
+/// Reads a number with the unit `s`, `m`, `h` or `d`.
+fn parse_duration(text: &str) -> Result<Duration> {
+    let units = [('s', 1), ('m', 60), ('h', 3600), ('d', 86_400)];
+    let seconds = units
+        .iter()
+        .find_map(|&(unit, seconds)| text.strip_suffix(unit)?.parse::<u32>().ok()?.checked_mul(seconds));
+    match seconds {
+        Some(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds.into())),
+        _ => bail!("expected a number and s, m, h or d, such as 12h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_fit_together() {
+        use clap::CommandFactory as _;
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn duration_is_a_number_with_a_unit() {
+        assert_eq!(parse_duration("12h").unwrap(), Duration::from_secs(43_200));
+        for text in ["", "h", "12", "0s", "-1h", "99999999d", "1.5h", "12hh"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! `iotctl`: see the library.
+
+fn main() -> std::process::ExitCode {
+    iotctl::cli::main()
+}

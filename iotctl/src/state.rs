@@ -1,0 +1,194 @@
+//! The state folder and the ports of one local installation.
+
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+
+/// Name of the folder that holds everything a local installation writes.
+const FOLDER: &str = ".fieldline";
+
+/// The state folder.
+#[derive(Debug, Clone)]
+pub struct State {
+    folder: PathBuf,
+}
+
+impl State {
+    /// Uses `folder`, or when that is not given the nearest `.fieldline` at or above the working folder, or makes one in it.
+    ///
+    /// # Errors
+    /// The folder cannot be made or named.
+    pub fn open(folder: Option<&Path>) -> Result<Self> {
+        let folder = match folder {
+            Some(folder) => folder.to_owned(),
+            None => {
+                let here = std::env::current_dir().context("find the working folder")?;
+                let above = here.ancestors().map(|folder| folder.join(FOLDER)).find(|folder| folder.is_dir());
+                above.unwrap_or_else(|| here.join(FOLDER))
+            }
+        };
+        std::fs::create_dir_all(&folder).with_context(|| format!("make folder {}", folder.display()))?;
+        // Absolute, because servers and services run with working folders of their own.
+        let folder = folder.canonicalize().with_context(|| format!("find {}", folder.display()))?;
+        Ok(Self { folder })
+    }
+
+    /// Names something in the folder.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// Names the folder of certificates.
+    #[must_use]
+    pub fn pki(&self) -> PathBuf {
+        self.path("pki")
+    }
+
+    /// Names the folder of the token signing key.
+    #[must_use]
+    pub fn jwt(&self) -> PathBuf {
+        self.path("jwt")
+    }
+
+    /// Names the folder of Kafka's jars, shared by `up` and the test servers.
+    #[must_use]
+    pub fn kafka_jars(&self) -> PathBuf {
+        self.path("kafka-jars")
+    }
+}
+
+/// A lock that its holder's end releases, however it ends.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the lock `path`, or returns nothing when another process holds it.
+    ///
+    /// # Errors
+    /// The file cannot be made.
+    pub fn take(path: &Path) -> Result<Option<Self>> {
+        let file = File::create(path).with_context(|| format!("create {}", path.display()))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self { _file: file })),
+            Err(std::fs::TryLockError::WouldBlock) => Ok(None),
+            Err(std::fs::TryLockError::Error(error)) => {
+                Err(error).with_context(|| format!("lock {}", path.display()))
+            }
+        }
+    }
+}
+
+/// The ports of one local installation, all on 127.0.0.1.
+#[derive(Debug, Clone, Copy)]
+pub struct Ports {
+    offset: u16,
+}
+
+/// A listener of the local installation: its name and its port without an offset.
+type Port = (&'static str, u16);
+
+/// Every listener; chosen beside the usual ports of PostgreSQL (5432) and Kafka (9092), which the machine may use itself.
+const ALL: [Port; 14] = [
+    ("PostgreSQL", 15432),
+    ("Kafka", 19092),
+    ("Kafka controller", 19093),
+    ("MQTT", 8883),
+    ("query-svc", 8080),
+    ("device-svc", 8081),
+    ("threshold-svc", 8082),
+    ("gateway admin", 9101),
+    ("command-svc admin", 9102),
+    ("device-svc admin", 9103),
+    ("threshold-svc admin", 9104),
+    ("cdc-svc admin", 9105),
+    ("alerting-svc admin", 9106),
+    ("query-svc admin", 9107),
+];
+
+/// Largest offset that keeps every port below 65,536.
+pub const PORT_OFFSET_MAX: u16 = 46_000;
+
+impl Ports {
+    /// Shifts every port by `offset`.
+    ///
+    /// # Errors
+    /// `offset` is above [`PORT_OFFSET_MAX`].
+    pub fn new(offset: u16) -> Result<Self> {
+        if offset > PORT_OFFSET_MAX {
+            bail!("a port offset is at most {PORT_OFFSET_MAX}, not {offset}");
+        }
+        Ok(Self { offset })
+    }
+
+    /// Returns the port of the listener `name`, which is one of the table's.
+    #[must_use]
+    pub fn of(&self, name: &str) -> u16 {
+        let port = ALL.iter().find(|port| port.0 == name).map(|port| port.1);
+        port.expect("callers name a listener of the table") + self.offset
+    }
+
+    /// Checks that nobody listens on any of the ports.
+    ///
+    /// # Errors
+    /// Some are taken; every one is named.
+    pub fn ensure_free(&self) -> Result<()> {
+        let taken: Vec<String> = ALL
+            .iter()
+            .filter(|port| !is_free(port.1 + self.offset))
+            .map(|port| format!("{} (for {})", port.1 + self.offset, port.0))
+            .collect();
+        if !taken.is_empty() {
+            bail!(
+                "ports in use by other programs: {}; FIELDLINE_PORT_OFFSET shifts them all",
+                taken.join(", ")
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Returns a port that nobody listens on now.
+///
+/// # Errors
+/// The system has none left.
+pub fn free_port() -> Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port")?;
+    Ok(listener.local_addr().context("find a free port")?.port())
+}
+
+fn is_free(port: u16) -> bool {
+    TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn taken_port_is_reported_by_the_name_of_its_part() {
+        let bind =
+            |offset| TcpListener::bind((Ipv4Addr::LOCALHOST, 8883 + offset)).ok().map(|held| (offset, held));
+        let (offset, held) = (20_000..PORT_OFFSET_MAX).find_map(bind).unwrap();
+        let taken = held.local_addr().unwrap().port();
+        let ports = Ports::new(offset).unwrap();
+        let message = ports.ensure_free().unwrap_err().to_string();
+        assert!(message.contains(&format!("{taken} (for MQTT)")), "{message}");
+        drop(held);
+    }
+
+    #[test]
+    fn lock_is_held_once_and_free_again_after_its_holder() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let held = Lock::take(&path).unwrap();
+        assert!(held.is_some());
+        assert!(Lock::take(&path).unwrap().is_none());
+        drop(held);
+        assert!(Lock::take(&path).unwrap().is_some());
+    }
+}
