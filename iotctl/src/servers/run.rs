@@ -158,14 +158,11 @@ async fn sweep(runs: &Path) -> Result<()> {
         let Some(_lock) = Lock::take(&folder.join("lock"))? else {
             continue;
         };
-        for pid_file in ["postgres/postgres.pid", "kafka/kafka.pid"] {
-            // Its data ends here, so it need not end in order.
-            let at_once = Stop { signal: Signal::SIGQUIT, ..Stop::TERM };
-            end_leftover(
-                &folder.join(pid_file),
-                if pid_file.starts_with('k') { Stop::TERM } else { at_once },
-            )
-            .await?;
+        // Their data ends here, so they need not end in order.
+        for (pid_file, signal) in
+            [("postgres/postgres.pid", Signal::SIGQUIT), ("kafka/kafka.pid", Signal::SIGKILL)]
+        {
+            end_leftover(&folder.join(pid_file), Stop { signal, ..Stop::TERM }).await?;
         }
         std::fs::remove_dir_all(&folder).with_context(|| format!("remove {}", folder.display()))?;
     }
