@@ -1,10 +1,13 @@
 //! Kafka settings that keep our guarantees, and the one way to hold a compacted topic as a table.
 
+mod monitor;
 pub mod table;
+
+pub use monitor::{Monitor, REPORT_INTERVAL_MS};
 
 use crate::config::Env;
 use rdkafka::config::ClientConfig;
-use rdkafka::message::{BorrowedMessage, Header, Message, OwnedHeaders};
+use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
 use std::path::PathBuf;
 
 /// Most records a producer keeps before they are acknowledged; beyond it a send reports a full queue.
@@ -126,14 +129,13 @@ pub(crate) fn is_loopback(server: &str) -> bool {
 /// Makes the headers of a dead letter: why, and where the record came from.
 ///
 /// Shape: `reason`, `source-topic`, `source-partition`, `source-offset`, then the record's own headers.
-pub fn dead_letter_headers(record: &BorrowedMessage<'_>, reason: &str) -> OwnedHeaders {
+pub fn dead_letter_headers<M: Message>(record: &M, reason: &str) -> OwnedHeaders {
     let mut headers = OwnedHeaders::new()
         .insert(Header { key: "reason", value: Some(reason) })
         .insert(Header { key: "source-topic", value: Some(record.topic()) })
         .insert(Header { key: "source-partition", value: Some(&record.partition().to_string()) })
         .insert(Header { key: "source-offset", value: Some(&record.offset().to_string()) });
     if let Some(own) = record.headers() {
-        use rdkafka::message::Headers;
         for header in own.iter() {
             headers = headers.insert(header);
         }

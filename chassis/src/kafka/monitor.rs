@@ -1,0 +1,42 @@
+//! What librdkafka knows about itself, as a latch and a gauge.
+
+use crate::admin::Latch;
+use prometheus::IntGauge;
+use rdkafka::client::ClientContext;
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::statistics::Statistics;
+
+/// How often librdkafka reports; also how late the latch may be.
+pub const REPORT_INTERVAL_MS: &str = "1000";
+
+/// Opens a latch while a broker is connected, and sets a gauge to the consumer's lag.
+///
+/// Units: the lag is in records, from the committed offset to the last stable one, over all partitions that this client reads.
+/// It needs `statistics.interval.ms` ([`REPORT_INTERVAL_MS`]) in the client's settings.
+#[derive(Clone, Debug)]
+pub struct Monitor {
+    latch: Latch,
+    lag: IntGauge,
+}
+
+impl Monitor {
+    /// Watches the client that it is given to as a context.
+    pub fn new(latch: Latch, lag: IntGauge) -> Self {
+        Self { latch, lag }
+    }
+}
+
+impl ClientContext for Monitor {
+    fn stats(&self, statistics: Statistics) {
+        if statistics.brokers.values().any(|broker| broker.nodeid >= 0 && broker.state == "UP") {
+            self.latch.open();
+        } else {
+            self.latch.close();
+        }
+        let partitions = statistics.topics.values().flat_map(|topic| topic.partitions.values());
+        // -1 stands for "not known yet" and for partitions that others read.
+        self.lag.set(partitions.map(|partition| partition.consumer_lag.max(0)).sum());
+    }
+}
+
+impl ConsumerContext for Monitor {}

@@ -1,0 +1,243 @@
+//! Records gathered into batches, and batches into columns. Pure: no clock, no I/O.
+
+use rdkafka::message::{Message, OwnedMessage};
+use schema::{ReadingCreatedEvent, check_metric, check_sensor_id};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use time::{Date, OffsetDateTime};
+use uuid::Uuid;
+
+/// Says when a batch is full. The first bound that is reached counts.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Rows, one per metric value; the last record may pass it.
+    pub rows_max: usize,
+    /// Bytes of Kafka values.
+    pub bytes_max: usize,
+    /// Age of the oldest record, which bounds the latency of a quiet topic.
+    pub age_max: Duration,
+}
+
+/// Says why a record is no reading (dead letter).
+#[derive(Debug, thiserror::Error)]
+pub enum Undecodable {
+    /// A tombstone, or a record without a value.
+    #[error("record has no value")]
+    Empty,
+    /// Not the JSON of a reading.
+    #[error("record is not a ReadingCreatedEvent: {0}")]
+    NotAReading(#[from] serde_json::Error),
+    /// A name outside its alphabet or length.
+    #[error(transparent)]
+    Name(#[from] schema::IdentityError),
+    /// A reading that says nothing.
+    #[error("reading has no value")]
+    NoValues,
+}
+
+/// Holds one reading and the record that carried it, which a dead letter repeats.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// The decoded reading.
+    pub reading: ReadingCreatedEvent,
+    /// The record as Kafka had it.
+    pub record: OwnedMessage,
+}
+
+/// Decodes one record.
+///
+/// # Errors
+/// [`Undecodable`] (dead letter).
+pub fn decode(value: Option<&[u8]>) -> Result<ReadingCreatedEvent, Undecodable> {
+    let reading: ReadingCreatedEvent = serde_json::from_slice(value.ok_or(Undecodable::Empty)?)?;
+    check_sensor_id(&reading.sensor_id)?;
+    reading.values.keys().try_for_each(|metric| check_metric(metric))?;
+    if reading.values.is_empty() { Err(Undecodable::NoValues) } else { Ok(reading) }
+}
+
+/// Holds a record that is no reading, and why.
+#[derive(Clone, Debug)]
+pub struct Rejected {
+    /// The record as Kafka had it.
+    pub record: OwnedMessage,
+    /// One clause, for the dead letter.
+    pub reason: String,
+}
+
+/// Gathers records and remembers how far each partition has come.
+#[derive(Debug, Default)]
+pub struct Batch {
+    entries: Vec<Entry>,
+    rejected: Vec<Rejected>,
+    next_offsets: BTreeMap<i32, i64>,
+    row_count: usize,
+    byte_count: usize,
+}
+
+impl Batch {
+    /// Decodes a record and adds it, as a reading or as rejected.
+    pub fn push(&mut self, record: OwnedMessage) {
+        self.next_offsets.insert(record.partition(), record.offset() + 1);
+        self.byte_count += record.payload().map_or(0, <[u8]>::len);
+        match decode(record.payload()) {
+            Ok(reading) => {
+                self.row_count += reading.values.len();
+                self.entries.push(Entry { reading, record });
+            }
+            Err(error) => {
+                self.row_count += 1; // so that a flood of them fills a batch, too
+                self.rejected.push(Rejected { record, reason: error.to_string() });
+            }
+        }
+    }
+
+    /// Says whether nothing was pushed.
+    pub fn is_empty(&self) -> bool {
+        self.next_offsets.is_empty()
+    }
+
+    /// Says whether a bound of `limits` other than age is reached.
+    pub fn is_full(&self, limits: &Limits) -> bool {
+        self.row_count >= limits.rows_max || self.byte_count >= limits.bytes_max
+    }
+
+    /// Returns the readings, in the order in which they were pushed.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Returns what is no reading.
+    pub fn rejected(&self) -> &[Rejected] {
+        &self.rejected
+    }
+
+    /// Returns, per partition, the offset of the first record that is not in the batch.
+    pub fn next_offsets(&self) -> &BTreeMap<i32, i64> {
+        &self.next_offsets
+    }
+}
+
+/// Holds rows as the columns that one statement takes, one element per metric value.
+#[derive(Debug, Default, PartialEq)]
+pub struct Columns<'a> {
+    pub(crate) sensor_id: Vec<&'a str>,
+    pub(crate) metric: Vec<&'a str>,
+    pub(crate) reading_at: Vec<OffsetDateTime>,
+    pub(crate) value: Vec<f64>,
+    pub(crate) event_id: Vec<Uuid>,
+    pub(crate) received_at: Vec<OffsetDateTime>,
+    pub(crate) device_type: Vec<&'a str>,
+    pub(crate) zone_id: Vec<&'a str>,
+    pub(crate) attributes: Vec<Option<String>>,
+}
+
+impl<'a> Columns<'a> {
+    /// Lays the readings out in rows.
+    pub fn of(entries: &'a [Entry]) -> Self {
+        let mut columns = Self::default();
+        for Entry { reading, .. } in entries {
+            let attributes = (!reading.attributes.is_empty())
+                .then(|| serde_json::Value::Object(reading.attributes.clone()).to_string());
+            for (metric, value) in &reading.values {
+                columns.sensor_id.push(&reading.sensor_id);
+                columns.metric.push(metric);
+                columns.reading_at.push(reading.reading_at.into());
+                columns.value.push(*value);
+                columns.event_id.push(reading.event_id);
+                columns.received_at.push(reading.received_at.into());
+                columns.device_type.push(&reading.device_type);
+                columns.zone_id.push(&reading.zone_id);
+                columns.attributes.push(attributes.clone());
+            }
+        }
+        columns
+    }
+
+    /// Returns the number of rows.
+    pub fn row_count(&self) -> usize {
+        self.value.len()
+    }
+
+    /// Returns the UTC days that the rows fall on.
+    pub fn days(&self) -> BTreeSet<Date> {
+        self.reading_at.iter().map(|at| at.date()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use rdkafka::Timestamp as KafkaTimestamp;
+
+    fn entry(partition: i32, offset: i64, values: &[(&str, f64)]) -> Entry {
+        let at = schema::Timestamp::parse("2026-03-01T23:59:59.999999Z").unwrap();
+        let reading = ReadingCreatedEvent {
+            event_id: Uuid::from_u128(u128::try_from(offset).unwrap()),
+            sensor_id: "s".into(),
+            device_type: "T".into(),
+            zone_id: "z".into(),
+            values: values.iter().map(|(metric, value)| ((*metric).into(), *value)).collect(),
+            attributes: serde_json::Map::new(),
+            reading_at: at,
+            received_at: at,
+        };
+        let value = serde_json::to_vec(&reading).unwrap();
+        let record = OwnedMessage::new(
+            Some(value),
+            None,
+            "iot-reading-topic".into(),
+            KafkaTimestamp::NotAvailable,
+            partition,
+            offset,
+            None,
+        );
+        Entry { reading, record }
+    }
+
+    #[test]
+    fn a_reading_becomes_one_row_per_metric() {
+        let entries = [entry(0, 1, &[("humidity", 40.0), ("temperature", 21.5)]), entry(0, 2, &[("x", 1.0)])];
+        let columns = Columns::of(&entries);
+        assert_eq!(columns.row_count(), 3);
+        assert_eq!(columns.metric, ["humidity", "temperature", "x"]);
+        assert_eq!(columns.event_id[0], columns.event_id[1]);
+        assert_eq!(columns.days().len(), 1);
+    }
+
+    #[test]
+    fn what_is_no_reading_is_told_apart() {
+        for bytes in [None, Some(&b""[..]), Some(b"{}"), Some(b"\xff"), Some(b"[1]")] {
+            assert!(decode(bytes).is_err());
+        }
+        let mut good = entry(0, 0, &[("temperature", 1.0)]).reading;
+        assert!(decode(Some(&serde_json::to_vec(&good).unwrap())).is_ok());
+        good.sensor_id = "a/b".into();
+        assert!(matches!(decode(Some(&serde_json::to_vec(&good).unwrap())), Err(Undecodable::Name(_))));
+        good.sensor_id = "a".into();
+        good.values.clear();
+        assert!(matches!(decode(Some(&serde_json::to_vec(&good).unwrap())), Err(Undecodable::NoValues)));
+    }
+
+    proptest! {
+        #[test]
+        fn any_interleaving_commits_the_end_of_each_partition(partitions in prop::collection::vec(0..4_i32, 1..100)) {
+            let mut batch = Batch::default();
+            let mut next = BTreeMap::new();
+            for partition in partitions {
+                let offset = next.entry(partition).or_insert(0_i64);
+                let values: &[_] = if *offset % 3 == 0 { &[] } else { &[("m", 0.0)] };
+                batch.push(entry(partition, *offset, values).record);
+                *offset += 1;
+            }
+            prop_assert_eq!(batch.next_offsets(), &next);
+            let total = usize::try_from(next.values().sum::<i64>()).unwrap();
+            prop_assert_eq!(batch.entries().len() + batch.rejected().len(), total);
+        }
+
+        #[test]
+        fn any_bytes_decode_or_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode(Some(&bytes));
+        }
+    }
+}

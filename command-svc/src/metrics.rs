@@ -1,0 +1,56 @@
+//! Metrics of the command service.
+
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, Registry};
+
+/// Holds every metric; the help texts are the documentation.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    pub(crate) rows_inserted: IntCounter,
+    pub(crate) rows_duplicate: IntCounter,
+    pub(crate) dead_letters: IntCounter,
+    pub(crate) retries: IntCounter,
+    pub(crate) batch_rows: Histogram,
+    pub(crate) write_seconds: Histogram,
+    pub(crate) received_to_row_seconds: Histogram,
+    pub(crate) lag_records: IntGauge,
+}
+
+impl Metrics {
+    /// Registers every metric.
+    ///
+    /// # Errors
+    /// A name is registered already (stop).
+    pub fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let counter = |name, help| {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            prometheus::Result::Ok(counter)
+        };
+        let histogram = |name, help, buckets: Vec<f64>| {
+            let histogram = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets))?;
+            registry.register(Box::new(histogram.clone()))?;
+            prometheus::Result::Ok(histogram)
+        };
+        let seconds = || prometheus::exponential_buckets(0.001, 2.0, 16);
+        let lag_records = IntGauge::new("command_lag_records", "Readings in Kafka that are not stored yet.")?;
+        registry.register(Box::new(lag_records.clone()))?;
+        Ok(Self {
+            rows_inserted: counter("command_rows_inserted_total", "Rows that were new.")?,
+            rows_duplicate: counter("command_rows_duplicate_total", "Rows that were stored already.")?,
+            dead_letters: counter("command_dead_letters_total", "Records sent to the dead letter topic.")?,
+            retries: counter("command_retries_total", "Batches tried again because the database was away.")?,
+            batch_rows: histogram(
+                "command_batch_rows",
+                "Rows in a batch.",
+                prometheus::exponential_buckets(1.0, 2.0, 15)?,
+            )?,
+            write_seconds: histogram("command_write_seconds", "Time to write a batch.", seconds()?)?,
+            received_to_row_seconds: histogram(
+                "command_received_to_row_seconds",
+                "Time from the gateway's receipt of a reading to its committed row.",
+                seconds()?,
+            )?,
+            lag_records,
+        })
+    }
+}

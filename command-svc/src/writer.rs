@@ -1,0 +1,144 @@
+//! A batch written whatever happens: retried while the database is away, bisected when it refuses a row.
+
+use crate::batch::{Batch, Entry, Rejected};
+use crate::dead_letter::DeadLetters;
+use crate::metrics::Metrics;
+use crate::store::{Error, Store};
+use chassis::admin::Latch;
+use chassis::retry::Backoff;
+use deadpool_postgres::Pool;
+use schema::Timestamp;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// A record that the database refuses on its own is tried so many times before it is a dead letter.
+const REFUSED_TRIES_MAX: u32 = 3;
+
+pub(crate) struct Writer {
+    store: Store,
+    dead_letters: DeadLetters,
+    latch: Latch,
+    metrics: Metrics,
+    refused_wait_first: Duration,
+}
+
+impl Writer {
+    /// Opens the store, waiting for the database if it must.
+    ///
+    /// # Errors
+    /// The database does not fit this build (stop).
+    pub(crate) async fn open(
+        pool: Pool,
+        dead_letters: DeadLetters,
+        latch: Latch,
+        metrics: Metrics,
+        refused_wait_first: Duration,
+    ) -> anyhow::Result<Self> {
+        let mut backoff = Backoff::default();
+        let store = loop {
+            match Store::open(pool.clone()).await {
+                Ok(store) => break store,
+                Err(error @ (Error::Unfit(_) | Error::Refused(_))) => return Err(error.into()),
+                Err(Error::Unavailable(error)) => {
+                    tracing::warn!(error = format!("{error:#}"), "database is away");
+                    sleep(backoff.next_wait()).await;
+                }
+            }
+        };
+        latch.open();
+        Ok(Self { store, dead_letters, latch, metrics, refused_wait_first })
+    }
+
+    /// Returns when every record of the batch is a row or a dead letter, for good; only then may its offsets be
+    /// committed.
+    ///
+    /// # Errors
+    /// The database does not fit this build (stop).
+    pub(crate) async fn store(&mut self, batch: &Batch) -> anyhow::Result<()> {
+        let mut refused = self.store_or_bisect(batch.entries()).await?;
+        for tries in 1..REFUSED_TRIES_MAX {
+            if refused.is_empty() {
+                break;
+            }
+            sleep(self.refused_wait_first * 2_u32.pow(tries - 1)).await;
+            let mut still_refused = Vec::new();
+            for (entry, _) in refused {
+                still_refused.extend(self.store_or_bisect(std::slice::from_ref(entry)).await?);
+            }
+            refused = still_refused;
+        }
+        for (entry, reason) in refused {
+            self.dead_letters.send(&Rejected { record: entry.record.clone(), reason }).await;
+        }
+        for rejected in batch.rejected() {
+            self.dead_letters.send(rejected).await;
+        }
+        Ok(())
+    }
+
+    /// Writes what can be written and returns the records that the database refuses on their own, with its reason.
+    ///
+    /// Halves a refused batch: n records with one bad among them take about 2·log₂ n statements.
+    async fn store_or_bisect<'a>(
+        &mut self,
+        entries: &'a [Entry],
+    ) -> anyhow::Result<Vec<(&'a Entry, String)>> {
+        let mut refused = Vec::new();
+        let mut pending = vec![entries];
+        while let Some(entries) = pending.pop() {
+            match self.store_when_available(entries).await {
+                Ok(()) => {}
+                Err(error @ Error::Refused(_)) => match entries {
+                    [entry] => refused.push((entry, error.reason())),
+                    _ => {
+                        let (first, second) = entries.split_at(entries.len() / 2);
+                        pending.extend([second, first]);
+                    }
+                },
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(refused)
+    }
+
+    /// Tries the same rows until the database takes or refuses them.
+    async fn store_when_available(&mut self, entries: &[Entry]) -> Result<(), Error> {
+        let mut backoff = Backoff::default();
+        loop {
+            let started = Instant::now();
+            match self.store.write(entries).await {
+                Ok(inserted) => {
+                    self.latch.open();
+                    self.observe(entries, inserted, started.elapsed());
+                    return Ok(());
+                }
+                Err(Error::Unavailable(error)) => {
+                    self.latch.close();
+                    self.metrics.retries.inc();
+                    let wait = backoff.next_wait();
+                    let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+                    tracing::warn!(
+                        error = format!("{error:#}"),
+                        wait_ms,
+                        "database is away; the batch waits"
+                    );
+                    sleep(wait).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn observe(&self, entries: &[Entry], inserted: u64, took: Duration) {
+        let rows: usize = entries.iter().map(|entry| entry.reading.values.len()).sum();
+        self.metrics.rows_inserted.inc_by(inserted);
+        self.metrics.rows_duplicate.inc_by((rows as u64).saturating_sub(inserted));
+        self.metrics.batch_rows.observe(rows as f64);
+        self.metrics.write_seconds.observe(took.as_secs_f64());
+        let now = Timestamp::now().as_micros();
+        for entry in entries {
+            let age_micros = now.saturating_sub(entry.reading.received_at.as_micros());
+            self.metrics.received_to_row_seconds.observe(age_micros as f64 / 1e6);
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! The command service on real Kafka and PostgreSQL.
+#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
+mod faults;
+mod store;
+mod support;
