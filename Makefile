@@ -1,0 +1,44 @@
+# The only entry point: people and CI run the same targets.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help deps build up down clean test check audit
+
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+IOTCTL := $(TARGET)/debug/iotctl
+CARGO_DENY := 0.20.2
+
+help: ## Shows this list
+	@echo 'Fieldline: make TARGET'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+deps: ## Installs the Debian packages that are missing; changes nothing when all are there
+	@sh iotctl/install-deps.sh
+
+build: deps ## Builds every service and iotctl
+	cargo build --locked --workspace --bins
+
+up: build ## Starts the whole platform with a simulator and keeps it running until Ctrl-C
+	@$(IOTCTL) up
+
+down: ## Stops a platform that `make up` runs in another terminal
+	@if [ -x $(IOTCTL) ]; then $(IOTCTL) down; fi
+
+clean: ## Stops it and forgets its certificates, databases, topics and logs
+	@if [ -x $(IOTCTL) ]; then $(IOTCTL) clean; else rm -rf .fieldline; fi
+
+test: deps ## Runs every test against servers that it starts itself
+	cargo build --locked -p iotctl
+	$(IOTCTL) servers run -- cargo test --locked --workspace
+
+check: deps ## Checks form: fmt, clippy, dependencies, documentation
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny --version $(CARGO_DENY)
+	cargo deny --locked check bans licenses sources
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps
+
+audit: ## Looks for published vulnerabilities in the dependencies; needs the network
+	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny --version $(CARGO_DENY)
+	cargo deny --locked check advisories
