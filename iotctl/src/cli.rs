@@ -13,6 +13,7 @@ use crate::progress::Progress;
 use crate::servers::run::{self, Given};
 use crate::state::State;
 use crate::token::Signer;
+use crate::topics;
 
 /// Runs and serves a Fieldline installation from the command line.
 #[derive(Debug, Parser)]
@@ -42,6 +43,9 @@ enum Command {
         #[arg(long, default_value = "local-user")]
         subject: String,
     },
+    /// Kafka topics.
+    #[command(subcommand)]
+    Topics(TopicsCommand),
     /// Private PostgreSQL and Kafka servers.
     #[command(subcommand)]
     Servers(ServersCommand),
@@ -53,6 +57,25 @@ enum PkiCommand {
     Device {
         /// Its sensor id, which becomes the certificate's common name.
         name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum TopicsCommand {
+    /// Makes the topics that are not there yet.
+    Create {
+        /// A broker.
+        #[arg(long, env = "KAFKA_BOOTSTRAP_SERVERS")]
+        bootstrap: String,
+        /// Put before every name.
+        #[arg(long, env = "KAFKA_TOPIC_PREFIX", default_value = "")]
+        prefix: String,
+        /// Partitions of readings, alerts and alert state.
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(i32).range(1..=10_000))]
+        partitions: i32,
+        /// Copies of each partition.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=7))]
+        replication_factor: i32,
     },
 }
 
@@ -120,6 +143,12 @@ async fn dispatch(arguments: Arguments) -> Result<u8> {
         Command::Token { roles, ttl, subject } => {
             let roles: Vec<&str> = roles.into_iter().map(Role::as_str).collect();
             println!("{}", Signer::open_or_create(&state.jwt())?.mint(&subject, &roles, ttl)?);
+        }
+        Command::Topics(TopicsCommand::Create { bootstrap, prefix, partitions, replication_factor }) => {
+            let settings =
+                topics::Settings { bootstrap, prefix, partitions, replication: replication_factor };
+            let made = topics::create(&settings).await?;
+            println!("made {made} of {} topics; the others were there", schema::topics::ALL.len());
         }
         Command::Servers(ServersCommand::Run { database_url, kafka_bootstrap, command }) => {
             let given = Given { database_url, kafka_bootstrap };

@@ -15,3 +15,4 @@ pub mod progress;
 pub mod servers;
 pub mod state;
 pub mod token;
+pub mod topics;

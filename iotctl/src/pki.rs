@@ -22,9 +22,6 @@ use time::{Duration, OffsetDateTime};
 
 use crate::files::{self, Readers};
 
-/// Longest name of a sensor; longer than X.520's 64, which no TLS library enforces when it verifies.
-pub const SENSOR_ID_BYTES_MAX: usize = 128;
-
 /// How long an authority is valid: longer than a local stack lives.
 const AUTHORITY_VALIDITY: Duration = Duration::days(3650);
 /// How long a server or device certificate is valid: what public authorities allowed before 2026.
@@ -139,9 +136,9 @@ impl Pki {
     /// Signs a certificate for a device: CN is `sensor_id`, usable as a TLS client only. Nothing is written.
     ///
     /// # Errors
-    /// `sensor_id` is not one (see [`check_sensor_id`]).
+    /// `sensor_id` is not one (see [`schema::check_sensor_id`]).
     pub fn issue_device(&self, sensor_id: &str) -> Result<DeviceCertificate> {
-        check_sensor_id(sensor_id)?;
+        check_name(sensor_id)?;
         let mut params = leaf_params(sensor_id, Vec::new())?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         let key = new_key()?;
@@ -171,7 +168,7 @@ impl Pki {
     /// # Errors
     /// As [`Pki::issue_device`], or a file cannot be written.
     pub fn device_files(&self, sensor_id: &str) -> Result<DeviceFiles> {
-        check_sensor_id(sensor_id)?;
+        check_name(sensor_id)?;
         let cert = self.folder.join("devices").join(format!("{sensor_id}.pem"));
         let key = cert.with_file_name(format!("{sensor_id}.key"));
         if let Some(leaf) = current_leaf(&cert, &key) {
@@ -210,25 +207,15 @@ impl Pki {
     }
 }
 
-/// Checks that `sensor_id` matches `[A-Za-z0-9][A-Za-z0-9_.-]{0,127}`: it becomes a file name, an MQTT topic level and a Kafka key.
-///
-/// # Errors
-/// It does not; the message says what it should be.
-pub fn check_sensor_id(sensor_id: &str) -> Result<()> {
-    let begins = sensor_id.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-    ensure!(
-        begins && sensor_id.len() <= SENSOR_ID_BYTES_MAX && sensor_id.bytes().all(plain),
-        "a sensor id is a letter or digit and up to {} letters, digits, `_`, `.` or `-`, not {sensor_id:?}",
-        SENSOR_ID_BYTES_MAX - 1
-    );
-    Ok(())
-}
-
 /// Returns the lower-case hex SHA-256 of a certificate's DER.
 #[must_use]
 pub fn fingerprint(der: &[u8]) -> String {
     hex::encode(Sha256::digest(der))
+}
+
+/// A name becomes a file name here, so it is checked before anything else.
+fn check_name(sensor_id: &str) -> Result<()> {
+    schema::check_sensor_id(sensor_id).with_context(|| format!("{sensor_id:?} is no sensor id"))
 }
 
 fn new_key() -> Result<KeyPair> {

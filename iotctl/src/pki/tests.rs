@@ -106,7 +106,7 @@ fn only_the_owner_reads_a_key() {
 fn name_that_is_no_sensor_id_gets_no_certificate() {
     let folder = tempfile::tempdir().unwrap();
     let pki = Pki::create(folder.path()).unwrap();
-    let longest = "a".repeat(SENSOR_ID_BYTES_MAX);
+    let longest = "a".repeat(schema::SENSOR_ID_BYTES_MAX);
     pki.issue_device(&longest).unwrap();
     for name in ["", ".hidden", "../up", "a/b", "é", "a b", &format!("{longest}a")] {
         assert!(pki.device_files(name).is_err(), "{name}");

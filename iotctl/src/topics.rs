@@ -1,0 +1,82 @@
+//! The topics of `schema::topics`, made on a broker.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::types::RDKafkaErrorCode;
+use schema::topics::{ALL, Cleanup, Partitions, Topic};
+
+/// How long the broker may take to make all topics.
+const CREATE_WITHIN: Duration = Duration::from_secs(60);
+
+/// How topics are made.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `host:port` of a broker.
+    pub bootstrap: String,
+    /// Put before every name; empty in an installation, a test's own in tests.
+    pub prefix: String,
+    /// Partitions of the topics that scale with the readings, all with the same count.
+    pub partitions: i32,
+    /// Copies of each partition; from three on, two must be in sync for a write.
+    pub replication: i32,
+}
+
+/// Makes every topic that is not there yet and returns how many were made. Topics that exist are not changed.
+///
+/// # Errors
+/// The broker is not reached or refuses; every refused topic is named.
+pub async fn create(settings: &Settings) -> Result<usize> {
+    let names: Vec<String> = ALL.iter().map(|topic| format!("{}{}", settings.prefix, topic.name)).collect();
+    let retentions: Vec<String> = ALL.iter().map(retention_ms).collect();
+    let wanted: Vec<NewTopic<'_>> = ALL
+        .iter()
+        .zip(names.iter().zip(&retentions))
+        .map(|(topic, (name, retention))| describe(topic, name, retention, settings))
+        .collect();
+    let options =
+        AdminOptions::new().operation_timeout(Some(CREATE_WITHIN)).request_timeout(Some(CREATE_WITHIN));
+    let outcomes =
+        admin(&settings.bootstrap)?.create_topics(&wanted, &options).await.context("create topics")?;
+    let made = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+    let refused: Vec<String> = outcomes
+        .into_iter()
+        .filter_map(Result::err)
+        .filter(|(_, code)| *code != RDKafkaErrorCode::TopicAlreadyExists)
+        .map(|(topic, code)| format!("{topic}: {code}"))
+        .collect();
+    if !refused.is_empty() {
+        bail!("the broker refuses topics: {}", refused.join("; "));
+    }
+    Ok(made)
+}
+
+fn describe<'a>(topic: &Topic, name: &'a str, retention: &'a str, settings: &Settings) -> NewTopic<'a> {
+    let partitions = match topic.partitions {
+        Partitions::Scaled => settings.partitions,
+        Partitions::Single => 1,
+    };
+    let described = NewTopic::new(name, partitions, TopicReplication::Fixed(settings.replication))
+        .set("min.insync.replicas", if settings.replication >= 3 { "2" } else { "1" });
+    match topic.cleanup {
+        Cleanup::DeleteAfterDays(_) => {
+            described.set("cleanup.policy", "delete").set("retention.ms", retention)
+        }
+        Cleanup::Compact => described.set("cleanup.policy", "compact"),
+    }
+}
+
+fn retention_ms(topic: &Topic) -> String {
+    match topic.cleanup {
+        Cleanup::DeleteAfterDays(days) => (u64::from(days) * 24 * 3600 * 1000).to_string(),
+        Cleanup::Compact => String::new(),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "an admin client produces and consumes nothing")]
+fn admin(bootstrap: &str) -> Result<AdminClient<DefaultClientContext>> {
+    ClientConfig::new().set("bootstrap.servers", bootstrap).create().context("make a Kafka admin client")
+}
