@@ -6,8 +6,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use chassis::config::Env;
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::database;
 use crate::pki::Pki;
 use crate::progress::Progress;
 use crate::servers::run::{self, Given};
@@ -43,9 +45,11 @@ enum Command {
         #[arg(long, default_value = "local-user")]
         subject: String,
     },
-    /// Kafka topics.
+    /// Kafka topics. The broker is named by KAFKA_BOOTSTRAP_SERVERS and the variables that services take beside it.
     #[command(subcommand)]
     Topics(TopicsCommand),
+    /// Brings a database to this release's schema. It is named by DATABASE_URL_FILE, as services take it; its user owns the tables.
+    Migrate,
     /// Private PostgreSQL and Kafka servers.
     #[command(subcommand)]
     Servers(ServersCommand),
@@ -64,12 +68,6 @@ enum PkiCommand {
 enum TopicsCommand {
     /// Makes the topics that are not there yet.
     Create {
-        /// A broker.
-        #[arg(long, env = "KAFKA_BOOTSTRAP_SERVERS")]
-        bootstrap: String,
-        /// Put before every name.
-        #[arg(long, env = "KAFKA_TOPIC_PREFIX", default_value = "")]
-        prefix: String,
         /// Partitions of readings, alerts and alert state.
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(i32).range(1..=10_000))]
         partitions: i32,
@@ -123,6 +121,7 @@ impl Role {
 #[must_use]
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    chassis::install_tls_provider();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let outcome =
         runtime.context("start the runtime").and_then(|runtime| runtime.block_on(dispatch(arguments)));
@@ -144,9 +143,13 @@ async fn dispatch(arguments: Arguments) -> Result<u8> {
             let roles: Vec<&str> = roles.into_iter().map(Role::as_str).collect();
             println!("{}", Signer::open_or_create(&state.jwt())?.mint(&subject, &roles, ttl)?);
         }
-        Command::Topics(TopicsCommand::Create { bootstrap, prefix, partitions, replication_factor }) => {
-            let settings =
-                topics::Settings { bootstrap, prefix, partitions, replication: replication_factor };
+        Command::Migrate => {
+            let mut client = from_env(chassis::postgres::Settings::from_env)?.connect().await?;
+            println!("dialect {}", database::migrate(&mut client).await?.as_str());
+        }
+        Command::Topics(TopicsCommand::Create { partitions, replication_factor }) => {
+            let broker = from_env(chassis::kafka::Settings::from_env)?;
+            let settings = topics::Settings { broker, partitions, replication: replication_factor };
             let made = topics::create(&settings).await?;
             println!("made {made} of {} topics; the others were there", schema::topics::ALL.len());
         }
@@ -156,6 +159,14 @@ async fn dispatch(arguments: Arguments) -> Result<u8> {
         }
     }
     Ok(0)
+}
+
+/// Reads settings as a service reads them.
+fn from_env<C>(read: impl FnOnce(&mut Env) -> C) -> Result<C> {
+    let mut env = Env::process();
+    let settings = read(&mut env);
+    env.finish()?;
+    Ok(settings)
 }
 
 fn print_device(state: &State, name: &str) -> Result<()> {

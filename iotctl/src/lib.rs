@@ -8,6 +8,7 @@
 //! It is a library too, so that the tests make their certificates, tokens and servers with this code and not with a copy.
 
 pub mod cli;
+pub mod database;
 pub mod files;
 pub mod pki;
 pub mod process;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use rdkafka::ClientConfig;
+use chassis::kafka::Settings as Broker;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::types::RDKafkaErrorCode;
@@ -15,10 +15,8 @@ const CREATE_WITHIN: Duration = Duration::from_secs(60);
 /// How topics are made.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// `host:port` of a broker.
-    pub bootstrap: String,
-    /// Put before every name; empty in an installation, a test's own in tests.
-    pub prefix: String,
+    /// Where Kafka is, and what is put before every name.
+    pub broker: Broker,
     /// Partitions of the topics that scale with the readings, all with the same count.
     pub partitions: i32,
     /// Copies of each partition; from three on, two must be in sync for a write.
@@ -30,7 +28,7 @@ pub struct Settings {
 /// # Errors
 /// The broker is not reached or refuses; every refused topic is named.
 pub async fn create(settings: &Settings) -> Result<usize> {
-    let names: Vec<String> = ALL.iter().map(|topic| format!("{}{}", settings.prefix, topic.name)).collect();
+    let names: Vec<String> = ALL.iter().map(|topic| settings.broker.topic(topic.name)).collect();
     let retentions: Vec<String> = ALL.iter().map(retention_ms).collect();
     let wanted: Vec<NewTopic<'_>> = ALL
         .iter()
@@ -39,8 +37,9 @@ pub async fn create(settings: &Settings) -> Result<usize> {
         .collect();
     let options =
         AdminOptions::new().operation_timeout(Some(CREATE_WITHIN)).request_timeout(Some(CREATE_WITHIN));
-    let outcomes =
-        admin(&settings.bootstrap)?.create_topics(&wanted, &options).await.context("create topics")?;
+    let client = settings.broker.client().create::<AdminClient<DefaultClientContext>>();
+    let client = client.context("make a Kafka admin client")?;
+    let outcomes = client.create_topics(&wanted, &options).await.context("create topics")?;
     let made = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
     let refused: Vec<String> = outcomes
         .into_iter()
@@ -74,9 +73,4 @@ fn retention_ms(topic: &Topic) -> String {
         Cleanup::DeleteAfterDays(days) => (u64::from(days) * 24 * 3600 * 1000).to_string(),
         Cleanup::Compact => String::new(),
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "an admin client produces and consumes nothing")]
-fn admin(bootstrap: &str) -> Result<AdminClient<DefaultClientContext>> {
-    ClientConfig::new().set("bootstrap.servers", bootstrap).create().context("make a Kafka admin client")
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::Signal;
-use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
@@ -202,13 +201,9 @@ log.cleaner.dedupe.buffer.size=16777216
     )
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "asks whether the broker is up; needs none of a service's settings"
-)]
 fn answers(bootstrap: &str) -> Result<()> {
-    let client: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", bootstrap)
+    let client: BaseConsumer = chassis::kafka::Settings::local(bootstrap, "")
+        .client()
         // Refused connections are expected while the broker starts.
         .set_log_level(rdkafka::config::RDKafkaLogLevel::Emerg)
         .create()

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use tokio::process::Command;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::{READY_POLL, READY_WITHIN};
 use crate::files;
@@ -99,9 +99,7 @@ impl Postgres {
         let deadline = Instant::now() + READY_WITHIN;
         loop {
             self.process.ensure_running()?;
-            let Err(error) = timeout(Duration::from_secs(5), answers(&url)).await.context("connect")? else {
-                return Ok(());
-            };
+            let Err(error) = answers(&url).await else { return Ok(()) };
             if Instant::now() > deadline {
                 let log = self.process.log().display();
                 bail!("PostgreSQL does not answer on port {}: {error:#}; its log is {log}", self.port);
@@ -111,13 +109,9 @@ impl Postgres {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "asks whether the server is up; a pool would hide the answer")]
 async fn answers(url: &str) -> Result<()> {
-    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await?;
-    let driver = tokio::spawn(connection);
-    client.simple_query("SELECT 1").await?;
-    drop(client);
-    driver.await??;
+    let client = chassis::postgres::Settings::local(url).connect().await?;
+    client.simple_query("SELECT 1").await.context("ask for an answer")?;
     Ok(())
 }
 

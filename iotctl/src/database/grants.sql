@@ -1,0 +1,22 @@
+-- What each service may do, and nothing else. Safe to run again.
+REVOKE ALL ON DATABASE fieldline FROM PUBLIC;
+GRANT CONNECT ON DATABASE fieldline TO command_svc, device_svc, threshold_svc, cdc_svc, query_svc;
+
+-- Every service checks the schema's version at its start.
+GRANT SELECT ON refinery_schema_history TO command_svc, device_svc, threshold_svc, cdc_svc, query_svc;
+GRANT SELECT ON storage_contract TO command_svc, query_svc;
+
+-- One writer per table.
+GRANT SELECT, INSERT, UPDATE, DELETE ON devices TO device_svc;
+GRANT SELECT, INSERT, UPDATE, DELETE ON sensor_thresholds TO threshold_svc;
+-- An insert that skips a row which is there must be able to see it.
+GRANT SELECT, INSERT ON readings_ingestion TO command_svc;
+GRANT SELECT, INSERT, UPDATE ON sensor_latest TO command_svc;
+-- Batches may be staged in temporary tables.
+GRANT TEMPORARY ON DATABASE fieldline TO command_svc;
+
+GRANT SELECT ON sensor_reading_hourly_aggregates, sensor_latest, readings_ingestion TO query_svc;
+
+-- The WAL, and the two tables whose snapshot begins a stream of changes.
+ALTER ROLE cdc_svc REPLICATION;
+GRANT SELECT ON devices, sensor_thresholds TO cdc_svc;
