@@ -1,19 +1,23 @@
-//! REST plumbing: RFC 9457 problems, a JSON body that names its bad field, request metrics, a server that drains.
+//! REST plumbing: RFC 9457 problems, fields that are all checked before any is refused, conditional requests, request
+//! metrics, a server that drains.
+
+mod etag;
+mod fields;
+
+pub use etag::{if_match, is_held, representation, version_tag};
+pub use fields::{Fields, Listing, Page, check_prose};
 
 use crate::Chassis;
 use actix_web::body::{BoxBody, MessageBody};
-use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::{StatusCode, header};
 use actix_web::middleware::{Next, from_fn};
-use actix_web::{App, FromRequest, HttpRequest, HttpResponse, HttpServer, ResponseError, web};
+use actix_web::{App, HttpResponse, HttpServer, ResponseError, web};
 use anyhow::Context;
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use std::fmt;
-use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::time::Instant;
 
 /// Longest request body, in bytes; the largest of our resources is a certificate of a few KiB.
@@ -127,68 +131,18 @@ impl From<deadpool_postgres::PoolError> for Problem {
 
 #[cfg(feature = "postgres")]
 impl From<tokio_postgres::Error> for Problem {
-    /// A closed connection or a statement cut short by a timeout may work again; anything else is our mistake.
+    /// What may work again is 503: a closed connection, and the SQLSTATE classes connection, rollback, resources,
+    /// operator intervention (timeouts and shutdown are there) and read-only (a failover is under way). Anything else
+    /// is our mistake.
     fn from(error: tokio_postgres::Error) -> Self {
-        use tokio_postgres::error::SqlState;
+        let transient = |code: &str| {
+            ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class)) || code == "25006"
+        };
         match error.code() {
-            None
-            | Some(&SqlState::QUERY_CANCELED | &SqlState::ADMIN_SHUTDOWN | &SqlState::TOO_MANY_CONNECTIONS) => {
-                Self::unavailable(&error)
-            }
-            Some(_) => Self::internal(&error),
+            Some(state) if !transient(state.code()) => Self::internal(&error),
+            _ => Self::unavailable(&error),
         }
     }
-}
-
-/// A JSON request body; what cannot be read is a 400 that names the field.
-#[derive(Debug)]
-pub struct Body<T>(pub T);
-
-impl<T: DeserializeOwned> FromRequest for Body<T> {
-    type Error = Problem;
-    type Future = Pin<Box<dyn Future<Output = Result<Self, Problem>>>>;
-
-    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let bytes = web::Bytes::from_request(request, payload);
-        Box::pin(async move {
-            let bytes = bytes.await.map_err(|_| {
-                Problem::new(
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                    format!("body is over {BODY_BYTES_MAX} bytes or broken off"),
-                )
-            })?;
-            let mut reader = serde_json::Deserializer::from_slice(&bytes);
-            let value =
-                serde_path_to_error::deserialize(&mut reader).map_err(|error| body_problem(&error))?;
-            reader.end().map_err(|_| Problem::field("body", "must be one JSON document"))?;
-            Ok(Self(value))
-        })
-    }
-}
-
-/// Names the field of a serde error: its path, or for a missing or unknown field the name in its message.
-fn body_problem(error: &serde_path_to_error::Error<serde_json::Error>) -> Problem {
-    let message = error.inner().to_string();
-    let message = message.split(" at line ").next().unwrap_or_default();
-    let path = error.path().to_string();
-    let quoted = message.split('`').nth(1).filter(|_| message.contains("field `"));
-    let field = match (path.as_str(), quoted) {
-        (".", Some(name)) => name.to_owned(),
-        (".", None) => "body".to_owned(),
-        (path, Some(name)) if message.starts_with("missing") => format!("{path}.{name}"),
-        (path, _) => path.to_owned(),
-    };
-    Problem::field(field, message)
-}
-
-/// Reads a query string into `T`; what cannot be read is a 400.
-///
-/// # Errors
-/// A problem that names what is wrong.
-pub fn query<T: DeserializeOwned>(request: &HttpRequest) -> Result<T, Problem> {
-    web::Query::<T>::from_query(request.query_string())
-        .map(web::Query::into_inner)
-        .map_err(|error| Problem::field("query", error.to_string()))
 }
 
 #[derive(Clone)]
@@ -230,6 +184,23 @@ async fn measure(
     outcome
 }
 
+/// Gives the bodiless 405 of the framework a problem; its `Allow` header stays.
+async fn explain(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
+    let response = next.call(request).await?.map_into_boxed_body();
+    if response.status() != StatusCode::METHOD_NOT_ALLOWED {
+        return Ok(response);
+    }
+    let problem = Problem::new(response.status(), "the resource has other methods: see Allow");
+    Ok(response.map_body(|head, _| {
+        let json = header::HeaderValue::from_static("application/problem+json");
+        head.headers_mut().insert(header::CONTENT_TYPE, json);
+        BoxBody::new(serde_json::to_vec(&problem).unwrap_or_default())
+    }))
+}
+
 /// Serves the routes that `configure` adds, until shutdown; requests in flight are finished first.
 ///
 /// # Errors
@@ -243,7 +214,7 @@ pub async fn serve(
     let server = HttpServer::new(move || {
         App::new()
             .app_data(metrics.clone())
-            .app_data(web::PayloadConfig::new(BODY_BYTES_MAX))
+            .wrap(from_fn(explain))
             .wrap(from_fn(measure))
             .configure(configure.clone())
             .default_service(web::to(|| async {
@@ -264,41 +235,4 @@ pub async fn serve(
         handle.stop(true).await;
     });
     server.await.context("serve REST")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde::Deserialize;
-
-    #[derive(Debug, Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Inner {
-        #[expect(dead_code, reason = "only its type matters")]
-        max: f64,
-    }
-
-    #[derive(Debug, Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Outer {
-        #[expect(dead_code, reason = "only its type matters")]
-        limits: Inner,
-    }
-
-    fn field_of(json: &str) -> String {
-        let error =
-            serde_path_to_error::deserialize::<_, Outer>(&mut serde_json::Deserializer::from_str(json))
-                .unwrap_err();
-        body_problem(&error).errors[0].field.clone()
-    }
-
-    #[test]
-    fn a_bad_body_names_its_field() {
-        assert_eq!(field_of(r#"{"limits":{"max":"hot"}}"#), "limits.max");
-        assert_eq!(field_of(r#"{"limits":{}}"#), "limits.max");
-        assert_eq!(field_of(r"{}"), "limits");
-        assert_eq!(field_of(r#"{"limit":1}"#), "limit");
-        assert_eq!(field_of(r#"{"limits":{"max":1,"mux":2}}"#), "limits.mux");
-        assert_eq!(field_of("nonsense"), "body");
-    }
 }

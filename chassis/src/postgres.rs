@@ -1,5 +1,6 @@
 //! PostgreSQL settings: pools with bounds and timeouts, TLS, migrations, and the check of the schema version.
 
+use crate::admin::Latch;
 use crate::config::{Env, Secret};
 use anyhow::Context;
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
@@ -7,9 +8,11 @@ use refinery::{Migration, Runner};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use std::path::PathBuf;
 use std::time::Duration;
+use tokio::time::MissedTickBehavior;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::{Client, Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_util::sync::CancellationToken;
 
 /// A server that does not answer for so long is away.
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
@@ -208,11 +211,7 @@ async fn schema_version(pool: &Pool) -> anyhow::Result<i32> {
 ///
 /// # Errors
 /// [`SchemaError::Version`] at once (stop); a database that is away is waited for, until `shutdown`.
-pub async fn wait_for_version(
-    pool: &Pool,
-    needed: i32,
-    shutdown: &tokio_util::sync::CancellationToken,
-) -> anyhow::Result<()> {
+pub async fn wait_for_version(pool: &Pool, needed: i32, shutdown: &CancellationToken) -> anyhow::Result<()> {
     let mut backoff = crate::retry::Backoff::default();
     loop {
         match require_version(pool, needed).await {
@@ -227,4 +226,38 @@ pub async fn wait_for_version(
             () = shutdown.cancelled() => anyhow::bail!("stopped before the database was there"),
         }
     }
+}
+
+/// Looks at the database so often.
+const PROBE_INTERVAL: Duration = Duration::from_secs(2);
+/// A probe without an answer for so long means that the database is away, or every connection is in use.
+const PROBE_WAIT: Duration = Duration::from_secs(5);
+
+/// Keeps the latch as the database is, by a probe through the pool, until shutdown.
+pub async fn watch(pool: Pool, latch: Latch, shutdown: CancellationToken) {
+    let mut ticks = tokio::time::interval(PROBE_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut answered = true;
+    while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
+        let outcome = probe(&pool).await;
+        match &outcome {
+            Ok(()) => latch.open(),
+            Err(error) => {
+                latch.close();
+                // Said once for each outage.
+                if answered {
+                    tracing::warn!(error = format!("{error:#}"), "database is away");
+                }
+            }
+        }
+        answered = outcome.is_ok();
+    }
+}
+
+async fn probe(pool: &Pool) -> anyhow::Result<()> {
+    let look = async {
+        pool.get().await?.batch_execute("SELECT 1").await?;
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(PROBE_WAIT, look).await.context("wait for an answer")?
 }

@@ -1,0 +1,340 @@
+//! Reads the fields of a request, JSON body or query string, and reports every bad one together.
+
+use super::{BODY_BYTES_MAX, FieldError, Problem};
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, web};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use std::convert::Infallible;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+/// A body that is not whole after so long is given up, so that a slow sender holds no memory.
+const BODY_WAIT: Duration = Duration::from_secs(10);
+/// Most bad fields that one answer names; the rest of a hostile request is not echoed.
+const ERRORS_MAX: usize = 50;
+/// Longest echo of a field's name, in characters, for the same reason.
+const NAME_CHARS_MAX: usize = 64;
+/// Farthest row that a page may start at: the database walks over every row before it.
+const OFFSET_MAX: i64 = 1_000_000;
+
+/// Takes fields one by one and collects what is wrong with them. A getter that records a problem returns a
+/// placeholder, which [`Fields::finish`] makes sure nobody uses. `null` counts as absent.
+#[derive(Debug)]
+pub struct Fields {
+    values: Map<String, Value>,
+    errors: Vec<FieldError>,
+}
+
+/// Says which part of a list is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Page {
+    /// Most resources in the answer.
+    pub limit: i64,
+    /// How many come before them.
+    pub offset: i64,
+}
+
+/// One page of a list, as every list endpoint answers.
+#[derive(Debug, Serialize)]
+pub struct Listing<T> {
+    /// The resources of this page, in the order that the endpoint documents.
+    pub resources: Vec<T>,
+    /// How many there are in all pages.
+    pub total: i64,
+    /// How many there are in this page.
+    pub count: usize,
+    /// How many come before this page.
+    pub offset: i64,
+}
+
+impl<T> Listing<T> {
+    /// Describes one page of `total` resources.
+    pub fn new(resources: Vec<T>, total: i64, page: Page) -> Self {
+        Self { count: resources.len(), resources, total, offset: page.offset }
+    }
+}
+
+impl Fields {
+    /// Reads the whole body, bounded in size and time, as one JSON object.
+    ///
+    /// # Errors
+    /// 400 when it is no JSON object, 408 when it does not come in time, 413 when it is too long.
+    pub async fn of_body(payload: web::Payload) -> Result<Self, Problem> {
+        let read = tokio::time::timeout(BODY_WAIT, payload.to_bytes_limited(BODY_BYTES_MAX)).await;
+        match read {
+            Err(_) => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")),
+            Ok(Err(_)) => Err(Problem::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!("the body is over {BODY_BYTES_MAX} bytes"),
+            )),
+            Ok(Ok(Err(_))) => Err(Problem::field("body", "is broken off")),
+            Ok(Ok(Ok(bytes))) => Self::of_json(&bytes),
+        }
+    }
+
+    /// Reads bytes as one JSON object.
+    ///
+    /// # Errors
+    /// 400 that says where the JSON breaks.
+    pub fn of_json(bytes: &[u8]) -> Result<Self, Problem> {
+        match serde_json::from_slice(bytes) {
+            Ok(Value::Object(values)) => Ok(Self { values, errors: Vec::new() }),
+            Ok(_) => Err(Problem::field("body", "must be a JSON object")),
+            Err(error) => Err(Problem::field("body", format!("is not JSON: {error}"))),
+        }
+    }
+
+    /// Takes the parameters of the query string; one that is given twice is a problem.
+    pub fn of_query(request: &HttpRequest) -> Self {
+        let mut fields = Self { values: Map::new(), errors: Vec::new() };
+        // Pairs of texts can be made of any query string: bytes that are no UTF-8 are replaced, and then refused by a check.
+        let pairs = web::Query::<Vec<(String, String)>>::from_query(request.query_string());
+        for (name, value) in pairs.map(web::Query::into_inner).unwrap_or_default() {
+            if fields.values.contains_key(&name) {
+                fields.problem(name, "is given twice");
+            } else {
+                fields.values.insert(name, Value::String(value));
+            }
+        }
+        fields
+    }
+
+    /// Ends the reading; what was not asked for is unknown.
+    ///
+    /// # Errors
+    /// 400 that names every bad field.
+    pub fn finish(mut self) -> Result<(), Problem> {
+        for name in std::mem::take(&mut self.values).into_iter().map(|(name, _)| name) {
+            self.problem(name, "is unknown");
+        }
+        if self.errors.is_empty() { Ok(()) } else { Err(Problem::fields(self.errors)) }
+    }
+
+    /// Records a problem that a getter cannot see, such as two fields that contradict each other.
+    pub fn problem(&mut self, name: impl Into<String>, detail: impl Display) {
+        if self.errors.len() == ERRORS_MAX {
+            return;
+        }
+        let mut field: String = name.into();
+        if let Some((cut, _)) = field.char_indices().nth(NAME_CHARS_MAX) {
+            field.truncate(cut);
+        }
+        self.errors.push(FieldError { field, detail: detail.to_string() });
+    }
+
+    /// Takes a field as it is, for a shape that no other getter reads.
+    pub fn take(&mut self, name: &str) -> Option<Value> {
+        self.values.remove(name).filter(|value| !value.is_null())
+    }
+
+    fn require<T: Default>(&mut self, name: &str, value: Option<T>, before: usize) -> T {
+        if value.is_none() && self.errors.len() == before {
+            self.problem(name, "is required");
+        }
+        value.unwrap_or_default()
+    }
+
+    /// Takes a required text that passes the check.
+    pub fn text<E: Display>(&mut self, name: &str, check: impl FnOnce(&str) -> Result<(), E>) -> String {
+        let before = self.errors.len();
+        let value = self.text_optional(name, check);
+        self.require(name, value, before)
+    }
+
+    /// Takes a text that may be absent, and passes the check when it is there.
+    pub fn text_optional<E: Display>(
+        &mut self,
+        name: &str,
+        check: impl FnOnce(&str) -> Result<(), E>,
+    ) -> Option<String> {
+        match self.take(name)? {
+            Value::String(text) => match check(&text) {
+                Ok(()) => Some(text),
+                Err(error) => {
+                    self.problem(name, error);
+                    None
+                }
+            },
+            _ => {
+                self.problem(name, "must be a text");
+                None
+            }
+        }
+    }
+
+    /// Takes a required word of a few.
+    ///
+    /// # Panics
+    /// There is no word to choose from.
+    pub fn one_of<T: Copy>(&mut self, name: &str, words: &[(&str, T)]) -> T {
+        let before = self.errors.len();
+        let value = self.one_of_optional(name, words);
+        self.require(name, value.map(|_| ()), before);
+        value.unwrap_or(words[0].1)
+    }
+
+    /// Takes a word of a few that may be absent.
+    pub fn one_of_optional<T: Copy>(&mut self, name: &str, words: &[(&str, T)]) -> Option<T> {
+        let text = self.text_optional(name, |_| Ok::<_, Infallible>(()))?;
+        let chosen = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+        if chosen.is_none() {
+            let known: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+            self.problem(name, format!("must be one of {}", known.join(", ")));
+        }
+        chosen
+    }
+
+    /// Takes a number that may be absent. JSON knows finite numbers only, so what is returned is finite.
+    pub fn number_optional(&mut self, name: &str) -> Option<f64> {
+        let number = self.take(name)?.as_f64().filter(|number| number.is_finite());
+        if number.is_none() {
+            self.problem(name, "must be a finite number");
+        }
+        number
+    }
+
+    /// Takes true or false, with a default.
+    pub fn flag_or(&mut self, name: &str, default: bool) -> bool {
+        match self.take(name) {
+            None => default,
+            Some(Value::Bool(flag)) => flag,
+            Some(_) => {
+                self.problem(name, "must be true or false");
+                default
+            }
+        }
+    }
+
+    /// Takes `offset` and the size of a page, whose name, default and maximum the endpoint chooses.
+    pub fn page(&mut self, size_name: &str, size_default: i64, size_max: i64) -> Page {
+        Page {
+            limit: self.count_in(size_name, size_default, 1..=size_max),
+            offset: self.count_in("offset", 0, 0..=OFFSET_MAX),
+        }
+    }
+
+    /// Takes a whole number of a query string within bounds, with a default.
+    fn count_in(&mut self, name: &str, default: i64, bounds: RangeInclusive<i64>) -> i64 {
+        let Some(text) = self.text_optional(name, |_| Ok::<_, Infallible>(())) else { return default };
+        match text.parse() {
+            Ok(number) if bounds.contains(&number) => number,
+            _ => {
+                let (least, most) = (bounds.start(), bounds.end());
+                self.problem(name, format!("must be a whole number from {least} to {most}"));
+                default
+            }
+        }
+    }
+}
+
+/// Checks a text for people: bounded, and without control characters but line ends and tabs. A NUL in particular is
+/// valid JSON that PostgreSQL cannot store.
+///
+/// # Errors
+/// What it must be.
+pub fn check_prose(text: &str, chars_max: usize) -> Result<(), String> {
+    let strange = text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t'));
+    if strange || text.chars().count() > chars_max {
+        return Err(format!("must have at most {chars_max} characters, none of them a control character"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::test::TestRequest;
+    use proptest::prelude::*;
+
+    fn names(problem: &Problem) -> Vec<&str> {
+        problem.errors.iter().map(|error| error.field.as_str()).collect()
+    }
+
+    fn short(text: &str) -> Result<(), &'static str> {
+        if text.len() < 5 { Ok(()) } else { Err("must be short") }
+    }
+
+    fn query(text: &str) -> Fields {
+        Fields::of_query(&TestRequest::with_uri(&format!("/x?{text}")).to_http_request())
+    }
+
+    #[test]
+    fn every_bad_field_of_a_body_is_reported_together() {
+        let body = br#"{"a":"much too long","b":7,"c":"x","d":"hot","e":"yes","f":null,"more":1}"#;
+        let mut fields = Fields::of_json(body).unwrap();
+        fields.text("a", short);
+        fields.text("b", short);
+        fields.one_of("c", &[("y", 1), ("z", 2)]);
+        fields.number_optional("d");
+        fields.flag_or("e", true);
+        fields.text("f", short);
+        fields.one_of("g", &[("y", 1)]);
+        let problem = fields.finish().unwrap_err();
+        assert_eq!(names(&problem), ["a", "b", "c", "d", "e", "f", "g", "more"]);
+        let details: Vec<_> = problem.errors.iter().map(|error| error.detail.as_str()).collect();
+        assert_eq!(details[5..], ["is required", "is required", "is unknown"]);
+        assert_eq!(details[2], "must be one of y, z");
+    }
+
+    #[test]
+    fn good_fields_are_returned_and_null_is_absent() {
+        let mut fields = Fields::of_json(br#"{"a":"abc","n":-1.5,"w":"z","e":false,"m":null}"#).unwrap();
+        assert_eq!(fields.text("a", short), "abc");
+        assert_eq!(fields.number_optional("n"), Some(-1.5));
+        assert_eq!(fields.number_optional("m"), None);
+        assert_eq!(fields.one_of("w", &[("y", 1), ("z", 2)]), 2);
+        assert!(!fields.flag_or("e", true));
+        fields.finish().unwrap();
+    }
+
+    #[test]
+    fn a_body_that_is_no_object_is_one_problem() {
+        for body in [&b""[..], b"{", b"[]", b"1e999", b"\xff", b"{\"a\":1}{", &b"[".repeat(100_000)] {
+            assert_eq!(names(&Fields::of_json(body).unwrap_err()), ["body"]);
+        }
+    }
+
+    #[test]
+    fn pages_keep_to_their_bounds() {
+        let page = |text: &str| {
+            let mut fields = query(text);
+            let page = fields.page("limit", 100, 1_000);
+            fields.finish().map(|()| (page.limit, page.offset)).map_err(|problem| problem.errors)
+        };
+        assert_eq!(page(""), Ok((100, 0)));
+        assert_eq!(page("limit=1000&offset=1000000"), Ok((1_000, 1_000_000)));
+        for bad in ["limit=0", "limit=1001", "limit=-1", "limit=x", "limit=", "limit=99999999999999999999"] {
+            assert_eq!(page(bad).unwrap_err()[0].field, "limit", "{bad}");
+        }
+        assert_eq!(page("limit=1&limit=2").unwrap_err()[0].detail, "is given twice");
+        assert_eq!(page("offset=1000001&x=%00").unwrap_err().len(), 2);
+    }
+
+    #[test]
+    fn a_hostile_request_is_not_echoed_at_length() {
+        let many: Vec<_> = (0..200).map(|n| format!("{n}{}=", "é".repeat(100))).collect();
+        let errors = query(&many.join("&")).finish().unwrap_err().errors;
+        assert_eq!(errors.len(), ERRORS_MAX);
+        assert!(errors.iter().all(|error| error.field.chars().count() <= NAME_CHARS_MAX));
+    }
+
+    #[test]
+    fn prose_has_line_ends_but_no_nul() {
+        assert!(check_prose("two\nlines\tand é", 20).is_ok());
+        assert!(check_prose("a\0b", 20).is_err());
+        assert!(check_prose(&"é".repeat(20), 20).is_ok());
+        assert!(check_prose(&"é".repeat(21), 20).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_as_a_body_never_panic(bytes: Vec<u8>) {
+            if let Ok(mut fields) = Fields::of_json(&bytes) {
+                fields.text("a", short);
+                let _ = fields.finish();
+            }
+        }
+    }
+}
