@@ -1,0 +1,387 @@
+//! The codec against known bad frames, against any bytes, and against any split of a stream.
+
+use bytes::BytesMut;
+use proptest::prelude::*;
+
+use super::*;
+
+const PACKET_BYTES_MAX: usize = 4096;
+
+/// Decodes all of `chunks`, fed one after the other, up to the first refusal.
+fn decode<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Packet>, Option<Refusal>) {
+    let mut decoder = Decoder::new(PACKET_BYTES_MAX);
+    let mut stream = BytesMut::new();
+    let mut packets = Vec::new();
+    for chunk in chunks {
+        stream.extend_from_slice(chunk);
+        loop {
+            match decoder.decode(&mut stream) {
+                Ok(Some(packet)) => packets.push(packet),
+                Ok(None) => break,
+                Err(refusal) => return (packets, Some(refusal)),
+            }
+        }
+    }
+    (packets, None)
+}
+
+fn connect_frame(version: Version) -> Vec<u8> {
+    match version {
+        Version::V311 => b"\x10\x0e\x00\x04MQTT\x04\x02\x00\x3c\x00\x02id".to_vec(),
+        Version::V5 => b"\x10\x0f\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x02id".to_vec(),
+    }
+}
+
+/// What follows a CONNECT of `version` is decoded to.
+fn after_connect(version: Version, frame: &[u8]) -> Result<Option<Packet>, Refusal> {
+    let (mut packets, refusal) = decode([connect_frame(version).as_slice(), frame]);
+    assert!(matches!(packets.first(), Some(Packet::Connect(_))), "the CONNECT itself is fine");
+    match refusal {
+        Some(refusal) => Err(refusal),
+        None => Ok(packets.drain(1..).next()),
+    }
+}
+
+#[test]
+fn connect_says_its_version_and_its_wishes() {
+    let frame =
+        b"\x10\x19\x00\x04MQTT\x05\x02\x00\x0a\x0c\x11\x00\x00\x00\x05\x27\x00\x00\x00\x80\x17\x00\x00\x00";
+    let (packets, refusal) = decode([frame.as_slice()]);
+    assert_eq!(refusal, None);
+    let [Packet::Connect(connect)] = packets.as_slice() else { panic!("{packets:?}") };
+    assert_eq!((connect.version, connect.keep_alive_s, connect.clean_start), (Version::V5, 10, true));
+    assert_eq!((connect.session_expiry_s, connect.packet_bytes_max), (5, Some(128)));
+    assert!(!connect.wants_problem_info && connect.client_id.is_empty());
+}
+
+#[test]
+fn publish_keeps_flags_and_packet_id_of_the_frame() {
+    for version in [Version::V311, Version::V5] {
+        let frame: &[u8] = match version {
+            Version::V311 => b"\x3b\x08\x00\x01t\x01\x02abc",
+            Version::V5 => b"\x3b\x1d\x00\x01t\x01\x02\x14\x26\x00\x08event-id\x00\x07e-00017abc",
+        };
+        let Ok(Some(Packet::Publish(publish))) = after_connect(version, frame) else { panic!("{version:?}") };
+        assert_eq!((publish.qos, publish.packet_id), (Qos::AtLeastOnce, 0x0102));
+        assert!(publish.dup && publish.retain);
+        assert_eq!((publish.mqtt_topic.as_str(), publish.payload.as_slice()), ("t", b"abc".as_slice()));
+        assert_eq!(publish.event_id.as_deref(), (version == Version::V5).then_some("e-00017"));
+    }
+}
+
+#[test]
+fn topic_beyond_ascii_is_decoded_and_denied_without_panic() {
+    let frame = "\u{30}\u{0b}\u{0}\u{7}été/x".as_bytes().to_vec();
+    let Ok(Some(Packet::Publish(publish))) =
+        after_connect(Version::V311, &[frame.as_slice(), b"p1"].concat()[..])
+    else {
+        panic!("a topic may have letters of any language")
+    };
+    assert_eq!(publish.mqtt_topic, "été/x");
+    assert!(!topic::may_publish("t-1", &publish.mqtt_topic));
+}
+
+#[test]
+fn disconnect_may_leave_out_its_property_length() {
+    for frame in
+        [[0xE0, 0x00].as_slice(), &[0xE0, 0x01, 0x00], &[0xE0, 0x01, 0x04], &[0xE0, 0x02, 0x00, 0x00]]
+    {
+        assert_eq!(after_connect(Version::V5, frame), Ok(Some(Packet::Disconnect)), "{frame:02x?}");
+    }
+    assert!(after_connect(Version::V311, &[0xE0, 0x01, 0x00]).is_err());
+}
+
+#[test]
+fn another_version_or_protocol_is_told_apart_first() {
+    let mqtt_3_1 = b"\x10\x10\x00\x06MQIsdp\x03\x02\x00\x3c\x00\x02id";
+    assert_eq!(decode([mqtt_3_1.as_slice()]).1, Some(Refusal::Version(3)));
+    assert_eq!(decode([b"\x10\x07\x00\x04MQTT\x06".as_slice()]).1, Some(Refusal::Version(6)));
+    assert_eq!(decode([b"GET / HTTP/1.1\r\n".as_slice()]).1, Some(Refusal::NotMqtt));
+    assert_eq!(decode([b"\x10\x04\x00\x02ab".as_slice()]).1, Some(Refusal::NotMqtt));
+    assert_eq!(decode([b"\x16\x03\x01".as_slice()]).1, Some(Refusal::NotMqtt));
+    assert_eq!(decode([b"\x30\x03\x00\x01t".as_slice()]).1, Some(Refusal::NotMqtt), "PUBLISH before CONNECT");
+}
+
+/// Frames that follow a good CONNECT and are refused in both versions.
+const BAD_FRAMES: &[(&str, &[u8])] = &[
+    ("server packet CONNACK", b"\x20\x02\x00\x00"),
+    ("server packet CONNACK of v5", b"\x20\x03\x00\x00\x00"),
+    ("server packet SUBACK", b"\x90\x03\x00\x01\x00"),
+    ("server packet UNSUBACK", b"\xb0\x02\x00\x01"),
+    ("server packet UNSUBACK of v5", b"\xb0\x04\x00\x01\x00\x00"),
+    ("server packet PINGRESP", b"\xd0\x00"),
+    ("acknowledgement PUBACK", b"\x40\x02\x00\x01"),
+    ("acknowledgement PUBREC", b"\x50\x02\x00\x01"),
+    ("acknowledgement PUBREL", b"\x62\x02\x00\x01"),
+    ("acknowledgement PUBCOMP", b"\x70\x02\x00\x01"),
+    ("packet type 0", b"\x00\x00"),
+    ("AUTH", b"\xf0\x00"),
+    ("second CONNECT", b"\x10\x0e\x00\x04MQTT\x04\x02\x00\x3c\x00\x02id"),
+    ("QoS 3", b"\x36\x05\x00\x01t\x00\x01"),
+    ("DUP at QoS 0", b"\x38\x04\x00\x01t\x00"),
+    ("packet id 0", b"\x32\x06\x00\x01t\x00\x00\x00"),
+    ("no topic", b"\x30\x03\x00\x00\x00"),
+    ("topic beyond the frame", b"\x30\x03\x00\x09t"),
+    ("topic with +", b"\x30\x05\x00\x02a+\x00"),
+    ("topic with #", b"\x30\x05\x00\x02a#\x00"),
+    ("topic with NUL", b"\x30\x05\x00\x02a\x00\x00"),
+    ("topic not UTF-8", b"\x30\x05\x00\x02\xc3\x28\x00"),
+    ("topic with a surrogate", b"\x30\x06\x00\x03\xed\xa0\x80\x00"),
+    ("empty PUBLISH", b"\x30\x00"),
+    ("SUBSCRIBE with flags 0", b"\x80\x06\x00\x01\x00\x01t\x00"),
+    ("SUBSCRIBE without filter", b"\x82\x02\x00\x01"),
+    ("SUBSCRIBE without filter of v5", b"\x82\x03\x00\x01\x00"),
+    ("empty SUBSCRIBE", b"\x82\x00"),
+    ("UNSUBSCRIBE without filter", b"\xa2\x03\x00\x01\x00"),
+    ("UNSUBSCRIBE with flags 0", b"\xa0\x05\x00\x01\x00\x01t"),
+    ("PINGREQ with flags", b"\xc1\x00"),
+    ("PINGREQ with a body", b"\xc0\x01\x00"),
+    ("DISCONNECT with flags", b"\xe1\x00"),
+    ("length of 256 MiB", b"\x30\xff\xff\xff\x7f"),
+    ("length that never ends", b"\x30\xff\xff\xff\xff"),
+    ("length in more bytes than it needs", b"\x30\x84\x00\x00\x01t\x00"),
+];
+
+/// Frames that only MQTT 5 can get wrong.
+const BAD_FRAMES_V5: &[(&str, &[u8])] = &[
+    ("properties beyond the packet", b"\x30\x05\x00\x01t\x7f\x01"),
+    ("truncated user property", b"\x30\x08\x00\x01t\x04\x26\x00\x05e"),
+    ("property value beyond its block", b"\x30\x09\x00\x01t\x02\x02\x00\x00\x00\x01"),
+    ("no property length", b"\x30\x03\x00\x01t"),
+    ("property length in two bytes", b"\x30\x05\x00\x01t\x80\x00"),
+    ("unknown property", b"\x30\x06\x00\x01t\x02\x7f\x00"),
+    ("property of another packet", b"\x30\x09\x00\x01t\x05\x11\x00\x00\x00\x01"),
+    ("subscription identifier in PUBLISH", b"\x30\x06\x00\x01t\x02\x0b\x01"),
+    ("property twice", b"\x30\x08\x00\x01t\x04\x01\x00\x01\x00"),
+    ("payload format 2", b"\x30\x06\x00\x01t\x02\x01\x02"),
+    ("topic alias 0", b"\x30\x07\x00\x01t\x03\x23\x00\x00"),
+    ("subscription identifier 0", b"\x82\x09\x00\x01\x02\x0b\x00\x00\x01t\x00"),
+    ("retain handling 3", b"\x82\x07\x00\x01\x00\x00\x01t\x30"),
+    ("DISCONNECT with server reference", b"\xe0\x06\x00\x04\x1c\x00\x01s"),
+    ("DISCONNECT with bytes after it", b"\xe0\x03\x00\x00\x00"),
+];
+
+#[test]
+fn known_bad_frames_are_refused() {
+    for (name, frame) in BAD_FRAMES {
+        for version in [Version::V311, Version::V5] {
+            assert!(after_connect(version, frame).is_err(), "{name}, {version:?}");
+        }
+    }
+    for (name, frame) in BAD_FRAMES_V5 {
+        assert!(after_connect(Version::V5, frame).is_err(), "{name}");
+    }
+}
+
+#[test]
+fn bad_connects_are_refused() {
+    let frames: &[(&str, &[u8])] = &[
+        ("reserved flag", b"\x10\x0e\x00\x04MQTT\x04\x03\x00\x3c\x00\x02id"),
+        ("will flags without will", b"\x10\x0e\x00\x04MQTT\x04\x22\x00\x3c\x00\x02id"),
+        ("password without user name", b"\x10\x11\x00\x04MQTT\x04\x42\x00\x3c\x00\x02id\x00\x01p"),
+        ("will QoS 3", b"\x10\x14\x00\x04MQTT\x04\x1e\x00\x3c\x00\x02id\x00\x01t\x00\x01m"),
+        ("bytes after the end", b"\x10\x0f\x00\x04MQTT\x04\x02\x00\x3c\x00\x02id\x00"),
+        ("client id with NUL", b"\x10\x0e\x00\x04MQTT\x04\x02\x00\x3c\x00\x02i\x00"),
+        ("receive maximum 0", b"\x10\x12\x00\x04MQTT\x05\x02\x00\x3c\x03\x21\x00\x00\x00\x02id"),
+        (
+            "will property in the wrong place",
+            b"\x10\x14\x00\x04MQTT\x05\x02\x00\x3c\x05\x18\x00\x00\x00\x00\x00\x02id",
+        ),
+        ("larger than a CONNECT may be", b"\x10\xff\xff\x03"),
+        ("fixed-header flags", b"\x11\x0e\x00\x04MQTT\x04\x02\x00\x3c\x00\x02id"),
+    ];
+    for (name, frame) in frames {
+        let (packets, refusal) = decode([*frame]);
+        assert!(packets.is_empty() && refusal.is_some(), "{name}: {packets:?}");
+    }
+}
+
+#[test]
+fn large_frame_is_refused_by_its_first_bytes() {
+    let refusal = after_connect(Version::V5, b"\x30\xff\xff\xff\x7f").expect_err("256 MiB");
+    assert!(matches!(refusal, Refusal::TooLarge { bytes_max: PACKET_BYTES_MAX, .. }), "{refusal}");
+}
+
+fn encode(version: Version, write: impl FnOnce(&Encoder, &mut BytesMut)) -> Vec<u8> {
+    let mut out = BytesMut::new();
+    write(&Encoder::bare(version), &mut out);
+    out.to_vec()
+}
+
+#[test]
+fn disconnect_is_written_as_the_standard_has_it() {
+    let disconnect = |text: &'static str| {
+        encode(Version::V5, move |encoder, out| encoder.disconnect(DisconnectReason::ShuttingDown, text, out))
+    };
+    assert_eq!(disconnect(""), b"\xe0\x02\x8b\x00");
+    assert_eq!(disconnect("stop"), b"\xe0\x09\x8b\x07\x1f\x00\x04stop");
+    let silent =
+        encode(Version::V311, |encoder, out| encoder.disconnect(DisconnectReason::Malformed, "x", out));
+    assert!(silent.is_empty(), "a 3.1.1 server sends no DISCONNECT");
+}
+
+#[test]
+fn long_reason_is_cut_and_its_lengths_stay_right() {
+    let text = "é".repeat(300);
+    let frame = encode(Version::V5, |encoder, out| encoder.disconnect(DisconnectReason::Busy, &text, out));
+    assert_eq!(after_connect(Version::V5, &frame), Ok(Some(Packet::Disconnect)));
+    assert_eq!(frame.len(), 1 + 2 + 1 + 2 + 3 + 200);
+}
+
+#[test]
+fn refusals_have_a_code_their_version_knows() {
+    let refuse = |version, refusal| encode(version, move |encoder, out| encoder.refuse(refusal, "", out));
+    assert_eq!(refuse(Version::V311, ConnectRefusal::Version), b"\x20\x02\x00\x01");
+    assert_eq!(refuse(Version::V311, ConnectRefusal::ClientId), b"\x20\x02\x00\x02");
+    assert_eq!(refuse(Version::V311, ConnectRefusal::NotAuthorized), b"\x20\x02\x00\x05");
+    assert!(refuse(Version::V311, ConnectRefusal::Qos).is_empty());
+    assert_eq!(refuse(Version::V5, ConnectRefusal::NotAuthorized), b"\x20\x03\x00\x87\x00");
+    assert_eq!(refuse(Version::V5, ConnectRefusal::Version), b"\x20\x03\x00\x84\x00");
+}
+
+#[test]
+fn acknowledgements_have_a_code_their_version_knows() {
+    let suback = |version| {
+        encode(version, |encoder, out| {
+            encoder.suback(
+                7,
+                &[SubAckReason::Granted, SubAckReason::NotAuthorized, SubAckReason::Shared],
+                out,
+            );
+        })
+    };
+    assert_eq!(suback(Version::V311), b"\x90\x05\x00\x07\x00\x80\x80");
+    assert_eq!(suback(Version::V5), b"\x90\x06\x00\x07\x00\x00\x87\x9e");
+    let unsuback = |version| encode(version, |encoder, out| encoder.unsuback(7, 2, out));
+    assert_eq!(unsuback(Version::V311), b"\xb0\x02\x00\x07");
+    assert_eq!(unsuback(Version::V5), b"\xb0\x05\x00\x07\x00\x00\x00");
+    let puback =
+        |version, reason| encode(version, move |encoder, out| encoder.puback(0x0102, reason, "no", out));
+    assert_eq!(puback(Version::V311, PubAckReason::Success), b"\x40\x02\x01\x02");
+    assert_eq!(puback(Version::V5, PubAckReason::Success), b"\x40\x02\x01\x02");
+    assert_eq!(puback(Version::V5, PubAckReason::NotAuthorized), b"\x40\x04\x01\x02\x87\x00");
+    assert!(puback(Version::V311, PubAckReason::NotAuthorized).is_empty(), "3.1.1 has no word for it");
+}
+
+#[test]
+fn reason_is_left_out_for_a_client_that_cannot_take_it() {
+    let mut frame = connect_frame(Version::V5);
+    frame.splice(10..13, *b"\x00\x3c\x05\x27\x00\x00\x00\x08");
+    frame[1] = 0x14;
+    let (packets, refusal) = decode([frame.as_slice()]);
+    let [Packet::Connect(connect)] = packets.as_slice() else { panic!("{refusal:?}") };
+    let mut out = BytesMut::new();
+    Encoder::new(connect).disconnect(DisconnectReason::Busy, "a sentence", &mut out);
+    assert_eq!(&out[..], b"\xe0\x02\x89\x00");
+}
+
+#[test]
+fn welcome_tells_the_truth() {
+    let accepted = Accepted {
+        receive_max: 100,
+        packet_bytes_max: 65_536,
+        assigned_client_id: None,
+        wanted_session: true,
+    };
+    let frame = encode(Version::V5, |encoder, out| encoder.accept(&accepted, out));
+    let expected = [
+        b"\x20\x1d\x00\x00\x1a".as_slice(),
+        b"\x11\x00\x00\x00\x00", // session expiry: none is kept
+        b"\x21\x00\x64",         // receive maximum
+        b"\x24\x01",             // maximum QoS
+        b"\x25\x00",             // retain available
+        b"\x27\x00\x01\x00\x00", // maximum packet size
+        b"\x22\x00\x00",         // topic alias maximum
+        b"\x28\x01\x29\x00\x2a\x00",
+    ]
+    .concat();
+    assert_eq!(frame[5..], expected[5..]);
+    assert_eq!(frame, expected);
+    assert_eq!(encode(Version::V311, |encoder, out| encoder.accept(&accepted, out)), b"\x20\x02\x00\x00");
+}
+
+/// Mostly right frames: random bodies behind every first byte, with a true length.
+fn any_frame() -> impl Strategy<Value = Vec<u8>> {
+    (any::<u8>(), proptest::collection::vec(any::<u8>(), 0..120)).prop_map(|(first, body)| {
+        let mut frame = vec![first, u8::try_from(body.len()).expect("below 120")];
+        frame.extend(body);
+        frame
+    })
+}
+
+/// A stream of good packets.
+fn good_stream(version: Version) -> impl Strategy<Value = Vec<u8>> {
+    let packet = (0..4u8, "[a-zé/]{1,12}", proptest::collection::vec(any::<u8>(), 0..300), 1..=u16::MAX);
+    proptest::collection::vec(packet, 0..12).prop_map(move |packets| {
+        let mut stream = connect_frame(version);
+        let properties: &[u8] = if version == Version::V5 { &[0] } else { &[] };
+        for (kind, topic, payload, packet_id) in packets {
+            let id = packet_id.to_be_bytes();
+            let topic_len = u16::try_from(topic.len()).expect("short").to_be_bytes();
+            let (first, body) = match kind {
+                0 => (0x30, [&topic_len, topic.as_bytes(), properties, &payload].concat()),
+                1 => (0x32, [&topic_len, topic.as_bytes(), &id, properties, &payload].concat()),
+                2 => (0x82, [&id, properties, &topic_len, topic.as_bytes(), &[1]].concat()),
+                _ => (0xc0, Vec::new()),
+            };
+            stream.push(first);
+            let len = u16::try_from(body.len()).expect("short");
+            match len {
+                0..128 => stream.push(len.to_le_bytes()[0]),
+                _ => stream.extend([len.to_le_bytes()[0] | 0x80, u8::try_from(len >> 7).expect("short")]),
+            }
+            stream.extend(body);
+        }
+        stream
+    })
+}
+
+/// Cuts `bytes` at `cuts`, taken modulo its length.
+fn split<'a>(bytes: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
+    let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
+    at.extend([0, bytes.len()]);
+    at.sort_unstable();
+    at.windows(2).map(|ends| &bytes[ends[0]..ends[1]]).collect()
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_never_panic(is_v5: bool, frames in proptest::collection::vec(any_frame(), 1..4)) {
+        let version = if is_v5 { Version::V5 } else { Version::V311 };
+        for frame in frames {
+            let _ = after_connect(version, &frame);
+            let _ = decode([frame.as_slice()]);
+        }
+    }
+
+    #[test]
+    fn any_change_of_a_good_stream_never_panics(
+        mut stream in prop_oneof![good_stream(Version::V311), good_stream(Version::V5)],
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        for (at, byte) in changes {
+            let at = at.index(stream.len());
+            stream[at] = byte;
+        }
+        let _ = decode([stream.as_slice()]);
+    }
+
+    #[test]
+    fn any_split_into_chunks_gives_the_same_packets(
+        stream in prop_oneof![good_stream(Version::V311), good_stream(Version::V5)],
+        cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..8),
+    ) {
+        let whole = decode([stream.as_slice()]);
+        prop_assert_eq!(&whole.1, &None);
+        prop_assert_eq!(whole, decode(split(&stream, &cuts)));
+    }
+
+    #[test]
+    fn any_split_of_any_bytes_ends_in_the_same_refusal(
+        frames in proptest::collection::vec(any_frame(), 1..4),
+        cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..8),
+    ) {
+        let stream = [connect_frame(Version::V5), frames.concat()].concat();
+        prop_assert_eq!(decode([stream.as_slice()]), decode(split(&stream, &cuts)));
+    }
+}
