@@ -1,3 +1,6 @@
 //! stub
 
+pub mod decode;
+pub mod identity;
 pub mod mqtt;
+pub mod registry;

@@ -1,0 +1,222 @@
+//! The table of devices, in memory: who may publish, and as what.
+//!
+//! [`Table`] is pure: changes in, devices out. [`Registry`] shares it between all connections. A connection asks again
+//! whenever the generation has moved, so that not one more message of a suspended device passes; who tells idle
+//! connections is [`crate::sessions`].
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::RwLock;
+use schema::{DeviceRow, DeviceStatus};
+
+use crate::identity::{Fingerprint, Identity};
+
+/// What the gateway needs to know of a registered device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// For example `THERMOSTAT`.
+    pub device_type: String,
+    /// Where it stands.
+    pub zone_id: String,
+    /// How its payloads are to be decoded.
+    pub codec: String,
+    status: DeviceStatus,
+    fingerprints: Vec<Fingerprint>,
+}
+
+/// Says why the holder of a valid certificate is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// No device has this sensor id.
+    #[error("the device is not registered")]
+    Unregistered,
+    /// The device must not publish for now.
+    #[error("the device is suspended")]
+    Suspended,
+    /// The device is out of use.
+    #[error("the device is retired")]
+    Retired,
+    /// The device is active, but with other certificates.
+    #[error("the certificate is not registered for this device")]
+    Certificate,
+}
+
+/// Devices by sensor id, as the last change of each left them.
+#[derive(Debug, Default)]
+pub struct Table {
+    devices: HashMap<String, Arc<Device>>,
+}
+
+impl Table {
+    /// Puts a row in the place of what was known under `sensor_id`; no row removes it.
+    pub fn apply(&mut self, sensor_id: &str, row: Option<DeviceRow>) {
+        match row {
+            Some(row) => {
+                self.devices.insert(sensor_id.to_owned(), Arc::new(Device::from(row)));
+            }
+            None => {
+                self.devices.remove(sensor_id);
+            }
+        }
+    }
+
+    /// Finds the device that `identity` stands for.
+    ///
+    /// # Errors
+    /// [`Denied`] says why it may not publish.
+    pub fn lookup(&self, identity: &Identity) -> Result<Arc<Device>, Denied> {
+        let device = self.devices.get(&*identity.sensor_id).ok_or(Denied::Unregistered)?;
+        match device.status {
+            DeviceStatus::Active if device.fingerprints.contains(&identity.fingerprint) => Ok(device.clone()),
+            DeviceStatus::Active => Err(Denied::Certificate),
+            DeviceStatus::Suspended => Err(Denied::Suspended),
+            DeviceStatus::Retired => Err(Denied::Retired),
+        }
+    }
+
+    /// Counts the devices.
+    pub fn len(&self) -> usize {
+        self.devices.len()
+    }
+
+    /// Tells whether there is no device at all.
+    pub fn is_empty(&self) -> bool {
+        self.devices.is_empty()
+    }
+}
+
+impl From<DeviceRow> for Device {
+    /// A fingerprint that is not 64 hex digits matches no certificate and is left out.
+    fn from(row: DeviceRow) -> Self {
+        Self {
+            device_type: row.device_type,
+            zone_id: row.zone_id,
+            codec: row.codec,
+            status: row.status,
+            fingerprints: row.fingerprints.iter().filter_map(|hex| Fingerprint::from_hex(hex)).collect(),
+        }
+    }
+}
+
+/// The table, shared by every connection.
+#[derive(Debug, Default)]
+pub struct Registry {
+    table: RwLock<Table>,
+    generation: AtomicU64,
+}
+
+impl Registry {
+    /// Applies a change, as [`Table::apply`] does.
+    pub fn apply(&self, sensor_id: &str, row: Option<DeviceRow>) {
+        self.table.write().apply(sensor_id, row);
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Looks up as [`Table::lookup`] does.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn lookup(&self, identity: &Identity) -> Result<Arc<Device>, Denied> {
+        self.table.read().lookup(identity)
+    }
+
+    /// Grows with every change; as long as it stands still, so does the answer of [`Registry::lookup`].
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Counts the devices.
+    pub fn len(&self) -> usize {
+        self.table.read().len()
+    }
+
+    /// Tells whether there is no device at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use schema::Timestamp;
+
+    fn row(sensor_id: &str, status: DeviceStatus, certificates: &[&[u8]]) -> DeviceRow {
+        let epoch = Timestamp::from_micros(0).unwrap();
+        DeviceRow {
+            sensor_id: sensor_id.to_owned(),
+            display_name: String::new(),
+            device_type: "THERMOSTAT".to_owned(),
+            zone_id: "zone-1".to_owned(),
+            codec: "json".to_owned(),
+            status,
+            fingerprints: certificates.iter().map(|der| format!("{:?}", Fingerprint::of(der))).collect(),
+            version: 1,
+            created_at: epoch,
+            updated_at: epoch,
+        }
+    }
+
+    fn identity(sensor_id: &str, der: &[u8]) -> Identity {
+        Identity { sensor_id: sensor_id.into(), fingerprint: Fingerprint::of(der) }
+    }
+
+    #[test]
+    fn only_an_active_device_with_a_registered_certificate_is_found() {
+        let mut table = Table::default();
+        table.apply("a", Some(row("a", DeviceStatus::Active, &[b"old", b"new"])));
+        table.apply("s", Some(row("s", DeviceStatus::Suspended, &[b"c"])));
+        table.apply("r", Some(row("r", DeviceStatus::Retired, &[b"c"])));
+        assert_eq!(table.lookup(&identity("a", b"old")).unwrap().zone_id, "zone-1");
+        assert!(table.lookup(&identity("a", b"new")).is_ok());
+        assert_eq!(table.lookup(&identity("a", b"other")), Err(Denied::Certificate));
+        assert_eq!(table.lookup(&identity("s", b"c")), Err(Denied::Suspended));
+        assert_eq!(table.lookup(&identity("r", b"c")), Err(Denied::Retired));
+        assert_eq!(table.lookup(&identity("x", b"c")), Err(Denied::Unregistered));
+    }
+
+    #[test]
+    fn every_change_takes_effect_and_moves_the_generation() {
+        let registry = Registry::default();
+        let device = identity("a", b"c");
+        let steps = [
+            (Some(row("a", DeviceStatus::Active, &[b"c"])), None),
+            (Some(row("a", DeviceStatus::Active, &[])), Some(Denied::Certificate)),
+            (Some(row("a", DeviceStatus::Suspended, &[b"c"])), Some(Denied::Suspended)),
+            (Some(row("a", DeviceStatus::Active, &[b"c"])), None),
+            (None, Some(Denied::Unregistered)),
+        ];
+        for (row, denied) in steps {
+            let before = registry.generation();
+            registry.apply("a", row);
+            assert!(registry.generation() > before);
+            assert_eq!(registry.lookup(&device).err(), denied);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn last_change_of_each_sensor_wins(changes in proptest::collection::vec((0..4u8, 0..4u8), 0..40)) {
+            let mut table = Table::default();
+            let mut last = HashMap::new();
+            for (sensor, state) in changes {
+                let (sensor, status) = (format!("s{sensor}"), match state {
+                    0 => None,
+                    1 => Some(DeviceStatus::Active),
+                    2 => Some(DeviceStatus::Suspended),
+                    _ => Some(DeviceStatus::Retired),
+                });
+                table.apply(&sensor, status.map(|status| row(&sensor, status, &[b"c"])));
+                last.insert(sensor, status);
+            }
+            for (sensor, status) in &last {
+                let is_found = table.lookup(&identity(sensor, b"c")).is_ok();
+                prop_assert_eq!(is_found, *status == Some(DeviceStatus::Active));
+            }
+            prop_assert_eq!(table.len(), last.values().flatten().count());
+        }
+    }
+}
