@@ -38,8 +38,11 @@ pub struct DeviceRow {
     pub device_type: String,
     /// Where it stands; the unit of zone queries.
     pub zone_id: String,
-    /// Payload format: `json` so far.
+    /// Payload format, such as `json`.
     pub codec: String,
+    /// For the codec `binary`: where each metric lies in the payload, as JSON text, which is how jsonb is captured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub codec_layout: Option<String>,
     /// Whether it may publish.
     pub status: DeviceStatus,
     /// Lower-case hex SHA-256 of each accepted certificate's DER; several while one is being rotated.

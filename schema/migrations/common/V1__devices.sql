@@ -5,6 +5,8 @@ CREATE TABLE devices (
   device_type   text NOT NULL,
   zone_id       text NOT NULL,
   codec         text NOT NULL,
+  -- For the codec `binary`: where each metric lies in the payload.
+  codec_layout  jsonb,
   status        text NOT NULL CHECK (status IN ('active', 'suspended', 'retired')),
   -- Lower-case hex SHA-256 of a certificate's DER; several while one is being rotated.
   fingerprints  text[] NOT NULL DEFAULT '{}',
