@@ -7,6 +7,7 @@
 //!
 //! It is a library too, so that the tests make their certificates, tokens and servers with this code and not with a copy.
 
+pub mod api;
 pub mod cli;
 pub mod database;
 pub mod files;
@@ -14,6 +15,7 @@ pub mod pki;
 pub mod process;
 pub mod progress;
 pub mod servers;
+pub mod simulate;
 pub mod state;
 pub mod token;
 pub mod topics;

@@ -1,0 +1,170 @@
+//! The REST interfaces of a running installation, as far as the command line uses them.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use reqwest::{Method, Response, StatusCode};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+/// How long one request may take.
+const REQUEST_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Where the three services answer, and a token for them.
+pub struct Api {
+    client: reqwest::Client,
+    token: String,
+    /// Base URL of device-svc.
+    pub devices: String,
+    /// Base URL of threshold-svc.
+    pub thresholds: String,
+    /// Base URL of query-svc.
+    pub queries: String,
+}
+
+/// A device to register.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NewDevice<'a> {
+    /// Its identity: the certificate's common name.
+    pub sensor_id: &'a str,
+    /// Its name for people.
+    pub display_name: &'a str,
+    /// Its kind.
+    pub device_type: &'a str,
+    /// Where it stands.
+    pub zone_id: &'a str,
+    /// Format of its payloads.
+    pub codec: &'a str,
+    /// SHA-256 of its certificates' DER, hex.
+    pub fingerprints: Vec<String>,
+}
+
+/// A threshold to watch.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NewThreshold<'a> {
+    /// Whose readings.
+    pub sensor_id: &'a str,
+    /// Which of them.
+    pub metric: &'a str,
+    /// Below it is a violation.
+    pub min: f64,
+    /// Above it is a violation.
+    pub max: f64,
+    /// How bad that is.
+    pub severity: &'a str,
+    /// Why, for people.
+    pub description: &'a str,
+}
+
+impl Api {
+    /// Describes the services at these base URLs. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// The HTTP client cannot be made.
+    pub fn new(devices: String, thresholds: String, queries: String, token: String) -> Result<Self> {
+        let client = reqwest::Client::builder().timeout(REQUEST_TIME_MAX).no_proxy().build();
+        Ok(Self { client: client.context("make an HTTP client")?, token, devices, thresholds, queries })
+    }
+
+    /// Registers a device, or adds the fingerprints to the one that is registered; says whether it is new.
+    ///
+    /// # Errors
+    /// device-svc does not answer or refuses.
+    pub async fn register(&self, device: &NewDevice<'_>) -> Result<bool> {
+        let collection = format!("{}/api/v1/devices", self.devices);
+        let what = || format!("register {}", device.sensor_id);
+        let response =
+            self.send(Method::POST, &collection, Some(&json!(device)), None).await.with_context(what)?;
+        if response.status() != StatusCode::CONFLICT {
+            accept(response).await.with_context(what)?;
+            return Ok(true);
+        }
+        let resource = format!("{collection}/{}", device.sensor_id);
+        let response = self.send(Method::GET, &resource, None, None).await.with_context(what)?;
+        let etag = response.headers().get("etag").and_then(|etag| etag.to_str().ok()).map(str::to_owned);
+        let registered = accept(response).await.with_context(what)?;
+        let mut known = strings(&registered["fingerprints"]);
+        if device.fingerprints.iter().any(|own| !known.contains(own)) {
+            known.extend(
+                device.fingerprints.iter().filter(|own| !known.contains(own)).cloned().collect::<Vec<_>>(),
+            );
+            let mut changed = json!(device);
+            changed["fingerprints"] = json!(known);
+            let response = self
+                .send(Method::PUT, &resource, Some(&changed), etag.as_deref())
+                .await
+                .with_context(what)?;
+            accept(response).await.with_context(what)?;
+        }
+        Ok(false)
+    }
+
+    /// Creates a threshold unless its sensor and metric have one; says whether it did.
+    ///
+    /// # Errors
+    /// threshold-svc does not answer or refuses.
+    pub async fn watch(&self, threshold: &NewThreshold<'_>) -> Result<bool> {
+        let what = || format!("create the threshold of {}", threshold.sensor_id);
+        let collection = format!("{}/api/v1/thresholds", self.thresholds);
+        let of_sensor = format!("{collection}?sensorId={}", threshold.sensor_id);
+        let listed = self.get(&of_sensor).await.with_context(what)?;
+        if resources(&listed).iter().any(|known| known["metric"] == threshold.metric) {
+            return Ok(false);
+        }
+        let response =
+            self.send(Method::POST, &collection, Some(&json!(threshold)), None).await.with_context(what)?;
+        accept(response).await.with_context(what)?;
+        Ok(true)
+    }
+
+    /// Reads a resource.
+    ///
+    /// # Errors
+    /// The service does not answer or refuses.
+    pub async fn get(&self, url: &str) -> Result<Value> {
+        accept(self.send(Method::GET, url, None, None).await?).await
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        url: &str,
+        body: Option<&Value>,
+        etag: Option<&str>,
+    ) -> Result<Response> {
+        let mut request = self.client.request(method, url).bearer_auth(&self.token);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        if let Some(etag) = etag {
+            request = request.header("if-match", etag);
+        }
+        request.send().await.with_context(|| format!("send a request to {url}"))
+    }
+}
+
+/// Returns the elements of a page.
+#[must_use]
+pub fn resources(page: &Value) -> &[Value] {
+    page["resources"].as_array().or_else(|| page.as_array()).map_or(&[], Vec::as_slice)
+}
+
+/// Returns a success's body, and a refusal's `problem+json` as an error.
+async fn accept(response: Response) -> Result<Value> {
+    let (status, url) = (response.status(), response.url().clone());
+    let body = response.text().await.context("read the answer")?;
+    if !status.is_success() {
+        bail!("{url} answers {status}: {body}");
+    }
+    if body.is_empty() {
+        Ok(Value::Null)
+    } else {
+        serde_json::from_str(&body).context("read the answer as JSON")
+    }
+}
+
+fn strings(list: &Value) -> Vec<String> {
+    list.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+}
