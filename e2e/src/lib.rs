@@ -1,1 +1,194 @@
-//! stub
+//! The whole system as processes, on servers named by the environment.
+//!
+//! Every [`System`] has its own database, topics, certificates and ports, so systems run side by side.
+#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
+mod publisher;
+mod service;
+
+pub use publisher::Publisher;
+pub use service::Service;
+
+use iotctl::pki::DeviceCertificate;
+use iotctl::token::Signer;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Child;
+use std::time::Duration;
+use tempfile::TempDir;
+use testkit::kafka::Kafka;
+use testkit::pki::TestPki;
+use testkit::postgres::Database;
+
+/// Seven services, each a process, and what they stand on.
+pub struct System {
+    /// Its topics.
+    pub kafka: Kafka,
+    /// Its database.
+    pub database: Database,
+    /// Its certificates.
+    pub pki: TestPki,
+    /// Port of the gateway's MQTT listener.
+    pub mqtt_port: u16,
+    folder: TempDir,
+    ports: BTreeMap<&'static str, u16>,
+    processes: BTreeMap<Service, Child>,
+    client: reqwest::Client,
+    token: String,
+}
+
+impl System {
+    /// Starts everything and waits until every service is ready.
+    ///
+    /// # Panics
+    /// A service does not become ready; its log is printed.
+    pub async fn start() -> Self {
+        let (kafka, database) = tokio::join!(Kafka::create(), Database::create());
+        let folder = TempDir::new().unwrap();
+        let signer = Signer::open_or_create(folder.path()).unwrap();
+        let token = signer.mint("e2e", &["admin"], Duration::from_secs(3_600)).unwrap();
+        let mut system = Self {
+            kafka,
+            database,
+            pki: TestPki::create(),
+            mqtt_port: testkit::free_port(),
+            folder,
+            ports: BTreeMap::new(),
+            processes: BTreeMap::new(),
+            client: reqwest::Client::builder().no_proxy().build().unwrap(),
+            token,
+        };
+        for service in Service::ALL {
+            system.ports.insert(service.name(), testkit::free_port());
+            if service.has_rest() {
+                system.ports.insert(service.rest_name(), testkit::free_port());
+            }
+        }
+        for service in Service::ALL {
+            system.spawn(service);
+        }
+        for service in Service::ALL {
+            system.wait_ready(service).await;
+        }
+        system
+    }
+
+    fn spawn(&mut self, service: Service) {
+        let child = service::spawn(self, service);
+        self.processes.insert(service, child);
+    }
+
+    /// Ends a service as `kill -9` does, and waits until it is gone.
+    ///
+    /// # Panics
+    /// It does not run.
+    pub fn kill(&mut self, service: Service) {
+        let mut child = self.processes.remove(&service).expect("service runs");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Starts a killed service again and waits until it is ready.
+    ///
+    /// # Panics
+    /// It does not become ready; its log is printed.
+    pub async fn restart(&mut self, service: Service) {
+        self.spawn(service);
+        self.wait_ready(service).await;
+    }
+
+    async fn wait_ready(&self, service: Service) {
+        let url = format!("http://127.0.0.1:{}/readyz", self.ports[service.name()]);
+        testkit::wait::until(
+            &format!("{} to be ready, see its log below\n{}", service.name(), self.log(service)),
+            async || {
+                let answer = self.client.get(&url).send().await.ok()?;
+                answer.status().is_success().then_some(())
+            },
+        )
+        .await;
+    }
+
+    fn log_file(&self, service: Service) -> PathBuf {
+        self.folder.path().join(format!("{}.log", service.name()))
+    }
+
+    /// Returns what a service has logged.
+    pub fn log(&self, service: Service) -> String {
+        std::fs::read_to_string(self.log_file(service)).unwrap_or_default()
+    }
+
+    fn url(&self, service: Service, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.ports[service.rest_name()])
+    }
+
+    /// Sends a request to a REST service with an admin's token; returns status and body.
+    ///
+    /// # Panics
+    /// No answer, or one that is not JSON.
+    pub async fn rest(
+        &self,
+        service: Service,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> (u16, Value) {
+        let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
+        let mut request = self.client.request(method, self.url(service, path)).bearer_auth(&self.token);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let answer = request.send().await.unwrap();
+        let status = answer.status().as_u16();
+        let text = answer.text().await.unwrap();
+        (status, if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap() })
+    }
+
+    /// Registers a device with a new certificate.
+    ///
+    /// # Panics
+    /// The registry refuses it.
+    pub async fn register(&self, sensor_id: &str) -> DeviceCertificate {
+        let certificate = self.pki.device(sensor_id);
+        let device = json!({
+            "sensorId": sensor_id, "displayName": sensor_id, "deviceType": "THERMOSTAT", "zoneId": "kitchen",
+            "codec": "json", "fingerprints": [certificate.fingerprint_sha256_hex],
+        });
+        let (status, answer) = self.rest(Service::Devices, "POST", "/api/v1/devices", Some(&device)).await;
+        assert_eq!(status, 201, "{answer}");
+        certificate
+    }
+
+    /// Creates a threshold and returns it as the service shows it.
+    ///
+    /// # Panics
+    /// The service refuses it.
+    pub async fn create_threshold(&self, sensor_id: &str, metric: &str, max: f64) -> Value {
+        let threshold =
+            json!({ "sensorId": sensor_id, "metric": metric, "max": max, "severity": "critical" });
+        let (status, answer) =
+            self.rest(Service::Thresholds, "POST", "/api/v1/thresholds", Some(&threshold)).await;
+        assert_eq!(status, 201, "{answer}");
+        answer
+    }
+
+    /// Returns a publisher for a registered device. It connects when it first publishes.
+    pub fn publisher(&self, sensor_id: &str, certificate: DeviceCertificate) -> Publisher {
+        Publisher::new(self.mqtt_port, self.pki.root_pem(), sensor_id, certificate)
+    }
+}
+
+impl Drop for System {
+    fn drop(&mut self) {
+        for child in self.processes.values_mut() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            for service in Service::ALL {
+                eprintln!("=== {} ===\n{}", service.name(), self.log(service));
+            }
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! The system as its users meet it: devices, operators, analysts, consumers of alerts, and the engineer who reads it.
+#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
+mod faults;
+mod pipeline;
+mod tidy;

@@ -1,0 +1,73 @@
+//! The laws of the workspace, held by a test instead of by reviewers.
+
+use std::path::{Path, PathBuf};
+
+const SERVICES: [&str; 7] =
+    ["gateway", "command-svc", "device-svc", "threshold-svc", "cdc-svc", "alerting-svc", "query-svc"];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// The `[dependencies]` of a member, by name.
+fn dependencies(member: &str) -> Vec<String> {
+    let manifest = std::fs::read_to_string(root().join(member).join("Cargo.toml")).unwrap();
+    let lines = manifest.lines().skip_while(|line| *line != "[dependencies]").skip(1);
+    let names = lines.take_while(|line| !line.starts_with('['));
+    names
+        .filter_map(|line| line.split(['.', ' ', '=']).next())
+        .filter(|n| !n.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn no_service_depends_on_a_service_nor_on_the_test_tools() {
+    for service in SERVICES {
+        let found = dependencies(service);
+        assert!(found.contains(&"chassis".to_owned()), "{service}: {found:?}");
+        for forbidden in SERVICES.iter().chain(&["iotctl", "testkit", "e2e"]) {
+            assert!(!found.iter().any(|name| name == forbidden), "{service} depends on {forbidden}");
+        }
+    }
+}
+
+#[test]
+fn the_contract_and_the_plumbing_do_not_know_each_other() {
+    assert!(!dependencies("schema").contains(&"chassis".to_owned()));
+    assert!(!dependencies("chassis").contains(&"schema".to_owned()));
+    for io in ["tokio", "rdkafka", "tokio-postgres", "actix-web"] {
+        assert!(!dependencies("schema").contains(&io.to_owned()), "schema does I/O by {io}");
+    }
+}
+
+#[test]
+fn every_service_says_what_goes_in_and_out_and_what_it_guarantees() {
+    for service in SERVICES {
+        let lib = std::fs::read_to_string(root().join(service).join("src/lib.rs")).unwrap();
+        for word in ["//! In: ", "//! Out: ", "//! Guarantee: ", "//! On failure: "] {
+            assert!(lib.contains(word), "{service}/src/lib.rs lacks `{word}`");
+        }
+        let main = std::fs::read_to_string(root().join(service).join("src/main.rs")).unwrap();
+        let code = main.lines().filter(|line| !line.starts_with("//") && !line.trim().is_empty()).count();
+        assert!(code <= 4, "{service}/src/main.rs is more than one expression");
+    }
+}
+
+#[test]
+fn no_test_is_switched_off() {
+    let mut folders = vec![root()];
+    let switched_off = concat!("#[", "ignore");
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            let path = entry.path();
+            let name = entry.file_name();
+            if path.is_dir() && name != "target" && !name.to_string_lossy().starts_with('.') {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                assert!(!text.contains(switched_off), "{} has a test switched off", path.display());
+            }
+        }
+    }
+}
