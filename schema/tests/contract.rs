@@ -65,3 +65,21 @@ fn foreign_bytes_are_an_error_and_never_a_panic() {
     fn key_of<R: RowKey>(_: R::Key) {}
     key_of::<DeviceRow>(schema::DeviceKey { sensor_id: String::new() });
 }
+
+#[test]
+fn the_asyncapi_document_names_every_topic_and_every_schema_file() {
+    let folder = env!("CARGO_MANIFEST_DIR");
+    let document = std::fs::read_to_string(format!("{folder}/asyncapi.yaml")).unwrap();
+    for topic in schema::topics::ALL {
+        assert!(
+            document.contains(&format!("    address: {}\n", topic.name)),
+            "{} is not documented",
+            topic.name
+        );
+    }
+    assert_eq!(document.matches("    address: ").count(), schema::topics::ALL.len());
+    for file in std::fs::read_dir(format!("{folder}/json")).unwrap() {
+        let name = file.unwrap().file_name().into_string().unwrap();
+        assert!(document.contains(&format!("$ref: ./json/{name}")), "{name} is not referenced");
+    }
+}
