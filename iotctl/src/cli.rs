@@ -3,24 +3,34 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use chassis::config::Env;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::api::Api;
 use crate::database;
 use crate::pki::Pki;
+use crate::process;
 use crate::progress::Progress;
 use crate::servers::run::{self, Given};
-use crate::state::State;
+use crate::simulate::{self, Profile};
+use crate::state::{Ports, State};
 use crate::token::Signer;
 use crate::topics;
+use crate::up;
+
+/// How long the token of a simulation is valid; devices are registered at its start.
+const SIMULATION_TOKEN_TTL: Duration = Duration::from_secs(3600);
 
 /// Runs and serves a Fieldline installation from the command line.
 #[derive(Debug, Parser)]
 #[command(name = "iotctl", version)]
 struct Arguments {
+    /// Shifts every port of the local installation.
+    #[arg(long, env = "FIELDLINE_PORT_OFFSET", global = true, default_value_t = 0)]
+    port_offset: u16,
     /// Folder of everything that a local installation writes [default: the nearest .fieldline].
     #[arg(long, env = "FIELDLINE_STATE", global = true)]
     state: Option<PathBuf>,
@@ -30,6 +40,14 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Starts the whole platform with a simulator and runs it until Ctrl-C.
+    Up,
+    /// Stops a platform that runs in another terminal.
+    Down,
+    /// Stops it and forgets its certificates, databases, topics and logs.
+    Clean,
+    /// Publishes as devices that are not there, or replays a file.
+    Simulate(SimulateOptions),
     /// Issues certificates.
     #[command(subcommand)]
     Pki(PkiCommand),
@@ -53,6 +71,37 @@ enum Command {
     /// Private PostgreSQL and Kafka servers.
     #[command(subcommand)]
     Servers(ServersCommand),
+}
+
+#[derive(Debug, Args)]
+struct SimulateOptions {
+    /// How many devices; they are named after their profiles and numbered.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=i64::from(simulate::DEVICES_MAX)))]
+    devices: u16,
+    /// A device by name instead, such as thermostat-2; may be repeated. Of a CSV file without a sensor column: its one sensor.
+    #[arg(long = "sensor")]
+    sensors: Vec<String>,
+    /// One profile for all, instead of each in turn or as a name begins.
+    #[arg(long, value_enum)]
+    profile: Option<Profile>,
+    /// Messages of each device per second.
+    #[arg(long, default_value_t = 1.0, value_parser = parse_rate)]
+    rate: f64,
+    /// When to end, such as 10m [default: at Ctrl-C].
+    #[arg(long, value_parser = parse_duration)]
+    duration: Option<Duration>,
+    /// Replays this file with its own timestamps instead.
+    #[arg(long)]
+    csv: Option<PathBuf>,
+    /// The file's column with the time.
+    #[arg(long, default_value = "timestamp")]
+    timestamp_column: String,
+    /// The file's column with the sensor.
+    #[arg(long, default_value = "sensor")]
+    sensor_column: String,
+    /// Type under which the file's sensors are registered.
+    #[arg(long, default_value = "THERMOSTAT")]
+    device_type: String,
 }
 
 #[derive(Debug, Subcommand)]
@@ -137,7 +186,12 @@ pub fn main() -> ExitCode {
 async fn dispatch(arguments: Arguments) -> Result<u8> {
     let state = State::open(arguments.state.as_deref())?;
     let progress = Progress::new();
+    let ports = Ports::new(arguments.port_offset)?;
     match arguments.command {
+        Command::Up => up::up(&state, ports, &progress).await?,
+        Command::Down => up::down(&state, &progress).await?,
+        Command::Clean => up::clean(&state, &progress).await?,
+        Command::Simulate(options) => simulate(&state, ports, options).await?,
         Command::Pki(PkiCommand::Device { name }) => print_device(&state, &name)?,
         Command::Token { roles, ttl, subject } => {
             let roles: Vec<&str> = roles.into_iter().map(Role::as_str).collect();
@@ -159,6 +213,43 @@ async fn dispatch(arguments: Arguments) -> Result<u8> {
         }
     }
     Ok(0)
+}
+
+async fn simulate(state: &State, ports: Ports, options: SimulateOptions) -> Result<()> {
+    let pki = Pki::open_or_create(&state.pki())?;
+    let url = |name| format!("http://127.0.0.1:{}", ports.of(name));
+    let token =
+        Signer::open_or_create(&state.jwt())?.mint("simulator", &["operator"], SIMULATION_TOKEN_TTL)?;
+    let api = Api::new(url("device-svc"), url("threshold-svc"), url("query-svc"), token)?;
+    let broker = simulate::Broker { host: "127.0.0.1".to_owned(), port: ports.of("MQTT") };
+    let site = simulate::Site { pki: &pki, api: &api, broker };
+    let started = Instant::now();
+    let counts = match options.csv {
+        Some(file) => {
+            ensure!(options.sensors.len() <= 1, "a file without a sensor column has one sensor");
+            let columns = simulate::csv::Columns {
+                sensor: options.sensor_column,
+                sensor_id: options.sensors.into_iter().next(),
+                timestamp: options.timestamp_column,
+            };
+            site.replay(&simulate::Replayed { file, columns, device_type: options.device_type }).await?
+        }
+        None => {
+            let cast = simulate::cast(options.devices, &options.sensors, options.profile)?;
+            let every = Duration::from_secs_f64(1.0 / options.rate);
+            site.invent(
+                &simulate::Invented { cast, every, duration: options.duration },
+                process::told_to_stop(),
+            )
+            .await?
+        }
+    };
+    let simulate::Counts { published, acked, skipped } = counts;
+    println!(
+        "published {published}, acked {acked}, skipped {skipped}, {:.1} s",
+        started.elapsed().as_secs_f64()
+    );
+    Ok(())
 }
 
 /// Reads settings as a service reads them.
@@ -189,6 +280,12 @@ fn parse_duration(text: &str) -> Result<Duration> {
         Some(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds.into())),
         _ => bail!("expected a number and s, m, h or d, such as 12h"),
     }
+}
+
+/// Reads a rate that a device and this machine can keep.
+fn parse_rate(text: &str) -> Result<f64> {
+    let rate = text.parse::<f64>().ok().filter(|rate| (0.001..=1000.0).contains(rate));
+    rate.context("expected messages per second from 0.001 to 1000")
 }
 
 #[cfg(test)]

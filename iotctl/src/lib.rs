@@ -19,3 +19,4 @@ pub mod simulate;
 pub mod state;
 pub mod token;
 pub mod topics;
+pub mod up;

@@ -15,6 +15,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use crate::files::{self, Readers};
@@ -143,13 +144,15 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            let _ = kill(self.pid, self.stop.abort);
-            if self.stop.abort == Signal::SIGKILL {
-                let _ = killpg(self.pid, Signal::SIGKILL);
-            }
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            let _ = fs::remove_file(&self.pid_file);
+            return;
         }
-        let _ = fs::remove_file(&self.pid_file);
+        let _ = kill(self.pid, self.stop.abort);
+        if self.stop.abort == Signal::SIGKILL {
+            let _ = killpg(self.pid, Signal::SIGKILL);
+        }
+        // Nobody waits here for its end: the pid file stays, so that the next run does.
     }
 }
 
@@ -211,6 +214,37 @@ pub fn record_self(pid_file: &Path) -> Result<()> {
 pub fn exit_code(status: ExitStatus) -> u8 {
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
     u8::try_from(code).unwrap_or(1)
+}
+
+/// Completes when Ctrl-C, SIGTERM or the terminal's end asks for the end.
+///
+/// # Errors
+/// The signals cannot be watched.
+pub async fn told_to_stop() -> Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("watch for Ctrl-C")?;
+    let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
+    let hangup = async {
+        // Started by nohup it stays when the terminal goes.
+        if ignores_hangup() {
+            return std::future::pending().await;
+        }
+        if let Ok(mut hangup) = signal(SignalKind::hangup()) {
+            hangup.recv().await;
+        }
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        () = hangup => {}
+    }
+    Ok(())
+}
+
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // The mask's lowest bit is signal 1, SIGHUP.
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }
 
 /// Returns when a process started, in clock ticks since boot (proc(5), field 22), unless it has ended.

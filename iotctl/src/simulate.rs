@@ -36,10 +36,8 @@ const START_APART: Duration = Duration::from_millis(5);
 /// A simulation that makes its readings up.
 #[derive(Debug, Clone)]
 pub struct Invented {
-    /// How many devices.
-    pub devices: u16,
-    /// One profile for all of them; none means each in turn.
-    pub profile: Option<Profile>,
+    /// The devices, each with its profile.
+    pub cast: Vec<(String, Profile)>,
     /// Time between two messages of a device.
     pub every: Duration,
     /// When to end; none means at Ctrl-C.
@@ -67,21 +65,32 @@ pub struct Site<'a> {
     pub broker: Broker,
 }
 
-/// Lists the devices of a simulation: `thermostat-1`, `heart-rate-1`, `car-fuel-1`, `thermostat-2` and so on.
-#[must_use]
-pub fn cast(devices: u16, profile: Option<Profile>) -> Vec<(String, Profile)> {
+/// Lists the devices of a simulation: those named, or `devices` of them as `thermostat-1`, `heart-rate-1`, `car-fuel-1`,
+/// `thermostat-2` and so on. A named one has the given profile, or the one that its name begins with.
+///
+/// # Errors
+/// A name begins with no profile and none is given.
+pub fn cast(devices: u16, named: &[String], profile: Option<Profile>) -> Result<Vec<(String, Profile)>> {
+    if !named.is_empty() {
+        let begins = |name: &str| PROFILES.into_iter().find(|profile| name.starts_with(profile.name()));
+        let choose = |name: &String| {
+            let profile =
+                profile.or_else(|| begins(name)).with_context(|| format!("{name} needs a profile"))?;
+            Ok((name.clone(), profile))
+        };
+        return named.iter().map(choose).collect();
+    }
     let mut counts: BTreeMap<&str, u16> = BTreeMap::new();
     let turns = match &profile {
         Some(profile) => std::slice::from_ref(profile),
         None => &PROFILES[..],
     };
-    let each = turns.iter().cycle().take(devices.into());
-    each.map(|&profile| {
+    let number = |&profile: &Profile| {
         let count = counts.entry(profile.name()).or_default();
         *count += 1;
         (format!("{}-{count}", profile.name()), profile)
-    })
-    .collect()
+    };
+    Ok(turns.iter().cycle().take(devices.into()).map(number).collect())
 }
 
 impl Site<'_> {
@@ -89,12 +98,13 @@ impl Site<'_> {
     ///
     /// # Errors
     /// A device cannot be registered or connected, or a message was not acknowledged.
-    pub async fn invent(&self, plan: &Invented, stop: impl Future<Output = ()>) -> Result<Counts> {
+    pub async fn invent(&self, plan: &Invented, stop: impl Future<Output = Result<()>>) -> Result<Counts> {
         let mut running = JoinSet::new();
         let (ended, end) = tokio::sync::watch::channel(false);
         let started = Instant::now();
-        for (place, (sensor_id, profile)) in (0u16..).zip(cast(plan.devices, plan.profile)) {
-            let device = self.enrol(&sensor_id, profile.device_type(), profile.zone_id()).await?;
+        for (place, (sensor_id, profile)) in (0u16..).zip(&plan.cast) {
+            let profile = *profile;
+            let device = self.enrol(sensor_id, profile.device_type(), profile.zone_id()).await?;
             let begin = started + START_APART * u32::from(place);
             running.spawn(publish_invented(device, profile, place, begin, plan.every, end.clone()));
         }
@@ -115,7 +125,7 @@ impl Site<'_> {
         tokio::select! {
             total = &mut finished => return total,
             () = time_up => {}
-            () = &mut stop => {}
+            stopped = &mut stop => stopped?,
         }
         ended.send_replace(true);
         finished.await
@@ -210,9 +220,22 @@ mod tests {
 
     #[test]
     fn devices_are_cast_in_turn_and_numbered_within_their_profile() {
-        let names =
-            |cast: Vec<(String, Profile)>| cast.into_iter().map(|device| device.0).collect::<Vec<_>>();
-        assert_eq!(names(cast(4, None)), ["thermostat-1", "heart-rate-1", "car-fuel-1", "thermostat-2"]);
-        assert_eq!(names(cast(2, Some(Profile::CarFuel))), ["car-fuel-1", "car-fuel-2"]);
+        let names = |devices, profile| {
+            let cast = cast(devices, &[], profile).unwrap();
+            cast.into_iter().map(|device| device.0).collect::<Vec<_>>()
+        };
+        assert_eq!(names(4, None), ["thermostat-1", "heart-rate-1", "car-fuel-1", "thermostat-2"]);
+        assert_eq!(names(2, Some(Profile::CarFuel)), ["car-fuel-1", "car-fuel-2"]);
+    }
+
+    #[test]
+    fn named_device_has_the_profile_its_name_begins_with() {
+        let named = ["heart-rate-7".to_owned(), "kitchen".to_owned()];
+        assert!(cast(1, &named, None).is_err());
+        assert_eq!(cast(1, &named[..1], None).unwrap(), [(named[0].clone(), Profile::HeartRate)]);
+        assert_eq!(
+            cast(1, &named[1..], Some(Profile::CarFuel)).unwrap(),
+            [(named[1].clone(), Profile::CarFuel)]
+        );
     }
 }

@@ -125,6 +125,12 @@ impl Ports {
         Ok(Self { offset })
     }
 
+    /// Returns the offset.
+    #[must_use]
+    pub fn offset(&self) -> u16 {
+        self.offset
+    }
+
     /// Returns the port of the listener `name`, which is one of the table's.
     #[must_use]
     pub fn of(&self, name: &str) -> u16 {

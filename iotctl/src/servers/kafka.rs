@@ -18,7 +18,8 @@ const POM: &str = include_str!("../../kafka/pom.xml");
 const LOG4J: &str = include_str!("../../kafka/log4j2.properties");
 
 /// SIGTERM flushes every log and moves leadership away; a killed broker checks its logs at the next start.
-const STOP: Stop = Stop { signal: Signal::SIGTERM, grace: Duration::from_secs(30), abort: Signal::SIGKILL };
+pub(crate) const STOP: Stop =
+    Stop { signal: Signal::SIGTERM, grace: Duration::from_secs(30), abort: Signal::SIGKILL };
 /// Heap of the broker: it ran at 340 MB resident with this, and the page cache does the rest.
 const HEAP: &str = "-Xmx512m";
 

@@ -19,7 +19,8 @@ use crate::files;
 use crate::process::{Process, Stop, end_leftover};
 
 /// SIGINT is PostgreSQL's fast shutdown: it ends sessions and writes a checkpoint. SIGQUIT leaves recovery to the next start.
-const STOP: Stop = Stop { signal: Signal::SIGINT, grace: Duration::from_secs(30), abort: Signal::SIGQUIT };
+pub(crate) const STOP: Stop =
+    Stop { signal: Signal::SIGINT, grace: Duration::from_secs(30), abort: Signal::SIGQUIT };
 /// Where Debian puts each major version, the preferred one first: 15 is Debian 12's.
 const DEBIAN_MAJORS: [&str; 4] = ["15", "16", "17", "18"];
 /// The superuser.

@@ -1,0 +1,220 @@
+//! The whole platform on one machine: `iotctl up`, and `down` and `clean`, which end and forget it.
+//!
+//! In:         the state folder, the services' programs beside this one.
+//! Out:        private servers, seven services, three demo devices, two thresholds, a simulator; a text that says what to try.
+//! Guarantee:  what it started ends with it, in reverse order; its data stays for the next start.
+//! On failure: the part that failed is named with the end of its log, and everything is stopped.
+
+mod demo;
+mod services;
+mod stack;
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use tokio::time::{Instant, sleep};
+
+use crate::api::Api;
+use crate::database;
+use crate::pki::Pki;
+use crate::process;
+use crate::progress::Progress;
+use crate::servers::{kafka, postgres};
+use crate::state::{Lock, Ports, State};
+use crate::token::Signer;
+use crate::topics;
+use stack::Stack;
+
+/// Names by which the local gateway is reached.
+const SERVER_NAMES: [&str; 2] = ["localhost", "127.0.0.1"];
+/// Partitions of the local topics that scale: several, so that a key's place matters as it does elsewhere.
+const PARTITIONS: i32 = 6;
+/// How long the token that is printed is valid.
+const TOKEN_TTL: Duration = Duration::from_secs(12 * 3600);
+/// How often the running processes are looked at.
+const WATCH_EVERY: Duration = Duration::from_millis(500);
+/// How long a running platform may take to stop: seven services and two servers with their grace periods.
+const DOWN_WITHIN: Duration = Duration::from_secs(150);
+
+/// Everything that `up` writes below the state folder, so that `clean` removes nothing else.
+const WRITTEN: [&str; 12] = [
+    "jwt",
+    "kafka",
+    "kafka-jars",
+    "kafka-jars.draft",
+    "logs",
+    "pki",
+    "postgres",
+    "run",
+    "secrets",
+    "test",
+    "token",
+    "up.lock",
+];
+
+/// Starts everything, says what to try, and runs until Ctrl-C or SIGTERM, which stops everything.
+///
+/// # Errors
+/// It runs already, a port is taken, or a part cannot be started; the message says which and where its log is.
+pub async fn up(state: &State, ports: Ports, progress: &Progress) -> Result<()> {
+    let Some(_lock) = Lock::take(&state.path("up.lock"))? else {
+        bail!("it runs already; `make down` stops it");
+    };
+    process::record_self(&pid_file(state))?;
+    let mut stack = Stack::default();
+    let outcome = tokio::select! {
+        outcome = run(state, ports, progress, &mut stack) => outcome,
+        stopped = process::told_to_stop() => stopped,
+    };
+    if let Err(error) = &outcome {
+        // Before the servers stop, because that may take a while.
+        progress.note(&format!("{error:#}"));
+    }
+    stack.stop(progress).await;
+    let _ = std::fs::remove_file(pid_file(state));
+    outcome
+        .map_err(|_| anyhow::anyhow!("it did not come up; the logs are in {}", state.path("logs").display()))
+}
+
+/// Stops a running `up`, or what a killed one left behind.
+///
+/// # Errors
+/// It does not stop in time.
+pub async fn down(state: &State, progress: &Progress) -> Result<()> {
+    let running = process::recorded(&pid_file(state));
+    let stop = async {
+        if let Some(pid) = running {
+            kill(pid, Signal::SIGTERM).with_context(|| format!("ask process {pid} to stop"))?;
+        }
+        let deadline = Instant::now() + DOWN_WITHIN;
+        let lock = loop {
+            if let Some(lock) = Lock::take(&state.path("up.lock"))? {
+                break lock;
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "it does not stop; its logs are in {}",
+                state.path("logs").display()
+            );
+            sleep(Duration::from_millis(100)).await;
+        };
+        let left = stack::end_leftovers(state).await?;
+        drop(lock);
+        Ok(match (running, left) {
+            (Some(_), _) => "stopped".to_owned(),
+            (None, 0) => "was not running".to_owned(),
+            (None, left) => format!("ended {left} processes of a killed run"),
+        })
+    };
+    progress.step("stop Fieldline", stop).await.map(|_| ())
+}
+
+/// Stops it and removes everything it wrote.
+///
+/// # Errors
+/// It does not stop, or a folder cannot be removed.
+pub async fn clean(state: &State, progress: &Progress) -> Result<()> {
+    down(state, progress).await?;
+    for name in WRITTEN {
+        remove(&state.path(name))?;
+    }
+    // Left alone when something else is in it.
+    let _ = std::fs::remove_dir(state.path(""));
+    Ok(())
+}
+
+async fn run(state: &State, ports: Ports, progress: &Progress, stack: &mut Stack) -> Result<()> {
+    let prepare = async {
+        let left = stack::end_leftovers(state).await?;
+        ports.ensure_free()?;
+        Ok(if left == 0 { String::new() } else { format!("ended {left} processes of a killed run") })
+    };
+    progress.step("check ports", prepare).await?;
+    let (pki, signer) = (Pki::open_or_create(&state.pki())?, Signer::open_or_create(&state.jwt())?);
+    pki.server_files(&SERVER_NAMES)?;
+    let token = signer.mint("local-admin", &["admin"], TOKEN_TTL)?;
+    crate::files::write(&state.path("token"), token.as_bytes(), crate::files::Readers::Owner)?;
+    let local = services::Local { state, ports, pki: &pki, jwks: signer.jwks_file() };
+    let services = local.all()?;
+    start_servers(state, ports, progress, stack).await?;
+    for service in &services {
+        stack.start(service, state)?;
+    }
+    progress.step("services are ready", stack.wait_ready(ports)).await?;
+    let url = |name| format!("http://127.0.0.1:{}", ports.of(name));
+    let api = Api::new(url("device-svc"), url("threshold-svc"), url("query-svc"), token.clone())?;
+    let simulator = local.simulator(&demo::SIMULATED)?;
+    let proof = async {
+        progress.step("devices and thresholds are registered", demo::register(&api, &pki)).await?;
+        let alerts = demo::Alerts::from_now_on(&format!("127.0.0.1:{}", ports.of("Kafka"))).await?;
+        stack.start(&simulator, state)?;
+        demo::wait(&api, alerts, progress).await
+    };
+    if let Err(error) = proof.await {
+        bail!("{error:#}\n{}", stack.describe(state));
+    }
+    println!("{}", demo::what_to_try(state, ports, &pki, &token)?);
+    loop {
+        sleep(WATCH_EVERY).await;
+        stack.report_ended(progress)?;
+    }
+}
+
+async fn start_servers(state: &State, ports: Ports, progress: &Progress, stack: &mut Stack) -> Result<()> {
+    let settings = postgres::Settings {
+        folder: state.path("postgres"),
+        log: state.path("logs/postgres.log"),
+        port: ports.of("PostgreSQL"),
+        durable: true,
+    };
+    let start = async {
+        let server = postgres::Postgres::start(&settings).await?;
+        let url = format!("127.0.0.1:{}", settings.port);
+        stack.postgres = Some(server);
+        Ok(url)
+    };
+    progress.step("PostgreSQL runs", start).await?;
+    let settings = kafka::Settings {
+        folder: state.path("kafka"),
+        jars: state.kafka_jars(),
+        log: state.path("logs/kafka.log"),
+        port: ports.of("Kafka"),
+        controller_port: ports.of("Kafka controller"),
+    };
+    let resolve = async {
+        Ok(if kafka::resolve_jars(&settings.jars).await? { "from Maven Central" } else { "are there" })
+    };
+    progress.step("Kafka's jars", resolve).await?;
+    let start = async {
+        let broker = kafka::Kafka::start(&settings).await?;
+        let address = broker.bootstrap().to_owned();
+        stack.kafka = Some(broker);
+        Ok(address)
+    };
+    let bootstrap = progress.step("Kafka runs", start).await?;
+    let postgres = stack.postgres.as_ref().context("PostgreSQL was just started")?;
+    let prepare = async {
+        let port = ports.of("PostgreSQL");
+        let dialect = database::prepare(state, |database| postgres.url(database), port).await?;
+        let broker = chassis::kafka::Settings::local(bootstrap.as_str(), "");
+        topics::create(&topics::Settings { broker, partitions: PARTITIONS, replication: 1 }).await?;
+        Ok(format!("dialect {}", dialect.as_str()))
+    };
+    progress.step("schema and topics", prepare).await.map(|_| ())
+}
+
+fn pid_file(state: &State) -> std::path::PathBuf {
+    state.path("run/up.pid")
+}
+
+fn remove(path: &Path) -> Result<()> {
+    let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
