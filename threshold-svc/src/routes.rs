@@ -1,0 +1,90 @@
+//! The routes. Each handler asks who calls before it reads anything else of the request.
+
+use crate::store;
+use crate::threshold::{Draft, Filter};
+use actix_web::http::header::LOCATION;
+use actix_web::web::{Data, Path, Payload, ServiceConfig, delete, get, post, put, resource};
+use actix_web::{HttpRequest, HttpResponse};
+use chassis::auth::{Caller, Role};
+use chassis::http::{Fields, Problem, if_match, representation, version_tag};
+use deadpool_postgres::Pool;
+use uuid::Uuid;
+
+const READERS: [Role; 2] = [Role::Operator, Role::Analyst];
+const WRITERS: [Role; 1] = [Role::Operator];
+const PATH: &str = "/api/v1/thresholds";
+/// Resources of a page when the caller names no number, and most of them: about 400 bytes each.
+const LIMIT_DEFAULT: i64 = 100;
+const LIMIT_MAX: i64 = 1_000;
+
+/// Adds the routes.
+pub(crate) fn configure(app: &mut ServiceConfig) {
+    app.service(resource(PATH).route(post().to(create)).route(get().to(list))).service(
+        resource(format!("{PATH}/{{thresholdId}}"))
+            .route(get().to(read))
+            .route(put().to(replace))
+            .route(delete().to(remove)),
+    );
+}
+
+fn parse_id(text: &str) -> Result<Uuid, Problem> {
+    text.parse().map_err(|_| Problem::field("thresholdId", "must be a UUID"))
+}
+
+async fn create(caller: Caller, body: Payload, pool: Data<Pool>) -> Result<HttpResponse, Problem> {
+    caller.require(&WRITERS)?;
+    let draft = Draft::read(Fields::of_body(body).await?)?;
+    let threshold = store::insert(&pool, Uuid::new_v4(), &draft).await?;
+    Ok(HttpResponse::Created()
+        .insert_header((LOCATION, format!("{PATH}/{}", threshold.threshold_id)))
+        .insert_header(version_tag(threshold.version))
+        .json(threshold))
+}
+
+async fn list(caller: Caller, request: HttpRequest, pool: Data<Pool>) -> Result<HttpResponse, Problem> {
+    caller.require(&READERS)?;
+    let mut fields = Fields::of_query(&request);
+    let filter = Filter::take(&mut fields);
+    let page = fields.page("limit", LIMIT_DEFAULT, LIMIT_MAX);
+    fields.finish()?;
+    Ok(HttpResponse::Ok().json(store::list(&pool, &filter, page).await?))
+}
+
+async fn read(
+    caller: Caller,
+    id: Path<String>,
+    request: HttpRequest,
+    pool: Data<Pool>,
+) -> Result<HttpResponse, Problem> {
+    caller.require(&READERS)?;
+    let threshold = store::find(&pool, parse_id(&id)?).await?;
+    Ok(representation(&request, threshold.version, &threshold))
+}
+
+async fn replace(
+    caller: Caller,
+    id: Path<String>,
+    request: HttpRequest,
+    body: Payload,
+    pool: Data<Pool>,
+) -> Result<HttpResponse, Problem> {
+    caller.require(&WRITERS)?;
+    let id = parse_id(&id)?;
+    let expected = if_match(&request)?;
+    let draft = Draft::read(Fields::of_body(body).await?)?;
+    let threshold = store::replace(&pool, id, &draft, expected.as_deref()).await?;
+    Ok(HttpResponse::Ok().insert_header(version_tag(threshold.version)).json(threshold))
+}
+
+async fn remove(
+    caller: Caller,
+    id: Path<String>,
+    request: HttpRequest,
+    pool: Data<Pool>,
+) -> Result<HttpResponse, Problem> {
+    caller.require(&WRITERS)?;
+    let id = parse_id(&id)?;
+    let expected = if_match(&request)?;
+    store::delete(&pool, id, expected.as_deref()).await?;
+    Ok(HttpResponse::NoContent().finish())
+}

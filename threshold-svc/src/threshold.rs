@@ -1,0 +1,136 @@
+//! What a threshold is and which requests make one. Pure.
+
+use chassis::http::{Fields, Problem, check_prose};
+use schema::{Severity, Timestamp, check_metric, check_sensor_id};
+use serde::Serialize;
+use uuid::Uuid;
+
+/// Longest description, in characters: a paragraph for the people who receive the alert.
+const DESCRIPTION_CHARS_MAX: usize = 1_000;
+
+/// Fields of the resource that only the service writes; a caller who sends them expects something that will not happen.
+const READ_ONLY: [&str; 4] = ["thresholdId", "version", "createdAt", "updatedAt"];
+
+const SEVERITIES: [(&str, Severity); 3] = [
+    (Severity::Info.as_str(), Severity::Info),
+    (Severity::Warning.as_str(), Severity::Warning),
+    (Severity::Critical.as_str(), Severity::Critical),
+];
+
+/// The resource as it is answered.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Threshold {
+    pub(crate) threshold_id: Uuid,
+    #[serde(flatten)]
+    pub(crate) draft: Draft,
+    pub(crate) version: i64,
+    pub(crate) created_at: Timestamp,
+    pub(crate) updated_at: Timestamp,
+}
+
+/// What a caller writes: all of it on POST and on PUT.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Draft {
+    pub(crate) sensor_id: String,
+    pub(crate) metric: String,
+    pub(crate) min: Option<f64>,
+    pub(crate) max: Option<f64>,
+    pub(crate) severity: Severity,
+    pub(crate) enabled: bool,
+    pub(crate) description: String,
+}
+
+impl Draft {
+    /// Reads and checks a request.
+    ///
+    /// # Errors
+    /// 400 that names every bad field.
+    pub(crate) fn read(mut fields: Fields) -> Result<Self, Problem> {
+        let describe = |text: &str| check_prose(text, DESCRIPTION_CHARS_MAX);
+        let draft = Self {
+            sensor_id: fields.text("sensorId", check_sensor_id),
+            metric: fields.text("metric", check_metric),
+            min: fields.number_optional("min"),
+            max: fields.number_optional("max"),
+            severity: fields.one_of("severity", &SEVERITIES),
+            enabled: fields.flag_or("enabled", true),
+            description: fields.text_optional("description", describe).unwrap_or_default(),
+        };
+        match (draft.min, draft.max) {
+            (None, None) if !fields.is_bad("min") && !fields.is_bad("max") => {
+                fields.problem("min", "at least one of min and max is required");
+            }
+            (Some(min), Some(max)) if min > max => fields.problem("min", "must not be above max"),
+            _ => {}
+        }
+        for name in READ_ONLY {
+            fields.refuse(name, "is set by the service; leave it out");
+        }
+        fields.finish()?;
+        Ok(draft)
+    }
+}
+
+/// Which thresholds a list is about.
+#[derive(Debug, Default)]
+pub(crate) struct Filter {
+    pub(crate) sensor_id: Option<String>,
+    pub(crate) metric: Option<String>,
+}
+
+impl Filter {
+    /// Takes the filters of a query string.
+    pub(crate) fn take(fields: &mut Fields) -> Self {
+        Self {
+            sensor_id: fields.text_optional("sensorId", check_sensor_id),
+            metric: fields.text_optional("metric", check_metric),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Result<Draft, Vec<(String, String)>> {
+        let outcome = Fields::of_json(json.as_bytes()).and_then(Draft::read);
+        outcome.map_err(|problem| problem.errors.into_iter().map(|e| (e.field, e.detail)).collect())
+    }
+
+    fn bad(json: &str) -> Vec<String> {
+        read(json).unwrap_err().into_iter().map(|(field, _)| field).collect()
+    }
+
+    #[test]
+    fn absent_fields_take_their_defaults() {
+        let draft = read(r#"{"sensorId":"s","metric":"t","max":30,"severity":"warning"}"#).unwrap();
+        assert_eq!((draft.min, draft.max, draft.enabled), (None, Some(30.0), true));
+        assert_eq!(draft.description, "");
+    }
+
+    #[test]
+    fn every_bad_field_is_named_at_once() {
+        let json = r#"{"sensorId":"a/b","metric":"2","min":"x","max":true,"severity":"loud","enabled":1,
+            "description":"\u0000","version":3,"colour":"red"}"#;
+        let all =
+            ["sensorId", "metric", "min", "max", "severity", "enabled", "description", "version", "colour"];
+        assert_eq!(bad(json), all);
+        assert_eq!(bad("{}"), ["sensorId", "metric", "severity", "min"]);
+    }
+
+    #[test]
+    fn limits_are_one_or_two_and_in_order() {
+        let limits = |limits: &str| {
+            read(&format!(r#"{{"sensorId":"s","metric":"t","severity":"info"{limits}}}"#)).map(|_| ())
+        };
+        for good in [r#","min":1"#, r#","max":-1"#, r#","min":1,"max":1"#, r#","min":-1e300,"max":1e300"#] {
+            assert_eq!(limits(good), Ok(()), "{good}");
+        }
+        for bad in ["", r#","min":null"#, r#","min":2,"max":1"#] {
+            assert_eq!(limits(bad).unwrap_err()[0].0, "min", "{bad}");
+        }
+        assert_eq!(limits(r#","max":1e999"#).unwrap_err()[0].0, "body");
+    }
+}
