@@ -2,6 +2,7 @@
 
 use rdkafka::message::{Message, OwnedMessage};
 use schema::{ReadingCreatedEvent, check_metric, check_sensor_id};
+use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use time::{Date, OffsetDateTime};
@@ -128,7 +129,7 @@ pub struct Columns<'a> {
     pub(crate) received_at: Vec<OffsetDateTime>,
     pub(crate) device_type: Vec<&'a str>,
     pub(crate) zone_id: Vec<&'a str>,
-    pub(crate) attributes: Vec<Option<String>>,
+    pub(crate) attributes: Vec<Option<&'a Map<String, Value>>>,
 }
 
 impl<'a> Columns<'a> {
@@ -136,8 +137,7 @@ impl<'a> Columns<'a> {
     pub fn of(entries: &'a [Entry]) -> Self {
         let mut columns = Self::default();
         for Entry { reading, .. } in entries {
-            let attributes = (!reading.attributes.is_empty())
-                .then(|| serde_json::Value::Object(reading.attributes.clone()).to_string());
+            let attributes = (!reading.attributes.is_empty()).then_some(&reading.attributes);
             for (metric, value) in &reading.values {
                 columns.sensor_id.push(&reading.sensor_id);
                 columns.metric.push(metric);
@@ -147,7 +147,7 @@ impl<'a> Columns<'a> {
                 columns.received_at.push(reading.received_at.into());
                 columns.device_type.push(&reading.device_type);
                 columns.zone_id.push(&reading.zone_id);
-                columns.attributes.push(attributes.clone());
+                columns.attributes.push(attributes);
             }
         }
         columns

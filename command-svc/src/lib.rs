@@ -12,6 +12,7 @@ mod config;
 mod dead_letter;
 mod filling;
 mod metrics;
+pub mod rollup;
 pub mod store;
 mod writer;
 

@@ -1,4 +1,11 @@
 //! One batch → rows, in one transaction.
+//!
+//! A small batch is one statement: the fewest round trips. A large one is a COPY followed by one upsert for each read
+//! model, because COPY is the fastest way in; it cannot pass over a row that is there already, so a batch in which a
+//! duplicate shows is rolled back and written by the statement, which can. Both leave the same rows (ADR 0004).
+
+mod copy;
+mod statement;
 
 use crate::batch::{Columns, Entry};
 use deadpool_postgres::{Client, Pool, PoolError};
@@ -9,60 +16,8 @@ use tokio_postgres::error::SqlState;
 
 /// Days whose partition is known to be there; forgotten when there are more, which only a replay of decades reaches.
 const KNOWN_DAYS_MAX: usize = 4_096;
-
-/// Inserts new rows, keeps the newest value of each metric, and returns how many rows were new.
-/// A row whose key is stored already, in the table or in the same batch, is passed over.
-/// Ordered by key, so that two writers lock rows in the same order.
-macro_rules! insert_sql {
-    ($hourly:literal) => {
-        concat!(
-            "WITH inserted AS (
-               INSERT INTO readings_ingestion
-                 (sensor_id, metric, reading_at, value, event_id, received_at, device_type, zone_id, attributes)
-               SELECT i.sensor_id, i.metric, i.reading_at, i.value, i.event_id, i.received_at, i.device_type,
-                      i.zone_id, i.attributes::jsonb
-               FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::float8[], $5::uuid[], $6::timestamptz[],
-                           $7::text[], $8::text[], $9::text[])
-                 AS i(sensor_id, metric, reading_at, value, event_id, received_at, device_type, zone_id, attributes)
-               ON CONFLICT DO NOTHING
-               RETURNING sensor_id, metric, reading_at, value, event_id, received_at, device_type, zone_id
-             ),",
-            $hourly,
-            " latest AS (
-               INSERT INTO sensor_latest AS l
-                 (sensor_id, metric, reading_at, value, event_id, received_at, device_type, zone_id)
-               SELECT DISTINCT ON (sensor_id, metric)
-                      sensor_id, metric, reading_at, value, event_id, received_at, device_type, zone_id
-               FROM inserted
-               ORDER BY sensor_id, metric, reading_at DESC, event_id DESC
-               ON CONFLICT (sensor_id, metric) DO UPDATE SET
-                 reading_at = excluded.reading_at, value = excluded.value, event_id = excluded.event_id,
-                 received_at = excluded.received_at, device_type = excluded.device_type, zone_id = excluded.zone_id
-               WHERE (excluded.reading_at, excluded.event_id) > (l.reading_at, l.event_id)
-             )
-             SELECT count(*) FROM inserted"
-        )
-    };
-}
-
-/// The hourly read model is kept in the same transaction as the rows, so it is exact at every commit.
-const INSERT_POSTGRES: &str = insert_sql!(
-    " hourly AS (
-       INSERT INTO sensor_reading_hourly_aggregates AS h
-         (bucket, sensor_id, metric, device_type, zone_id, min, max, count, sum)
-       SELECT date_trunc('hour', reading_at, 'UTC'), sensor_id, metric, device_type, zone_id,
-              min(value), max(value), count(*), sum(value)
-       FROM inserted
-       GROUP BY 1, 2, 3, 4, 5
-       ORDER BY 2, 3, 1, 4, 5
-       ON CONFLICT (sensor_id, metric, bucket, device_type, zone_id) DO UPDATE SET
-         min = least(h.min, excluded.min), max = greatest(h.max, excluded.max),
-         count = h.count + excluded.count, sum = h.sum + excluded.sum
-     ),"
-);
-
-/// The continuous aggregate follows the hypertable by itself.
-const INSERT_TIMESCALE: &str = insert_sql!("");
+/// Batches of at least so many rows are worth the round trips of a COPY and its upserts.
+const COPY_ROWS_MIN: usize = 1_000;
 
 /// Says what a failed write means.
 #[derive(Debug, thiserror::Error)]
@@ -151,20 +106,27 @@ impl Store {
             return Ok(0);
         }
         let columns = Columns::of(entries);
-        let client = self.pool.get().await?;
+        let mut client = self.pool.get().await?;
         if self.dialect == Dialect::Postgres {
             ensure_partitions(&client, &mut self.known_days, columns.days()).await?;
         }
-        match insert(&client, self.dialect, &columns).await {
-            Ok(inserted) => Ok(inserted),
-            Err(error) => {
-                if error.code() == Some(&SqlState::CHECK_VIOLATION) {
-                    // Perhaps retention dropped a partition that was there; the next try looks again.
-                    self.known_days.clear();
+        let outcome = if columns.row_count() < COPY_ROWS_MIN {
+            statement::insert(&client, self.dialect, &columns).await
+        } else {
+            match copy::insert(&mut client, self.dialect, &columns).await {
+                Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {
+                    statement::insert(&client, self.dialect, &columns).await
                 }
-                Err(error.into())
+                outcome => outcome,
             }
+        };
+        if let Err(error) = &outcome
+            && error.code() == Some(&SqlState::CHECK_VIOLATION)
+        {
+            // Perhaps retention dropped a partition that was there; the next try looks again.
+            self.known_days.clear();
         }
+        Ok(outcome?)
     }
 }
 
@@ -185,34 +147,4 @@ async fn ensure_partitions(
         known.insert(day);
     }
     Ok(())
-}
-
-/// One statement is one transaction.
-async fn insert(
-    client: &Client,
-    dialect: Dialect,
-    columns: &Columns<'_>,
-) -> Result<u64, tokio_postgres::Error> {
-    let sql = match dialect {
-        Dialect::Postgres => INSERT_POSTGRES,
-        Dialect::Timescale => INSERT_TIMESCALE,
-    };
-    let statement = client.prepare_cached(sql).await?;
-    let row = client
-        .query_one(
-            &statement,
-            &[
-                &columns.sensor_id,
-                &columns.metric,
-                &columns.reading_at,
-                &columns.value,
-                &columns.event_id,
-                &columns.received_at,
-                &columns.device_type,
-                &columns.zone_id,
-                &columns.attributes,
-            ],
-        )
-        .await?;
-    Ok(u64::try_from(row.get::<_, i64>(0)).unwrap_or(0))
 }

@@ -4,3 +4,4 @@
 mod faults;
 mod store;
 mod support;
+mod ways;

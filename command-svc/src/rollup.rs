@@ -1,0 +1,151 @@
+//! What a batch of new rows adds to the read models. Pure.
+
+use crate::batch::Columns;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use time::OffsetDateTime;
+
+/// Sums up the rows of one key of `sensor_reading_hourly_aggregates`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hour<'a> {
+    pub(crate) sensor_id: &'a str,
+    pub(crate) metric: &'a str,
+    pub(crate) bucket: OffsetDateTime,
+    pub(crate) device_type: &'a str,
+    pub(crate) zone_id: &'a str,
+    pub(crate) min: f64,
+    pub(crate) max: f64,
+    pub(crate) count: i64,
+    pub(crate) sum: f64,
+}
+
+/// Sums the rows up by UTC hour.
+///
+/// Shape: one element for each key, ordered by key.
+pub fn hours<'a>(columns: &Columns<'a>) -> Vec<Hour<'a>> {
+    let mut by_key: HashMap<_, Hour<'a>> = HashMap::new();
+    for row in 0..columns.row_count() {
+        let value = columns.value[row];
+        let hour = Hour {
+            sensor_id: columns.sensor_id[row],
+            metric: columns.metric[row],
+            bucket: hour_of(columns.reading_at[row]),
+            device_type: columns.device_type[row],
+            zone_id: columns.zone_id[row],
+            min: value,
+            max: value,
+            count: 1,
+            sum: value,
+        };
+        match by_key.entry(key(&hour)) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(hour);
+            }
+            Entry::Occupied(mut occupied) => {
+                let sum = occupied.get_mut();
+                sum.min = sum.min.min(value);
+                sum.max = sum.max.max(value);
+                sum.count += 1;
+                sum.sum += value;
+            }
+        }
+    }
+    let mut hours: Vec<_> = by_key.into_values().collect();
+    hours.sort_unstable_by(|one, other| key(one).cmp(&key(other)));
+    hours
+}
+
+fn key<'a>(hour: &Hour<'a>) -> (&'a str, &'a str, OffsetDateTime, &'a str, &'a str) {
+    (hour.sensor_id, hour.metric, hour.bucket, hour.device_type, hour.zone_id)
+}
+
+fn hour_of(instant: OffsetDateTime) -> OffsetDateTime {
+    schema::Timestamp::from(instant).hour().into()
+}
+
+/// Finds the newest row of each sensor and metric: latest by the device's clock, then by event id, as the table keeps it.
+///
+/// Shape: row numbers, one for each (sensor id, metric), ordered by that key.
+pub fn latest(columns: &Columns<'_>) -> Vec<usize> {
+    let age = |row: usize| (columns.reading_at[row], columns.event_id[row]);
+    let mut newest: HashMap<_, usize> = HashMap::new();
+    for row in 0..columns.row_count() {
+        let best = newest.entry((columns.sensor_id[row], columns.metric[row])).or_insert(row);
+        if age(row) > age(*best) {
+            *best = row;
+        }
+    }
+    let mut rows: Vec<_> = newest.into_values().collect();
+    rows.sort_unstable_by_key(|row| (columns.sensor_id[*row], columns.metric[*row]));
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    const SENSORS: [&str; 3] = ["a", "b", "c"];
+
+    fn columns(rows: &[(usize, i64, i32)]) -> Columns<'static> {
+        let mut columns = Columns::default();
+        for (number, (sensor, second, value)) in rows.iter().enumerate() {
+            let at = OffsetDateTime::from_unix_timestamp(*second).unwrap();
+            columns.sensor_id.push(SENSORS[*sensor]);
+            columns.metric.push("m");
+            columns.reading_at.push(at);
+            columns.value.push(f64::from(*value));
+            columns.event_id.push(Uuid::from_u128(number as u128));
+            columns.received_at.push(at);
+            columns.device_type.push("T");
+            columns.zone_id.push("z");
+            columns.attributes.push(None);
+        }
+        columns
+    }
+
+    #[test]
+    fn instants_before_1970_belong_to_the_hour_that_began_before_them() {
+        let rows = columns(&[(0, -1, 5)]);
+        assert_eq!(hours(&rows)[0].bucket.unix_timestamp(), -3_600);
+    }
+
+    proptest! {
+        #[test]
+        fn any_rows_sum_up_to_what_a_direct_computation_gives(
+            rows in prop::collection::vec((0..3_usize, -10_000..10_000_i64, -100..100_i32), 0..200),
+        ) {
+            let columns = columns(&rows);
+            let summed = hours(&columns);
+            prop_assert!(summed.windows(2).all(|pair| key(&pair[0]) < key(&pair[1])));
+            prop_assert_eq!(summed.iter().map(|hour| hour.count).sum::<i64>(), i64::try_from(rows.len()).unwrap());
+            for hour in &summed {
+                let own: Vec<f64> = rows
+                    .iter()
+                    .filter(|(sensor, second, _)| {
+                        SENSORS[*sensor] == hour.sensor_id
+                            && second.div_euclid(3_600) * 3_600 == hour.bucket.unix_timestamp()
+                    })
+                    .map(|(_, _, value)| f64::from(*value))
+                    .collect();
+                prop_assert_eq!(hour.count, i64::try_from(own.len()).unwrap());
+                prop_assert_eq!(hour.sum, own.iter().sum::<f64>());
+                prop_assert_eq!(hour.min, own.iter().copied().fold(f64::INFINITY, f64::min));
+                prop_assert_eq!(hour.max, own.iter().copied().fold(f64::NEG_INFINITY, f64::max));
+            }
+        }
+
+        #[test]
+        fn the_latest_row_is_the_newest_of_its_sensor_whatever_the_order(
+            rows in prop::collection::vec((0..3_usize, 0..20_i64, 0..9_i32), 1..60),
+        ) {
+            let columns = columns(&rows);
+            for row in latest(&columns) {
+                let own = (0..rows.len()).filter(|other| columns.sensor_id[*other] == columns.sensor_id[row]);
+                let newest = own.max_by_key(|other| (columns.reading_at[*other], columns.event_id[*other]));
+                prop_assert_eq!(newest, Some(row));
+            }
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! A large batch as COPY and one upsert for each read model, in one transaction.
+//!
+//! Every row of a COPY is new or the whole COPY fails, so the upserts can be computed here, once for each key that the
+//! batch touches instead of once for each row.
+
+use crate::batch::Columns;
+use crate::rollup::{Hour, hours, latest};
+use deadpool_postgres::{Client, Transaction};
+use schema::migrations::Dialect;
+use std::pin::pin;
+use time::OffsetDateTime;
+use tokio_postgres::binary_copy::BinaryCopyInWriter;
+use tokio_postgres::types::{ToSql, Type};
+
+const COPY: &str = "COPY readings_ingestion \
+    (sensor_id, metric, reading_at, value, event_id, received_at, device_type, zone_id, attributes) \
+    FROM STDIN BINARY";
+const COPY_TYPES: [Type; 9] = [
+    Type::TEXT,
+    Type::TEXT,
+    Type::TIMESTAMPTZ,
+    Type::FLOAT8,
+    Type::UUID,
+    Type::TIMESTAMPTZ,
+    Type::TEXT,
+    Type::TEXT,
+    Type::JSONB,
+];
+
+/// Ordered by key, as in the statement, so that two writers lock rows in the same order.
+const UPSERT_HOURS: &str = "
+    INSERT INTO sensor_reading_hourly_aggregates AS h
+      (bucket, sensor_id, metric, device_type, zone_id, min, max, count, sum)
+    SELECT * FROM unnest($1::timestamptz[], $2::text[], $3::text[], $4::text[], $5::text[],
+                         $6::float8[], $7::float8[], $8::int8[], $9::float8[])
+    ON CONFLICT (sensor_id, metric, bucket, device_type, zone_id) DO UPDATE SET
+      min = least(h.min, excluded.min), max = greatest(h.max, excluded.max),
+      count = h.count + excluded.count, sum = h.sum + excluded.sum";
+
+const UPSERT_LATEST: &str = "
+    INSERT INTO sensor_latest AS l
+      (sensor_id, metric, reading_at, value, event_id, received_at, device_type, zone_id)
+    SELECT * FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::float8[], $5::uuid[], $6::timestamptz[],
+                         $7::text[], $8::text[])
+    ON CONFLICT (sensor_id, metric) DO UPDATE SET
+      reading_at = excluded.reading_at, value = excluded.value, event_id = excluded.event_id,
+      received_at = excluded.received_at, device_type = excluded.device_type, zone_id = excluded.zone_id
+    WHERE (excluded.reading_at, excluded.event_id) > (l.reading_at, l.event_id)";
+
+/// Writes the batch and returns its row count; a duplicate is a unique violation and nothing is written.
+pub(super) async fn insert(
+    client: &mut Client,
+    dialect: Dialect,
+    columns: &Columns<'_>,
+) -> Result<u64, tokio_postgres::Error> {
+    let transaction = client.build_transaction().start().await?;
+    let inserted = copy(&transaction, columns).await?;
+    if dialect == Dialect::Postgres {
+        upsert_hours(&transaction, &hours(columns)).await?;
+    }
+    upsert_latest(&transaction, columns, &latest(columns)).await?;
+    transaction.commit().await?;
+    Ok(inserted)
+}
+
+async fn copy(transaction: &Transaction<'_>, columns: &Columns<'_>) -> Result<u64, tokio_postgres::Error> {
+    let sink = transaction.copy_in(COPY).await?;
+    let mut rows = pin!(BinaryCopyInWriter::new(sink, &COPY_TYPES));
+    for row in 0..columns.row_count() {
+        let attributes = columns.attributes[row].map(tokio_postgres::types::Json);
+        let values: [&(dyn ToSql + Sync); 9] = [
+            &columns.sensor_id[row],
+            &columns.metric[row],
+            &columns.reading_at[row],
+            &columns.value[row],
+            &columns.event_id[row],
+            &columns.received_at[row],
+            &columns.device_type[row],
+            &columns.zone_id[row],
+            &attributes,
+        ];
+        rows.as_mut().write(&values).await?;
+    }
+    rows.finish().await
+}
+
+async fn upsert_hours(
+    transaction: &Transaction<'_>,
+    hours: &[Hour<'_>],
+) -> Result<(), tokio_postgres::Error> {
+    let statement = transaction.prepare_cached(UPSERT_HOURS).await?;
+    let bucket: Vec<OffsetDateTime> = hours.iter().map(|hour| hour.bucket).collect();
+    let min: Vec<f64> = hours.iter().map(|hour| hour.min).collect();
+    let max: Vec<f64> = hours.iter().map(|hour| hour.max).collect();
+    let count: Vec<i64> = hours.iter().map(|hour| hour.count).collect();
+    let sum: Vec<f64> = hours.iter().map(|hour| hour.sum).collect();
+    let (sensor_id, metric) = (texts(hours, |hour| hour.sensor_id), texts(hours, |hour| hour.metric));
+    let (device_type, zone_id) = (texts(hours, |hour| hour.device_type), texts(hours, |hour| hour.zone_id));
+    let values: [&(dyn ToSql + Sync); 9] =
+        [&bucket, &sensor_id, &metric, &device_type, &zone_id, &min, &max, &count, &sum];
+    transaction.execute(&statement, &values).await.map(|_| ())
+}
+
+fn texts<'a>(hours: &[Hour<'a>], text: impl Fn(&Hour<'a>) -> &'a str) -> Vec<&'a str> {
+    hours.iter().map(text).collect()
+}
+
+async fn upsert_latest(
+    transaction: &Transaction<'_>,
+    columns: &Columns<'_>,
+    rows: &[usize],
+) -> Result<(), tokio_postgres::Error> {
+    let statement = transaction.prepare_cached(UPSERT_LATEST).await?;
+    let (value, event_id) = (pick(&columns.value, rows), pick(&columns.event_id, rows));
+    let (sensor_id, metric) = (pick(&columns.sensor_id, rows), pick(&columns.metric, rows));
+    let (device_type, zone_id) = (pick(&columns.device_type, rows), pick(&columns.zone_id, rows));
+    let (reading_at, received_at) = (pick(&columns.reading_at, rows), pick(&columns.received_at, rows));
+    let values: [&(dyn ToSql + Sync); 8] =
+        [&sensor_id, &metric, &reading_at, &value, &event_id, &received_at, &device_type, &zone_id];
+    transaction.execute(&statement, &values).await.map(|_| ())
+}
+
+fn pick<T: Copy>(column: &[T], rows: &[usize]) -> Vec<T> {
+    rows.iter().map(|row| column[*row]).collect()
+}
