@@ -172,8 +172,12 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     chassis::install_tls_provider();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let outcome =
-        runtime.context("start the runtime").and_then(|runtime| runtime.block_on(dispatch(arguments)));
+    let outcome = runtime.context("start the runtime").and_then(|runtime| {
+        let outcome = runtime.block_on(dispatch(arguments));
+        // A question that a Kafka client still asks on its own thread holds nobody up.
+        runtime.shutdown_background();
+        outcome
+    });
     match outcome {
         Ok(code) => ExitCode::from(code),
         Err(error) => {

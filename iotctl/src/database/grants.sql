@@ -12,8 +12,6 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON sensor_thresholds TO threshold_svc;
 -- An insert that skips a row which is there must be able to see it.
 GRANT SELECT, INSERT ON readings_ingestion TO command_svc;
 GRANT SELECT, INSERT, UPDATE ON sensor_latest TO command_svc;
--- Batches may be staged in temporary tables.
-GRANT TEMPORARY ON DATABASE fieldline TO command_svc;
 
 GRANT SELECT ON sensor_reading_hourly_aggregates, sensor_latest, readings_ingestion TO query_svc;
 

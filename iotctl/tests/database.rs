@@ -1,0 +1,64 @@
+use chassis::postgres::Settings;
+use iotctl::database;
+use iotctl::state::State;
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
+use crate::own_postgres;
+
+async fn login(state: &State, service: &str) -> Client {
+    let url = std::fs::read_to_string(database::url_file(state, service)).unwrap();
+    Settings::local(url).connect().await.unwrap()
+}
+
+#[tokio::test]
+async fn each_service_may_do_its_work_and_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = State::open(Some(folder.path())).unwrap();
+    let (server, port) = own_postgres(folder.path()).await;
+    // Twice: a second start finds everything there.
+    for _ in 0..2 {
+        database::prepare(&state, |database| server.url(database), port).await.unwrap();
+    }
+    let allowed = [
+        (
+            "device-svc",
+            "INSERT INTO devices (sensor_id, device_type, zone_id, codec, status) VALUES ('a', 'T', 'z', 'json', 'active')",
+        ),
+        ("device-svc", "DELETE FROM devices"),
+        ("threshold-svc", "UPDATE sensor_thresholds SET enabled = false"),
+        ("command-svc", "SELECT ensure_reading_partition('2026-01-01')"),
+        (
+            "command-svc",
+            "INSERT INTO readings_ingestion SELECT 'a', 'm', '2026-01-01 12:00Z', 1, gen_random_uuid(), now(), 'T', 'z' ON CONFLICT DO NOTHING",
+        ),
+        ("cdc-svc", "SELECT * FROM devices, sensor_thresholds"),
+        ("cdc-svc", "SELECT pg_create_logical_replication_slot('s', 'pgoutput', true)"),
+        ("query-svc", "SELECT avg FROM sensor_reading_hourly_aggregates"),
+        ("query-svc", "SELECT value FROM sensor_latest"),
+    ];
+    for (service, statement) in allowed {
+        login(&state, service)
+            .await
+            .batch_execute(statement)
+            .await
+            .unwrap_or_else(|error| panic!("{service}: {statement}: {error}"));
+    }
+    let refused = [
+        ("device-svc", "SELECT * FROM sensor_thresholds"),
+        ("device-svc", "SELECT * FROM readings_ingestion"),
+        ("threshold-svc", "DELETE FROM devices"),
+        ("command-svc", "SELECT * FROM devices"),
+        ("command-svc", "DELETE FROM readings_ingestion"),
+        ("command-svc", "CREATE TABLE mine ()"),
+        ("cdc-svc", "UPDATE devices SET status = 'retired'"),
+        ("cdc-svc", "SELECT * FROM readings_ingestion"),
+        ("query-svc", "UPDATE sensor_latest SET value = 0"),
+        ("query-svc", "SELECT pg_create_logical_replication_slot('t', 'pgoutput', true)"),
+    ];
+    for (service, statement) in refused {
+        let error = login(&state, service).await.batch_execute(statement).await.unwrap_err();
+        assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{service}: {statement}: {error}");
+    }
+    server.stop().await.unwrap();
+}

@@ -1,0 +1,30 @@
+use chassis::kafka::Settings as Broker;
+use iotctl::files::random_name;
+use iotctl::topics::{Settings, create};
+use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use schema::topics::{ALERTS, ALL, DEVICE_UPDATES};
+
+use crate::from_environment;
+
+#[tokio::test]
+async fn topics_are_made_once_with_the_partitions_and_cleanup_of_the_topic_map() {
+    let prefix = format!("topics-{}-", random_name(8));
+    let broker = Broker::local(from_environment("TEST_KAFKA_BOOTSTRAP"), prefix);
+    let settings = Settings { broker: broker.clone(), partitions: 3, replication: 1 };
+    assert_eq!(create(&settings).await.unwrap(), ALL.len());
+    assert_eq!(create(&settings).await.unwrap(), 0);
+
+    let consumer: BaseConsumer = broker.client().create().unwrap();
+    let admin: AdminClient<DefaultClientContext> = broker.client().create().unwrap();
+    for (topic, partitions, cleanup) in [(ALERTS, 3, "delete"), (DEVICE_UPDATES, 1, "compact")] {
+        let name = broker.topic(topic.name);
+        let metadata = consumer.fetch_metadata(Some(&name), std::time::Duration::from_secs(10)).unwrap();
+        assert_eq!(metadata.topics()[0].partitions().len(), partitions, "{name}");
+        let resource = [ResourceSpecifier::Topic(&name)];
+        let described = admin.describe_configs(&resource, &AdminOptions::new()).await.unwrap();
+        let config = described.into_iter().next().unwrap().unwrap();
+        assert_eq!(config.get("cleanup.policy").unwrap().value.as_deref(), Some(cleanup), "{name}");
+    }
+}
