@@ -85,18 +85,16 @@ impl Api {
         let response = self.send(Method::GET, &resource, None, None).await.with_context(what)?;
         let etag = response.headers().get("etag").and_then(|etag| etag.to_str().ok()).map(str::to_owned);
         let registered = accept(response).await.with_context(what)?;
-        let mut known = strings(&registered["fingerprints"]);
-        if device.fingerprints.iter().any(|own| !known.contains(own)) {
-            known.extend(
-                device.fingerprints.iter().filter(|own| !known.contains(own)).cloned().collect::<Vec<_>>(),
-            );
-            let mut changed = json!(device);
-            changed["fingerprints"] = json!(known);
-            let response = self
-                .send(Method::PUT, &resource, Some(&changed), etag.as_deref())
-                .await
-                .with_context(what)?;
-            accept(response).await.with_context(what)?;
+        let known = strings(&registered["fingerprints"]);
+        let own: Vec<&String> = device.fingerprints.iter().filter(|own| !known.contains(own)).collect();
+        if !own.is_empty() {
+            // Everything else stays as its operator has it.
+            let mut changed = json!({ "fingerprints": known.iter().chain(own).collect::<Vec<_>>() });
+            for field in ["displayName", "deviceType", "zoneId"] {
+                changed[field] = registered[field].clone();
+            }
+            let response = self.send(Method::PUT, &resource, Some(&changed), etag.as_deref()).await;
+            accept(response.with_context(what)?).await.with_context(what)?;
         }
         Ok(false)
     }

@@ -10,12 +10,6 @@ use std::path::Path;
 
 use iotctl::servers::postgres::{Postgres, Settings};
 
-/// Reads where `make test` put a server.
-fn from_environment(name: &str) -> String {
-    let value = std::env::var_os(name).unwrap_or_else(|| panic!("{name} is not set: run `make test`"));
-    value.into_string().unwrap()
-}
-
 /// Starts a PostgreSQL server of the test's own, since roles belong to a whole server.
 async fn own_postgres(folder: &Path) -> (Postgres, u16) {
     let port = iotctl::state::free_port().unwrap();

@@ -6,14 +6,16 @@ use chassis::postgres::Settings;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::{from_environment, own_postgres};
+use testkit::setting;
+
+use crate::own_postgres;
 
 /// `iotctl servers run` with a PostgreSQL server of its own and the test run's Kafka.
 fn run(state: &Path, script: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_iotctl"));
     command.args(["servers", "run", "--", "sh", "-c", script]);
     command.env("FIELDLINE_STATE", state).env_remove("TEST_DATABASE_URL");
-    command.env("TEST_KAFKA_BOOTSTRAP", from_environment("TEST_KAFKA_BOOTSTRAP"));
+    command.env("TEST_KAFKA_BOOTSTRAP", setting("TEST_KAFKA_BOOTSTRAP"));
     command.stdin(Stdio::null());
     command
 }
@@ -54,7 +56,7 @@ fn command_finds_its_servers_and_its_exit_code_is_returned() {
     let said = text(&output);
     assert_eq!(output.status.code(), Some(7), "{said}");
     assert!(said.contains("postgres://postgres:"), "{said}");
-    assert!(said.contains(&from_environment("TEST_KAFKA_BOOTSTRAP")), "{said}");
+    assert!(said.contains(&setting("TEST_KAFKA_BOOTSTRAP")), "{said}");
 }
 
 #[tokio::test]

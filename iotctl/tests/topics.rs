@@ -6,12 +6,12 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use schema::topics::{ALERTS, ALL, DEVICE_UPDATES};
 
-use crate::from_environment;
+use testkit::setting;
 
 #[tokio::test]
 async fn topics_are_made_once_with_the_partitions_and_cleanup_of_the_topic_map() {
     let prefix = format!("topics-{}-", random_name(8));
-    let broker = Broker::local(from_environment("TEST_KAFKA_BOOTSTRAP"), prefix);
+    let broker = Broker::local(setting("TEST_KAFKA_BOOTSTRAP"), prefix);
     let settings = Settings { broker: broker.clone(), partitions: 3, replication: 1 };
     assert_eq!(create(&settings).await.unwrap(), ALL.len());
     assert_eq!(create(&settings).await.unwrap(), 0);
