@@ -1,6 +1,135 @@
-//! stub
+//! MQTT over mutual TLS → Kafka `iot-reading-topic`.
+//!
+//! In:         MQTT 3.1.1 and 5, `devices/{sensor_id}/readings` and below; topic `iot-device-updates`, all of it.
+//! Out:        topic `iot-reading-topic`, key `sensor_id`; topic `iot-producer-dlq` for what cannot be decoded.
+//! Guarantee:  a PUBACK means that Kafka has the reading (acks=all); acknowledgements leave in PUBLISH order. A device
+//!             publishes as its certificate's CN, and only while the registry says that it may.
+//! On failure: Kafka away → no PUBACK, then no reading from sockets; what fails is never acknowledged and its connection ends.
+//!             Undecodable → dead letter, then PUBACK. Unregistered, suspended, retired → refused, or closed while connected.
+//!
+//! What MQTT has and the gateway has not: QoS 2 (MQTT 5 is told so; in 3.1.1 such a PUBLISH ends the connection), retained
+//! messages (3.1.1: the flag is ignored), wills (read and dropped), sessions that outlive a connection, topic aliases. A
+//! SUBSCRIBE below `devices/{sensor_id}/` is granted, but nothing is delivered there yet.
 
 pub mod decode;
 pub mod identity;
 pub mod mqtt;
 pub mod registry;
+
+mod budget;
+mod config;
+mod connection;
+mod deadline;
+mod devices;
+mod listener;
+mod metrics;
+mod publish;
+mod session;
+mod sessions;
+mod tls;
+mod window;
+mod wire;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use chassis::Chassis;
+use chassis::kafka::table;
+use schema::topics;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use config::{Config, Limits};
+pub use tls::Files as TlsFiles;
+
+/// How often Kafka is asked whether it is there; with traffic, delivery reports say so sooner.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+/// How long closing connections get after the drain, to say good-bye.
+const CLOSE_TIME_MAX: Duration = Duration::from_secs(3);
+
+/// What every connection shares.
+struct Gateway {
+    limits: Limits,
+    timestamps: decode::TimestampBounds,
+    registry: registry::Registry,
+    sessions: Arc<sessions::Sessions>,
+    budget: budget::Budget,
+    publisher: publish::Publisher,
+    metrics: metrics::Metrics,
+    shutdown: CancellationToken,
+}
+
+/// Runs the gateway on the address that the settings name.
+///
+/// # Errors
+/// The address, the certificates or the Kafka client cannot be used, or the producer broke (stop).
+pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .with_context(|| format!("listen for devices on {}", config.listen))?;
+    serve(listener, config, chassis).await
+}
+
+/// Runs the gateway on a socket that listens already, until the shutdown.
+///
+/// # Errors
+/// As [`run`].
+pub async fn serve(listener: TcpListener, config: Config, chassis: Chassis) -> anyhow::Result<()> {
+    let tls = tls::load(&config.tls)?;
+    let metrics = metrics::Metrics::register(&chassis.registry)?;
+    let publisher = publish::Publisher::new(&config.kafka, &metrics, chassis.readiness.latch("kafka"))?;
+    let gateway = Arc::new(Gateway {
+        limits: config.limits,
+        timestamps: config.timestamps,
+        registry: registry::Registry::default(),
+        sessions: Arc::default(),
+        budget: budget::Budget::new(config.limits.in_flight_total_bytes_max),
+        publisher,
+        metrics,
+        shutdown: chassis.shutdown.clone(),
+    });
+    let (tasks, loaded) = (TaskTracker::new(), Notify::new());
+    let reader = config.kafka.group("gateway");
+    let topic = config.kafka.topic(topics::DEVICE_UPDATES.name);
+    let latch = chassis.readiness.latch("devices");
+    let apply = |key: &[u8], value: Option<&[u8]>| devices::apply(&gateway, key, value);
+    tokio::select! {
+        outcome = table::follow(&config.kafka, &reader, &topic, &latch, &chassis.shutdown, apply, || loaded.notify_one()) => outcome?,
+        () = async { loaded.notified().await; listener::accept(&listener, tls, &gateway, &tasks).await } => {}
+        () = watch_kafka(&gateway, &chassis) => {}
+        () = gateway.publisher.broken() => bail!("the producer cannot be used any more"),
+    }
+    drop(listener);
+    drain(&gateway, &tasks).await;
+    Ok(())
+}
+
+/// Asks Kafka from time to time; never ends.
+async fn watch_kafka(gateway: &Arc<Gateway>, chassis: &Chassis) {
+    loop {
+        chassis.liveness.beat();
+        let publisher = gateway.publisher.clone();
+        // A probe that panics is a probe that failed: the next one comes.
+        let _ = tokio::task::spawn_blocking(move || publisher.probe()).await;
+        tokio::time::sleep(PROBE_INTERVAL).await;
+    }
+}
+
+/// Lets what is in flight be acknowledged, then says good-bye.
+async fn drain(gateway: &Gateway, tasks: &TaskTracker) {
+    tasks.close();
+    gateway.sessions.drain();
+    if timeout(gateway.limits.drain_time_max, tasks.wait()).await.is_err() {
+        tracing::warn!(
+            sessions = tasks.len(),
+            "drain ends with messages in flight; they are not acknowledged"
+        );
+        gateway.sessions.close();
+        // What still hangs after this goes with the process.
+        let _ = timeout(CLOSE_TIME_MAX, tasks.wait()).await;
+    }
+}

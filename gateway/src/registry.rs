@@ -152,6 +152,7 @@ mod tests {
             device_type: "THERMOSTAT".to_owned(),
             zone_id: "zone-1".to_owned(),
             codec: "json".to_owned(),
+            codec_layout: None,
             status,
             fingerprints: certificates.iter().map(|der| format!("{:?}", Fingerprint::of(der))).collect(),
             version: 1,

@@ -36,7 +36,7 @@ impl Decoder {
         Self { version: None, packet_bytes_max }
     }
 
-    /// The version of the connection, once its CONNECT has been decoded.
+    /// The version of the connection, once its CONNECT has come.
     pub fn version(&self) -> Option<Version> {
         self.version
     }
@@ -51,8 +51,9 @@ impl Decoder {
         match self.version {
             None => {
                 let version = sniff(&frame, header_len)?;
-                let connect = connect(version, &mut frame, header_len)?;
+                // Known from here on, so that even a malformed CONNECT can be answered in its own version.
                 self.version = Some(version);
+                let connect = connect(version, &mut frame, header_len)?;
                 Ok(Some(Packet::Connect(Box::new(connect))))
             }
             Some(version) => packet(version, &mut frame, header_len).map(Some),

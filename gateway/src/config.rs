@@ -1,0 +1,120 @@
+//! Settings of the gateway, from the environment.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use chassis::config::Env;
+use chassis::kafka;
+
+use crate::decode::TimestampBounds;
+use crate::tls;
+use crate::window::RECORD_OVERHEAD_BYTES;
+
+/// Everything the gateway is told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `KAFKA_…`: see [`kafka::Settings::from_env`].
+    pub kafka: kafka::Settings,
+    /// `MQTT_LISTEN`: address and port for MQTT over TLS.
+    pub listen: SocketAddr,
+    /// `TLS_CERT_FILE`, `TLS_KEY_FILE`, `TLS_CLIENT_CA_FILE`, and `TLS_CRL_FILE` if there is a list: PEM files.
+    pub tls: tls::Files,
+    /// How much of everything.
+    pub limits: Limits,
+    /// `READING_AGE_DAYS_MAX` (366) and `READING_FUTURE_S_MAX` (86,400): how far a device's clock may be off. A device
+    /// without a clock says 1970; a year lets a logger deliver what it stored over a winter.
+    pub timestamps: TimestampBounds,
+}
+
+/// Bounds of what clients may take. Each is a variable of the same name in capitals; times end in `_MS_MAX`.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// `CONNECTIONS_MAX` (20,000): sockets at a time; file descriptors and about 24 KiB each.
+    pub connections_max: usize,
+    /// `CONNECTIONS_PER_ADDRESS_MAX` (2,000): sockets of one address; a site behind one NAT fits, a single flooder does not
+    /// take all.
+    pub connections_per_address_max: usize,
+    /// `HANDSHAKES_MAX` (64): TLS handshakes at a time; each is a millisecond of one core, and the others wait their turn.
+    pub handshakes_max: usize,
+    /// `HANDSHAKE_MS_MAX` (10,000): from the accepted socket to the end of its handshake, waiting included.
+    pub handshake_time_max: Duration,
+    /// `CONNECT_MS_MAX` (10,000): from there to the whole CONNECT packet.
+    pub connect_time_max: Duration,
+    /// `PACKET_BYTES_MAX` (262,144): the largest packet, well below the megabyte that Kafka takes by default.
+    pub packet_bytes_max: usize,
+    /// `IN_FLIGHT_MAX` (100): messages of one connection without their PUBACK; MQTT 5 is told it as Receive Maximum.
+    pub in_flight_max: u16,
+    /// `IN_FLIGHT_BYTES_MAX` (1,048,576): the same in bytes, with [`RECORD_OVERHEAD_BYTES`] for each message.
+    pub in_flight_bytes_max: usize,
+    /// `IN_FLIGHT_TOTAL_BYTES_MAX` (67,108,864): the same over all connections; half of the producer's own queue.
+    pub in_flight_total_bytes_max: usize,
+    /// `DRAIN_MS_MAX` (10,000): how long a stopping gateway waits for acknowledgements that are under way.
+    pub drain_time_max: Duration,
+}
+
+impl Config {
+    /// Reads the settings; problems stay in `env`.
+    pub fn from_env(env: &mut Env) -> Self {
+        Self {
+            kafka: kafka::Settings::from_env(env),
+            listen: env.socket("MQTT_LISTEN"),
+            tls: tls::Files {
+                cert: env.path("TLS_CERT_FILE"),
+                key: env.path("TLS_KEY_FILE"),
+                client_ca: env.path("TLS_CLIENT_CA_FILE"),
+                crl: env.path_optional("TLS_CRL_FILE"),
+            },
+            limits: Limits::from_env(env),
+            timestamps: TimestampBounds {
+                age_max: Duration::from_secs(86_400 * env.number_in("READING_AGE_DAYS_MAX", 366, 1..=36_500)),
+                future_max: Duration::from_secs(env.number_in(
+                    "READING_FUTURE_S_MAX",
+                    86_400,
+                    0..=31_536_000,
+                )),
+            },
+        }
+    }
+}
+
+impl Limits {
+    fn from_env(env: &mut Env) -> Self {
+        let limits = Self {
+            connections_max: env.count_in("CONNECTIONS_MAX", 20_000, 1..=1_000_000),
+            connections_per_address_max: env.count_in("CONNECTIONS_PER_ADDRESS_MAX", 2_000, 1..=1_000_000),
+            handshakes_max: env.count_in("HANDSHAKES_MAX", 64, 1..=10_000),
+            handshake_time_max: env.duration_ms("HANDSHAKE_MS_MAX", 10_000, 100..=120_000),
+            connect_time_max: env.duration_ms("CONNECT_MS_MAX", 10_000, 100..=120_000),
+            packet_bytes_max: env.count_in("PACKET_BYTES_MAX", 262_144, 1_024..=524_288),
+            in_flight_max: u16::try_from(env.number_in("IN_FLIGHT_MAX", 100, 1..=10_000)).unwrap_or(100),
+            in_flight_bytes_max: env.count_in("IN_FLIGHT_BYTES_MAX", 1 << 20, 4_096..=32 << 20),
+            in_flight_total_bytes_max: env.count_in("IN_FLIGHT_TOTAL_BYTES_MAX", 64 << 20, 65_536..=96 << 20),
+            drain_time_max: env.duration_ms("DRAIN_MS_MAX", 10_000, 0..=120_000),
+        };
+        if limits.in_flight_bytes_max < 2 * limits.packet_bytes_max + RECORD_OVERHEAD_BYTES {
+            env.problem("IN_FLIGHT_BYTES_MAX must hold twice PACKET_BYTES_MAX and 1024 bytes: a packet and the event it becomes");
+        }
+        if limits.in_flight_total_bytes_max < limits.in_flight_bytes_max {
+            env.problem("IN_FLIGHT_TOTAL_BYTES_MAX must not be below IN_FLIGHT_BYTES_MAX");
+        }
+        limits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_that_contradict_each_other_are_refused() {
+        let env_of = |pairs: &[(&str, &str)]| {
+            Env::of(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+        };
+        let mut good = env_of(&[]);
+        Limits::from_env(&mut good);
+        assert!(good.finish().is_ok(), "the defaults agree");
+        let mut bad = env_of(&[("PACKET_BYTES_MAX", "8192"), ("IN_FLIGHT_BYTES_MAX", "16384")]);
+        Limits::from_env(&mut bad);
+        assert!(bad.finish().is_err());
+    }
+}

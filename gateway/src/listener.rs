@@ -1,0 +1,211 @@
+//! The socket that devices connect to: limits first, then TLS, each connection in its own task.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rustls::ServerConfig;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::task::TaskTracker;
+
+use crate::Gateway;
+use crate::connection;
+use crate::identity::Identity;
+
+/// Without traffic for so long, the kernel asks whether the peer is still there: a client may promise no keep-alive at all.
+const PEER_PROBE_AFTER: Duration = Duration::from_secs(60);
+/// The wait after a failed accept: out of file descriptors, most likely.
+const ACCEPT_RETRY_WAIT: Duration = Duration::from_millis(100);
+
+/// Accepts connections until the shutdown.
+pub(crate) async fn accept(
+    listener: &TcpListener,
+    tls: Arc<ServerConfig>,
+    gateway: &Arc<Gateway>,
+    tasks: &TaskTracker,
+) {
+    let limits = &gateway.limits;
+    let acceptor = TlsAcceptor::from(tls);
+    let handshakes = Arc::new(Semaphore::new(limits.handshakes_max));
+    let places = Arc::new(Places::new(limits.connections_max, limits.connections_per_address_max));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = gateway.shutdown.cancelled() => return,
+        };
+        let (socket, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_RETRY_WAIT).await;
+                continue;
+            }
+        };
+        let Some(place) = places.take(peer.ip()) else {
+            gateway.metrics.refusals.with_label_values(&["connections-max"]).inc();
+            continue;
+        };
+        let (gateway, acceptor, handshakes) = (gateway.clone(), acceptor.clone(), handshakes.clone());
+        tasks.spawn(async move {
+            gateway.metrics.connections.inc();
+            // Boxed, so that a long session does not carry the room that its handshake needed.
+            if let Some((identity, stream)) =
+                Box::pin(shake_hands(&gateway, acceptor, handshakes, socket)).await
+            {
+                connection::serve(gateway.clone(), identity, stream).await;
+            }
+            gateway.metrics.connections.dec();
+            drop(place);
+        });
+    }
+}
+
+/// TLS, with a time limit that includes the wait for a turn.
+async fn shake_hands(
+    gateway: &Gateway,
+    acceptor: TlsAcceptor,
+    handshakes: Arc<Semaphore>,
+    socket: TcpStream,
+) -> Option<(Identity, TlsStream<TcpStream>)> {
+    let refused = |reason: &str| gateway.metrics.refusals.with_label_values(&[reason]).inc();
+    tune(&socket);
+    let handshake = timeout(gateway.limits.handshake_time_max, async {
+        // Never closed: an error cannot happen, and would only mean no turn.
+        let _turn = handshakes.acquire().await.ok()?;
+        Some(acceptor.accept(socket).await)
+    });
+    let stream = tokio::select! {
+        handshake = handshake => match handshake {
+            Ok(Some(Ok(stream))) => stream,
+            Ok(Some(Err(error))) => {
+                refused("tls");
+                tracing::debug!(%error, "TLS handshake failed");
+                return None;
+            }
+            Ok(None) | Err(_) => {
+                refused("handshake-timeout");
+                return None;
+            }
+        },
+        () = gateway.shutdown.cancelled() => return None,
+    };
+    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    match certificate.map(|der| Identity::from_certificate(der)) {
+        Some(Ok(identity)) => Some((identity, stream)),
+        Some(Err(error)) => {
+            refused("certificate");
+            tracing::info!(%error, "certificate names no device");
+            None
+        }
+        None => {
+            refused("certificate");
+            None
+        }
+    }
+}
+
+/// Acknowledgements are small and wanted now; a dead peer is to be noticed.
+fn tune(socket: &TcpStream) {
+    let keepalive = TcpKeepalive::new().with_time(PEER_PROBE_AFTER).with_interval(PEER_PROBE_AFTER / 4);
+    let tuned = socket.set_nodelay(true).and(SockRef::from(socket).set_tcp_keepalive(&keepalive));
+    if let Err(error) = tuned {
+        tracing::debug!(%error, "socket options are not taken");
+    }
+}
+
+/// Counts connections, in total and by address.
+#[derive(Debug)]
+struct Places {
+    total_max: usize,
+    address_max: usize,
+    taken: Mutex<Taken>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    total: usize,
+    by_address: HashMap<IpAddr, usize>,
+}
+
+impl Places {
+    fn new(total_max: usize, address_max: usize) -> Self {
+        Self { total_max, address_max, taken: Mutex::default() }
+    }
+
+    fn take(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+        let address = subscriber(address);
+        let mut taken = self.taken.lock();
+        let of_address = taken.by_address.get(&address).copied().unwrap_or(0);
+        if taken.total == self.total_max || of_address == self.address_max {
+            return None;
+        }
+        taken.total += 1;
+        taken.by_address.insert(address, of_address + 1);
+        Some(Place { places: self.clone(), address })
+    }
+}
+
+/// What one subscriber line has: an IPv4 address, or the /64 that an IPv6 host can move about in.
+fn subscriber(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+/// A place that is free again when it is dropped.
+#[derive(Debug)]
+struct Place {
+    places: Arc<Places>,
+    address: IpAddr,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.taken.lock();
+        taken.total -= 1;
+        if let Some(count) = taken.by_address.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                taken.by_address.remove(&self.address);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_limited_in_total_and_by_address() {
+        let places = Arc::new(Places::new(3, 2));
+        let [a, b, c] =
+            ["10.0.0.1", "10.0.0.2", "::ffff:10.0.0.1"].map(|text| text.parse::<IpAddr>().unwrap());
+        let first = places.take(a).unwrap();
+        let _second = places.take(c).expect("the same address in IPv6 clothes");
+        assert!(places.take(a).is_none(), "two of one address are there");
+        let _third = places.take(b).unwrap();
+        assert!(places.take(b).is_none(), "three are there");
+        drop(first);
+        assert!(places.take(b).is_some());
+    }
+
+    #[test]
+    fn host_cannot_multiply_within_its_prefix() {
+        let [a, b] = ["2001:db8::1", "2001:db8::2"].map(|text| text.parse::<IpAddr>().unwrap());
+        let places = Arc::new(Places::new(9, 1));
+        let _one = places.take(a).unwrap();
+        assert!(places.take(b).is_none());
+    }
+}

@@ -1,0 +1,101 @@
+//! What the gateway counts. Never a sensor id as a label.
+
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector,
+};
+
+/// Buckets of the acknowledgement time: 1 ms is a good broker nearby, 30 s is when a message is given up.
+const ACK_SECONDS: [f64; 12] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+
+/// The gateway's metrics. The docstring of each is its help text.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    /// Sockets that are open, handshakes included.
+    pub(crate) connections: IntGauge,
+    /// Sockets closed before a session began, by reason.
+    pub(crate) refusals: IntCounterVec,
+    /// Sessions that ended, by reason.
+    pub(crate) sessions_ended: IntCounterVec,
+    /// PUBLISH packets read, by QoS.
+    pub(crate) publishes: IntCounterVec,
+    /// PUBACK packets written for messages that are durable.
+    pub(crate) acknowledgements: IntCounter,
+    /// Seconds from a PUBLISH read to its acknowledgement.
+    pub(crate) ack_seconds: Histogram,
+    /// Messages that Kafka did not take; never acknowledged.
+    pub(crate) produce_failures: IntCounter,
+    /// Messages kept as dead letters because no reading could be made of them, by reason.
+    pub(crate) dead_letters: IntCounterVec,
+    /// Times a connection had to stop reading, by what was full.
+    pub(crate) read_pauses: IntCounterVec,
+    /// Devices in the table.
+    pub(crate) devices: IntGauge,
+    /// Changes of devices that could not be read; such a device is refused.
+    pub(crate) device_changes_unreadable: IntCounter,
+}
+
+impl Metrics {
+    /// Makes the metrics and registers them.
+    ///
+    /// # Errors
+    /// The registry has one of these names already (stop).
+    pub(crate) fn register(registry: &Registry) -> anyhow::Result<Self> {
+        let counters = |name: &str, help: &str, label: &str| {
+            register(registry, IntCounterVec::new(Opts::new(name, help), &[label])?)
+        };
+        let counter = |name: &str, help: &str| register(registry, IntCounter::new(name, help)?);
+        let gauge = |name: &str, help: &str| register(registry, IntGauge::new(name, help)?);
+        Ok(Self {
+            connections: gauge("gateway_connections", "Sockets that are open, handshakes included.")?,
+            refusals: counters(
+                "gateway_refusals_total",
+                "Sockets closed before a session began, by reason.",
+                "reason",
+            )?,
+            sessions_ended: counters(
+                "gateway_sessions_ended_total",
+                "Sessions that ended, by reason.",
+                "reason",
+            )?,
+            publishes: counters("gateway_publishes_total", "PUBLISH packets read, by QoS.", "qos")?,
+            acknowledgements: counter(
+                "gateway_acknowledgements_total",
+                "PUBACK packets written for messages that are durable.",
+            )?,
+            ack_seconds: register(
+                registry,
+                Histogram::with_opts(
+                    HistogramOpts::new(
+                        "gateway_ack_seconds",
+                        "Seconds from a PUBLISH read to its acknowledgement.",
+                    )
+                    .buckets(ACK_SECONDS.to_vec()),
+                )?,
+            )?,
+            produce_failures: counter(
+                "gateway_produce_failures_total",
+                "Messages that Kafka did not take; never acknowledged.",
+            )?,
+            dead_letters: counters(
+                "gateway_dead_letters_total",
+                "Messages kept as dead letters because no reading could be made of them, by reason.",
+                "reason",
+            )?,
+            read_pauses: counters(
+                "gateway_read_pauses_total",
+                "Times a connection had to stop reading, by what was full.",
+                "full",
+            )?,
+            devices: gauge("gateway_devices", "Devices in the table.")?,
+            device_changes_unreadable: counter(
+                "gateway_device_changes_unreadable_total",
+                "Changes of devices that could not be read; such a device is refused.",
+            )?,
+        })
+    }
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> anyhow::Result<C> {
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}
