@@ -8,15 +8,17 @@ use std::time::Duration;
 use time::{Date, OffsetDateTime};
 use uuid::Uuid;
 
-/// Says when a batch is full. The first bound that is reached counts.
+/// Says when a batch is ready to be written, and how large it may grow while it waits for the one before.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Rows, one per metric value; the last record may pass it.
-    pub rows_max: usize,
-    /// Bytes of Kafka values.
-    pub bytes_max: usize,
-    /// Age of the oldest record, which bounds the latency of a quiet topic.
+    /// Rows, one per metric value, that are worth a transaction.
+    pub rows_ready: usize,
+    /// Age of the oldest record at which fewer rows are written, too; it bounds the latency of a quiet topic.
     pub age_max: Duration,
+    /// Most rows; the last record may pass it.
+    pub rows_max: usize,
+    /// Most bytes of Kafka values; the last record may pass it.
+    pub bytes_max: usize,
 }
 
 /// Says why a record is no reading (dead letter).
@@ -97,7 +99,12 @@ impl Batch {
         self.next_offsets.is_empty()
     }
 
-    /// Says whether a bound of `limits` other than age is reached.
+    /// Says whether it has enough rows to be written.
+    pub fn is_ready(&self, limits: &Limits) -> bool {
+        self.row_count >= limits.rows_ready || self.is_full(limits)
+    }
+
+    /// Says whether it may not grow any more.
     pub fn is_full(&self, limits: &Limits) -> bool {
         self.row_count >= limits.rows_max || self.byte_count >= limits.bytes_max
     }

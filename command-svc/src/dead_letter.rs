@@ -9,7 +9,8 @@ use rdkafka::message::Message;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::util::Timeout;
 
-/// Sends dead letters and waits until they are durable.
+/// Sends dead letters and waits until they are durable. Cheap to clone.
+#[derive(Clone)]
 pub(crate) struct DeadLetters {
     producer: FutureProducer,
     topic: String,

@@ -8,6 +8,7 @@ mod copy;
 mod statement;
 
 use crate::batch::{Columns, Entry};
+use chassis::retry::Backoff;
 use deadpool_postgres::{Client, Pool, PoolError};
 use schema::migrations::Dialect;
 use std::collections::BTreeSet;
@@ -127,6 +128,24 @@ impl Store {
             self.known_days.clear();
         }
         Ok(outcome?)
+    }
+}
+
+/// Opens a store, waiting for the database if it must.
+///
+/// # Errors
+/// The database does not fit this build (stop).
+pub(crate) async fn open_when_available(pool: &Pool) -> anyhow::Result<Store> {
+    let mut backoff = Backoff::default();
+    loop {
+        match Store::open(pool.clone()).await {
+            Ok(store) => return Ok(store),
+            Err(Error::Unavailable(error)) => {
+                tracing::warn!(error = format!("{error:#}"), "database is away");
+                tokio::time::sleep(backoff.next_wait()).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 

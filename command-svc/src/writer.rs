@@ -6,7 +6,6 @@ use crate::metrics::Metrics;
 use crate::store::{Error, Store};
 use chassis::admin::Latch;
 use chassis::retry::Backoff;
-use deadpool_postgres::Pool;
 use schema::Timestamp;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -23,30 +22,14 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Opens the store, waiting for the database if it must.
-    ///
-    /// # Errors
-    /// The database does not fit this build (stop).
-    pub(crate) async fn open(
-        pool: Pool,
+    pub(crate) fn new(
+        store: Store,
         dead_letters: DeadLetters,
         latch: Latch,
         metrics: Metrics,
         refused_wait_first: Duration,
-    ) -> anyhow::Result<Self> {
-        let mut backoff = Backoff::default();
-        let store = loop {
-            match Store::open(pool.clone()).await {
-                Ok(store) => break store,
-                Err(error @ (Error::Unfit(_) | Error::Refused(_))) => return Err(error.into()),
-                Err(Error::Unavailable(error)) => {
-                    tracing::warn!(error = format!("{error:#}"), "database is away");
-                    sleep(backoff.next_wait()).await;
-                }
-            }
-        };
-        latch.open();
-        Ok(Self { store, dead_letters, latch, metrics, refused_wait_first })
+    ) -> Self {
+        Self { store, dead_letters, latch, metrics, refused_wait_first }
     }
 
     /// Returns when every record of the batch is a row or a dead letter, for good; only then may its offsets be

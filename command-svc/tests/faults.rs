@@ -1,7 +1,7 @@
 //! Crashes and outages.
 
-use crate::support::{Service, produce, reading, rows_reach};
-use command_svc::batch::{Batch, Limits};
+use crate::support::{LIMITS, Service, produce, reading, rows_reach};
+use command_svc::batch::Batch;
 use command_svc::store::Store;
 use std::time::Duration;
 use testkit::kafka::Kafka;
@@ -78,7 +78,8 @@ async fn a_database_without_our_schema_stops_the_service() {
     let config = command_svc::Config {
         kafka: kafka.settings(),
         postgres: database.settings(),
-        limits: Limits { rows_max: 1, bytes_max: 1, age_max: Duration::from_millis(1) },
+        limits: LIMITS,
+        writers: 1,
         data_retry_first: Duration::from_millis(1),
     };
     let error = command_svc::run(config, chassis::Chassis::new()).await.unwrap_err();

@@ -9,6 +9,10 @@ use testkit::kafka::Kafka;
 use testkit::postgres::Database;
 use tokio::task::JoinHandle;
 
+/// Small, so that a test fills more than one batch.
+pub(crate) const LIMITS: Limits =
+    Limits { rows_ready: 50, age_max: Duration::from_millis(20), rows_max: 500, bytes_max: 1 << 20 };
+
 pub(crate) fn reading(sensor_id: &str, number: u32, at: &str, value: f64) -> ReadingCreatedEvent {
     let reading_at = Timestamp::parse(at).unwrap();
     ReadingCreatedEvent {
@@ -38,7 +42,8 @@ impl Service {
         let config = Config {
             kafka: kafka.settings(),
             postgres: chassis::postgres::Settings::local(database_url),
-            limits: Limits { rows_max: 500, bytes_max: 1 << 20, age_max: Duration::from_millis(20) },
+            limits: LIMITS,
+            writers: 2,
             data_retry_first: Duration::from_millis(10),
         };
         let chassis = Chassis::new();

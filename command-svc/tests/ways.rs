@@ -23,7 +23,8 @@ fn readings(count: u32) -> Vec<ReadingCreatedEvent> {
             let mut reading = reading(&format!("s{}", number % 11), number, &at, f64::from(number % 17));
             reading.values.insert("humidity".into(), f64::from(number % 5));
             if number % 4 == 0 {
-                reading.attributes = json!({"firmware": "1.2", "nested": [1, null]}).as_object().unwrap().clone();
+                reading.attributes =
+                    json!({"firmware": "1.2", "nested": [1, null]}).as_object().unwrap().clone();
             }
             if number % 100 == 99 {
                 reading.zone_id = "moved".into();
@@ -38,7 +39,15 @@ fn batch(readings: &[ReadingCreatedEvent]) -> Batch {
     for (offset, reading) in readings.iter().enumerate() {
         let value = Some(serde_json::to_vec(reading).unwrap());
         let offset = i64::try_from(offset).unwrap();
-        batch.push(OwnedMessage::new(value, None, String::new(), KafkaTimestamp::NotAvailable, 0, offset, None));
+        batch.push(OwnedMessage::new(
+            value,
+            None,
+            String::new(),
+            KafkaTimestamp::NotAvailable,
+            0,
+            offset,
+            None,
+        ));
     }
     batch
 }
