@@ -106,11 +106,9 @@ pub(crate) async fn find(pool: &Pool, id: Uuid) -> Result<Threshold, Problem> {
 pub(crate) async fn list(pool: &Pool, filter: &Filter, page: Page) -> Result<Listing<Threshold>, Problem> {
     let client = pool.get().await?;
     let (count, list) = tokio::try_join!(client.prepare_cached(COUNT), client.prepare_cached(LIST))?;
-    let count_params: [&(dyn ToSql + Sync); 2] = [&filter.sensor_id, &filter.metric];
-    let list_params: [&(dyn ToSql + Sync); 4] =
-        [&filter.sensor_id, &filter.metric, &page.limit, &page.offset];
+    let params: [&(dyn ToSql + Sync); 4] = [&filter.sensor_id, &filter.metric, &page.limit, &page.offset];
     let (total, rows) =
-        tokio::try_join!(client.query_one(&count, &count_params), client.query(&list, &list_params))?;
+        tokio::try_join!(client.query_one(&count, &params[..2]), client.query(&list, &params))?;
     let resources = rows.iter().map(read).collect::<Result<_, _>>()?;
     Ok(Listing::new(resources, total.try_get(0)?, page))
 }

@@ -1,4 +1,5 @@
 //! threshold-svc on a real socket and a real database.
+#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
 use serde_json::{Value, json};
 use testkit::postgres::Database;
