@@ -1,1 +1,41 @@
-//! stub
+//! REST `/api/v1/devices` → table `devices`, which the gateway follows by change data capture.
+//!
+//! In:         HTTP requests with a JWT: role operator; analyst may read.
+//! Out:        table `devices`; nothing else writes it.
+//! Guarantee:  an answer of 2xx is committed. A change with `If-Match` is made to that version or not at all; without
+//!             it the last write wins. A change of any kind counts the version up by one. A retired device stays
+//!             retired; a change that does not mention status, codec or fingerprints leaves them as they are.
+//! On failure: a bad request → 400 that names every bad field. Database away → 503 with `Retry-After`, not ready;
+//!             nothing is tried twice on the caller's behalf.
+
+mod config;
+mod device;
+mod routes;
+mod store;
+
+pub use config::Config;
+
+use actix_web::web;
+use anyhow::Context;
+use chassis::auth::Verifier;
+use chassis::{Chassis, http, postgres};
+
+/// Serves until shutdown.
+///
+/// # Errors
+/// A setting cannot be used, the schema is of another release, or the address cannot be bound (stop).
+pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
+    let latch = chassis.readiness.latch("postgres");
+    let verifier = Verifier::open(&config.auth).context("prepare to verify tokens")?;
+    let pool = config.database.pool().context("prepare the database pool")?;
+    postgres::wait_for_version(&pool, schema::migrations::VERSION, &chassis.shutdown).await?;
+    let watch = tokio::spawn(postgres::watch(pool.clone(), latch, chassis.shutdown.clone()));
+
+    let (pool, verifier) = (web::Data::new(pool), web::Data::new(verifier));
+    let served = http::serve(&chassis, config.listen, move |app| {
+        app.app_data(pool.clone()).app_data(verifier.clone()).configure(routes::configure);
+    })
+    .await;
+    watch.abort();
+    served
+}

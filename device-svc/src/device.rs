@@ -1,0 +1,192 @@
+//! What a device is and which requests make one. Pure.
+
+use chassis::http::{Fields, Problem, check_prose};
+use schema::{DeviceStatus, Timestamp, check_sensor_id};
+use serde::Serialize;
+use serde_json::Value;
+
+/// Longest display name, in characters: one line of a list.
+const DISPLAY_NAME_CHARS_MAX: usize = 200;
+/// Longest device type and zone id, in bytes; both travel with every reading.
+const LABEL_BYTES_MAX: usize = 64;
+/// Most certificates of a device at one time: the present one, its successor, and room for a fleet that rotates late.
+const FINGERPRINTS_MAX: usize = 8;
+/// Bytes of a SHA-256.
+const FINGERPRINT_BYTES: usize = 32;
+
+/// Every codec that a device can be registered with. A new one enters here once the gateway decodes it, or devices
+/// would be registered whose readings all go to the dead letters.
+const CODECS: [(&str, &str); 1] = [("json", "json")];
+/// The codec of a device that is registered without one.
+pub(crate) const CODEC_DEFAULT: &str = "json";
+
+/// Fields of the resource that only the service writes; a caller who sends them expects something that will not happen.
+const READ_ONLY: [&str; 3] = ["version", "createdAt", "updatedAt"];
+
+const STATUSES: [(&str, DeviceStatus); 3] = [
+    (DeviceStatus::Active.as_str(), DeviceStatus::Active),
+    (DeviceStatus::Suspended.as_str(), DeviceStatus::Suspended),
+    (DeviceStatus::Retired.as_str(), DeviceStatus::Retired),
+];
+
+/// The resource as it is answered.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Device {
+    pub(crate) sensor_id: String,
+    pub(crate) display_name: String,
+    pub(crate) device_type: String,
+    pub(crate) zone_id: String,
+    pub(crate) codec: String,
+    pub(crate) status: String,
+    pub(crate) fingerprints: Vec<String>,
+    pub(crate) version: i64,
+    pub(crate) created_at: Timestamp,
+    pub(crate) updated_at: Timestamp,
+}
+
+/// What a caller writes beside the sensor id.
+///
+/// The optional fields decide whether and how a device may publish. A registration without them takes the defaults; a
+/// replacement without them keeps what is there, so that who renames a suspended device does not let it in again.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Draft {
+    pub(crate) display_name: String,
+    pub(crate) device_type: String,
+    pub(crate) zone_id: String,
+    pub(crate) codec: Option<&'static str>,
+    pub(crate) status: Option<DeviceStatus>,
+    pub(crate) fingerprints: Option<Vec<String>>,
+}
+
+impl Draft {
+    /// Reads and checks a registration; returns the sensor id beside it.
+    ///
+    /// # Errors
+    /// 400 that names every bad field.
+    pub(crate) fn registration(mut fields: Fields) -> Result<(String, Self), Problem> {
+        let sensor_id = fields.text("sensorId", check_sensor_id);
+        Ok((sensor_id, Self::read(fields)?))
+    }
+
+    /// Reads and checks a replacement of that device. The body may repeat its sensor id, which cannot change.
+    ///
+    /// # Errors
+    /// 400 that names every bad field.
+    pub(crate) fn replacement(mut fields: Fields, sensor_id: &str) -> Result<Self, Problem> {
+        let same = |text: &str| if text == sensor_id { Ok(()) } else { Err("cannot change") };
+        fields.text_optional("sensorId", same);
+        Self::read(fields)
+    }
+
+    fn read(mut fields: Fields) -> Result<Self, Problem> {
+        let name = |text: &str| check_prose(text, DISPLAY_NAME_CHARS_MAX);
+        let draft = Self {
+            display_name: fields.text_optional("displayName", name).unwrap_or_default(),
+            device_type: fields.text("deviceType", check_label),
+            zone_id: fields.text("zoneId", check_label),
+            codec: fields.one_of_optional("codec", &CODECS),
+            status: fields.one_of_optional("status", &STATUSES),
+            fingerprints: take_fingerprints(&mut fields),
+        };
+        for name in READ_ONLY {
+            fields.refuse(name, "is set by the service; leave it out");
+        }
+        fields.finish()?;
+        Ok(draft)
+    }
+}
+
+/// Which devices a list is about.
+#[derive(Debug)]
+pub(crate) struct Filter {
+    pub(crate) status: Option<DeviceStatus>,
+    pub(crate) device_type: Option<String>,
+    pub(crate) zone_id: Option<String>,
+}
+
+impl Filter {
+    /// Takes the filters of a query string.
+    pub(crate) fn take(fields: &mut Fields) -> Self {
+        Self {
+            status: fields.one_of_optional("status", &STATUSES),
+            device_type: fields.text_optional("deviceType", check_label),
+            zone_id: fields.text_optional("zoneId", check_label),
+        }
+    }
+}
+
+fn check_label(text: &str) -> Result<(), &'static str> {
+    let bytes = text.as_bytes();
+    let valid = matches!(bytes.first(), Some(first) if first.is_ascii_alphanumeric())
+        && bytes.len() <= LABEL_BYTES_MAX
+        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(byte));
+    if valid { Ok(()) } else { Err("must match [A-Za-z0-9][A-Za-z0-9_.-]{0,63}") }
+}
+
+fn take_fingerprints(fields: &mut Fields) -> Option<Vec<String>> {
+    let Value::Array(texts) = fields.take("fingerprints")? else {
+        fields.problem("fingerprints", "must be a list of texts");
+        return None;
+    };
+    if texts.len() > FINGERPRINTS_MAX {
+        fields.problem("fingerprints", format!("must be at most {FINGERPRINTS_MAX}"));
+        return None;
+    }
+    let mut fingerprints = Vec::new();
+    for (index, text) in texts.iter().enumerate() {
+        match text.as_str().and_then(normalise) {
+            Some(known) if fingerprints.contains(&known) => {}
+            Some(fingerprint) => fingerprints.push(fingerprint),
+            None => fields.problem(format!("fingerprints[{index}]"), "must be a SHA-256 in hex"),
+        }
+    }
+    Some(fingerprints)
+}
+
+/// Reads a SHA-256 in hex of either case, with a colon between bytes or without, as tools print it.
+fn normalise(text: &str) -> Option<String> {
+    let colons = text.len() == 3 * FINGERPRINT_BYTES - 1;
+    let hex = if colons {
+        let pairs: Vec<_> = text.split(':').collect();
+        pairs.iter().all(|pair| pair.len() == 2).then(|| pairs.concat())?
+    } else {
+        text.to_owned()
+    };
+    let valid = hex.len() == 2 * FINGERPRINT_BYTES && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+    valid.then(|| hex.to_ascii_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fingerprints_are_read_as_tools_print_them() {
+        let plain = "0123456789abcdef".repeat(4);
+        let upper = plain.to_uppercase();
+        let pairs: Vec<_> =
+            upper.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap()).collect();
+        let colons = pairs.join(":");
+        for text in [&plain, &upper, &colons] {
+            assert_eq!(normalise(text), Some(plain.clone()), "{text}");
+        }
+        let moved = colons.replacen("01:", "0:1", 1);
+        for text in
+            ["", ":", &plain[1..], &format!("{plain}0"), &plain.replace('0', "g"), &moved, &"é".repeat(32)]
+        {
+            assert_eq!(normalise(text), None, "{text}");
+        }
+        assert_eq!(normalise(&":".repeat(95)), None);
+    }
+
+    #[test]
+    fn what_a_replacement_does_not_mention_is_kept() {
+        let fields = |json: &str| Fields::of_json(json.as_bytes()).unwrap();
+        let draft = Draft::replacement(fields(r#"{"deviceType":"T","zoneId":"z"}"#), "s").unwrap();
+        assert_eq!((draft.codec, draft.status, draft.fingerprints), (None, None, None));
+        let named = r#"{"sensorId":"s","deviceType":"T","zoneId":"z","fingerprints":[]}"#;
+        assert_eq!(Draft::replacement(fields(named), "s").unwrap().fingerprints, Some(vec![]));
+        assert_eq!(Draft::replacement(fields(named), "t").unwrap_err().errors[0].field, "sensorId");
+    }
+}
