@@ -1,0 +1,54 @@
+//! Settings of the service.
+
+use chassis::config::Env;
+use chassis::{kafka, postgres};
+
+/// Longest slot name. PostgreSQL allows 63 bytes, and the snapshot's slot appends to it.
+const SLOT_BYTES_MAX: usize = 50;
+
+/// Holds every setting.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Kafka; see [`kafka::Settings::from_env`].
+    pub kafka: kafka::Settings,
+    /// The database; see [`postgres::Settings::from_env`]. Its user needs `REPLICATION` and `SELECT` on the two tables.
+    pub postgres: postgres::Settings,
+    /// `CDC_SLOT`: the replication slot, `[a-z0-9_]`, 1 to 50 bytes, default `fieldline_cdc`. Slots belong to the whole
+    /// server: two platforms on one server need two names.
+    pub slot: String,
+}
+
+impl Config {
+    /// Reads the environment.
+    pub fn from_env(env: &mut Env) -> Self {
+        let slot = env.text_or("CDC_SLOT", "fieldline_cdc");
+        let named = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+        if slot.len() > SLOT_BYTES_MAX || !slot.bytes().all(named) {
+            env.problem("CDC_SLOT must be 1 to 50 of a-z, 0-9 and _");
+        }
+        Self { kafka: kafka::Settings::from_env(env), postgres: postgres::Settings::from_env(env), slot }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slot_name_that_postgresql_would_refuse_is_refused_at_start() {
+        for (slot, accepted) in
+            [("fieldline_cdc", true), ("", true), ("Slot", false), ("a'b", false), (&"x".repeat(51), false)]
+        {
+            let mut env = Env::of(
+                [
+                    ("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:9092"),
+                    ("DATABASE_URL", "postgres://cdc@127.0.0.1/fieldline"),
+                    ("CDC_SLOT", slot),
+                ]
+                .map(|(name, value)| (name.to_owned(), value.to_owned())),
+            );
+            Config::from_env(&mut env);
+            assert_eq!(env.finish().is_ok(), accepted, "{slot}");
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The only way into the update topics: one transactional producer, which keeps order and fences its predecessor.
+
+use crate::Config;
+use crate::envelope::Record;
+use crate::metrics::Metrics;
+use crate::topic::blocking;
+use anyhow::Context;
+use chassis::kafka::Settings;
+use rdkafka::error::KafkaError;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Most records of one Kafka transaction. A larger transaction of the database is cut, and its LSN confirmed at its end.
+pub const RECORDS_MAX: usize = 10_000;
+/// Most bytes of one Kafka transaction; well below what the producer's queue holds, so a send never finds it full.
+pub const BYTES_MAX: usize = 32 << 20;
+/// The broker aborts a transaction that its producer has left open for so long. `message.timeout.ms` may not exceed it.
+const TRANSACTION_MS: &str = "30000";
+/// Kafka may take so long to settle a transaction before it counts as away.
+const SETTLE_WAIT: Duration = Duration::from_secs(15);
+/// How long an open transaction may hold up the end of a session. Whoever comes next aborts it anyway.
+const ABORT_WAIT: Duration = Duration::from_secs(1);
+
+/// Writes to the update topics.
+pub struct Sink {
+    producer: Arc<BaseProducer>,
+    settings: Settings,
+    metrics: Metrics,
+    records: usize,
+    bytes: usize,
+    topics: Vec<&'static str>,
+}
+
+impl Sink {
+    /// Starts a producer and fences every earlier one of the same slot.
+    pub(crate) async fn start(config: &Config, metrics: &Metrics) -> anyhow::Result<Self> {
+        let settings = config.kafka.clone();
+        let mut client = settings.producer();
+        client
+            .set("transactional.id", settings.group(&format!("cdc-svc-{}", config.slot)))
+            .set("transaction.timeout.ms", TRANSACTION_MS)
+            .set("message.timeout.ms", TRANSACTION_MS);
+        let producer = blocking(move || {
+            let producer: BaseProducer = client.create().context("create the producer")?;
+            producer.init_transactions(SETTLE_WAIT).context("fence the predecessor")?;
+            Ok(Arc::new(producer))
+        })
+        .await?;
+        let metrics = metrics.clone();
+        Ok(Self { producer, settings, metrics, records: 0, bytes: 0, topics: Vec::new() })
+    }
+
+    /// Says whether records wait for [`Sink::commit`].
+    pub(crate) fn is_open(&self) -> bool {
+        self.records > 0
+    }
+
+    /// Says whether the transaction is as large as it may be.
+    pub(crate) fn is_full(&self) -> bool {
+        self.records >= RECORDS_MAX || self.bytes >= BYTES_MAX
+    }
+
+    /// Produces a record in the open transaction, or opens one. It is durable and visible only after [`Sink::commit`].
+    pub(crate) fn send(&mut self, record: &Record) -> anyhow::Result<()> {
+        if !self.is_open() {
+            self.producer.begin_transaction().context("begin a transaction")?;
+        }
+        let topic = self.settings.topic(record.topic);
+        let mut produced = BaseRecord::<[u8], [u8]>::to(&topic).key(&record.key);
+        if let Some(value) = &record.value {
+            produced = produced.payload(value);
+        }
+        self.records += 1;
+        self.bytes += record.key.len() + record.value.as_ref().map_or(0, Vec::len);
+        self.topics.push(record.topic);
+        self.producer.send(produced).map_err(|(error, _)| error).context("produce a change")?;
+        // Serves delivery reports; whether all were delivered is what the commit says.
+        self.producer.poll(Duration::ZERO);
+        Ok(())
+    }
+
+    /// Commits what was produced. When this returns without an error, all of it is durable and visible.
+    pub(crate) async fn commit(&mut self) -> anyhow::Result<()> {
+        let producer = Arc::clone(&self.producer);
+        blocking(move || settle(&producer)).await?;
+        for topic in self.topics.drain(..) {
+            self.metrics.records.with_label_values(&[topic]).inc();
+        }
+        self.metrics.transactions.inc();
+        (self.records, self.bytes) = (0, 0);
+        Ok(())
+    }
+}
+
+/// Waits for every acknowledgement, then commits. Committing while delivery reports are queued would stall for 100 ms.
+fn settle(producer: &BaseProducer) -> anyhow::Result<()> {
+    let deadline = Instant::now() + SETTLE_WAIT;
+    while producer.in_flight_count() > 0 && Instant::now() < deadline {
+        producer.poll(Duration::from_millis(1));
+    }
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match producer.commit_transaction(left) {
+            Err(KafkaError::Transaction(error)) if error.is_retriable() && !left.is_zero() => {}
+            outcome => return outcome.context("commit a transaction"),
+        }
+    }
+}
+
+impl Drop for Sink {
+    /// Aborts what is open, so that readers are not held up until the broker does it.
+    fn drop(&mut self) {
+        if self.is_open() {
+            let _ = self.producer.abort_transaction(ABORT_WAIT);
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Changes from the slot to the sink, one database transaction after the other.
+
+use crate::envelope::{self, Origin, RowChange, TABLES, Table};
+use crate::pgoutput::{self, Message, Relation};
+use crate::session::{Failure, Session, database, stop};
+use crate::sink::Sink;
+use crate::slot::{self, SILENCE_MAX};
+use crate::topic;
+use pgwire_replication::{Lsn, PgWireError, ReplicationClient, ReplicationEvent};
+use schema::Timestamp;
+use std::collections::HashMap;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A Kafka transaction waits so long for the next database transaction before it is committed: a bulk of small ones
+/// shares commits, a single one is visible at once.
+const LINGER: Duration = Duration::from_millis(2);
+/// How often an idle stream looks at its own silence and beats.
+const IDLE_LOOK: Duration = Duration::from_secs(5);
+/// Microseconds from the Unix epoch to PostgreSQL's, 2000-01-01.
+const PG_EPOCH_MICROS: i64 = 946_684_800_000_000;
+
+/// The database transaction that is being received.
+#[derive(Clone, Copy)]
+struct Receiving {
+    commit_lsn: Lsn,
+    commit_micros: i64,
+}
+
+/// Streams until the shutdown or a failure.
+pub(crate) async fn run(
+    session: &Session,
+    source: &mut ReplicationClient,
+    sink: &mut Sink,
+) -> Result<(), Failure> {
+    let db = slot::replication(&session.config, 0)?.database;
+    let mut stream =
+        Stream { session, source, sink, db, relations: HashMap::new(), receiving: None, unconfirmed: None };
+    let outcome = stream.run().await;
+    stream.source.stop();
+    outcome
+}
+
+struct Stream<'a> {
+    session: &'a Session,
+    source: &'a mut ReplicationClient,
+    sink: &'a mut Sink,
+    db: String,
+    relations: HashMap<u32, Relation>,
+    receiving: Option<Receiving>,
+    /// End of the last whole database transaction that the open Kafka transaction holds, and its commit time.
+    unconfirmed: Option<(Lsn, i64)>,
+}
+
+impl Stream<'_> {
+    async fn run(&mut self) -> Result<(), Failure> {
+        let shutdown = self.session.chassis.shutdown.clone();
+        let mut heard = Instant::now();
+        loop {
+            self.session.chassis.liveness.beat();
+            let lingering = self.receiving.is_none() && self.sink.is_open();
+            let wait = if lingering { LINGER } else { IDLE_LOOK };
+            let event = tokio::select! {
+                event = tokio::time::timeout(wait, self.source.recv()) => event,
+                () = shutdown.cancelled() => return self.drain().await,
+            };
+            match event {
+                Ok(Ok(Some(event))) => {
+                    heard = Instant::now();
+                    self.handle(event).await?;
+                }
+                Ok(Ok(None)) => return Err(ended("the server ended the stream")),
+                Ok(Err(error)) => return Err(slot::failure("read the stream")(error)),
+                Err(_) if lingering => self.commit().await?,
+                Err(_) if heard.elapsed() > SILENCE_MAX => return Err(ended("the server is silent")),
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Commits what is whole; an unfinished database transaction is aborted and comes again.
+    async fn drain(&mut self) -> Result<(), Failure> {
+        if self.receiving.is_none() && self.sink.is_open() {
+            self.sink.commit().await.map_err(Failure::Kafka)?;
+            self.confirm();
+        }
+        Err(Failure::Shutdown)
+    }
+
+    async fn handle(&mut self, event: ReplicationEvent) -> Result<(), Failure> {
+        match event {
+            ReplicationEvent::Begin { final_lsn, commit_time_micros, .. } => {
+                let commit_micros = commit_time_micros.saturating_add(PG_EPOCH_MICROS);
+                self.receiving = Some(Receiving { commit_lsn: final_lsn, commit_micros });
+            }
+            ReplicationEvent::XLogData { data, .. } => {
+                let message = pgoutput::decode(&data).map_err(stop("decode a change"))?;
+                self.change(message).await?;
+                if self.sink.is_full() {
+                    // Durable, but not confirmed before its transaction ends; see the crate's docs.
+                    self.commit().await?;
+                }
+            }
+            ReplicationEvent::Commit { end_lsn, .. } => {
+                let commit_micros = self.receiving.take().map_or(0, |receiving| receiving.commit_micros);
+                self.unconfirmed = Some((end_lsn, commit_micros));
+                if !self.sink.is_open() {
+                    self.confirm();
+                }
+            }
+            // Everything up to here has been sent, and nothing of it is under way: WAL of other tables is let go.
+            ReplicationEvent::KeepAlive { wal_end, .. } => {
+                if self.receiving.is_none() && !self.sink.is_open() {
+                    self.source.update_applied_lsn(wal_end);
+                    self.measure_lag();
+                }
+            }
+            ReplicationEvent::Message { .. } | ReplicationEvent::StoppedAt { .. } => {}
+        }
+        Ok(())
+    }
+
+    async fn change(&mut self, message: Message) -> Result<(), Failure> {
+        let (id, old, new, is_update) = match message {
+            Message::Relation(relation) => {
+                if table(&relation).is_none() {
+                    tracing::warn!(table = relation.table, "publication holds a table that has no topic");
+                }
+                self.relations.insert(relation.id, relation);
+                return Ok(());
+            }
+            Message::Truncate { relation_ids } => return self.truncate(&relation_ids).await,
+            Message::Other => return Ok(()),
+            Message::Insert { relation_id, new } => (relation_id, None, Some(new), false),
+            Message::Update { relation_id, old, new } => (relation_id, old, Some(new), true),
+            Message::Delete { relation_id, old } => (relation_id, old, None, false),
+        };
+        let relation = self.relation(id)?;
+        let Some(table) = table(relation) else { return Ok(()) };
+        let row = |tuple, before| envelope::row(relation, tuple, before).map_err(stop("read a change"));
+        let before = old.map(|tuple| row(tuple, None)).transpose()?;
+        let after = new.map(|tuple| row(tuple, before.as_ref())).transpose()?;
+        let change = match (before, after) {
+            (before, Some(after)) if is_update => RowChange::Update { before, after },
+            (_, Some(after)) => RowChange::Insert(after),
+            (Some(before), None) => RowChange::Delete(before),
+            (None, None) => {
+                let lost = envelope::EnvelopeError::NoOldRow(relation.table.clone());
+                return Err(stop("capture a delete")(lost));
+            }
+        };
+        let origin = self.origin(&relation.schema);
+        for record in envelope::records(table, &origin, change).map_err(stop("capture a change"))? {
+            self.sink.send(&record).map_err(Failure::Kafka)?;
+        }
+        Ok(())
+    }
+
+    /// Deletes every row that the topic holds: up to here it mirrors the table, once our own records are visible.
+    async fn truncate(&mut self, relation_ids: &[u32]) -> Result<(), Failure> {
+        for id in relation_ids {
+            let relation = self.relation(*id)?.clone();
+            let Some(table) = table(&relation) else { continue };
+            if self.sink.is_open() {
+                self.commit().await?;
+            }
+            let read = topic::live(&self.session.config.kafka, table.topic.name);
+            let live = self.session.patiently(read).await?.map_err(Failure::Kafka)?;
+            for (key, value) in live {
+                let origin = self.origin(&relation.schema);
+                for record in envelope::forget(table, &origin, key, &value) {
+                    self.sink.send(&record).map_err(Failure::Kafka)?;
+                }
+                if self.sink.is_full() {
+                    self.commit().await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn origin<'a>(&'a self, schema: &'a str) -> Origin<'a> {
+        let lsn = self.receiving.map_or(0, |receiving| receiving.commit_lsn.as_u64());
+        Origin { db: &self.db, schema, lsn, snapshot: false, ts_ms: Timestamp::now().as_micros() / 1_000 }
+    }
+
+    fn relation(&self, id: u32) -> Result<&Relation, Failure> {
+        let relation = self.relations.get(&id);
+        relation
+            .ok_or_else(|| Failure::Stop(anyhow::anyhow!("a change names a table that was not described")))
+    }
+
+    async fn commit(&mut self) -> Result<(), Failure> {
+        self.session.patiently(self.sink.commit()).await?.map_err(Failure::Kafka)?;
+        self.confirm();
+        Ok(())
+    }
+
+    /// Confirms the last whole database transaction; everything before it is durable in Kafka.
+    fn confirm(&mut self) {
+        let Some((lsn, commit_micros)) = self.unconfirmed.take() else { return };
+        self.source.update_applied_lsn(lsn);
+        let micros = Timestamp::now().as_micros().saturating_sub(commit_micros).max(0);
+        self.session
+            .metrics
+            .capture_seconds
+            .observe(Duration::from_micros(micros.unsigned_abs()).as_secs_f64());
+        self.measure_lag();
+    }
+
+    fn measure_lag(&self) {
+        let counters = self.source.metrics();
+        let (sent, applied) = (counters.last_wal_end().as_u64(), counters.last_applied_lsn().as_u64());
+        let bytes = if applied == 0 { 0 } else { sent.saturating_sub(applied) };
+        self.session.metrics.unconfirmed_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+}
+
+fn table(relation: &Relation) -> Option<&'static Table> {
+    TABLES.iter().find(|table| table.name == relation.table)
+}
+
+fn ended(reason: &'static str) -> Failure {
+    database("read the stream")(PgWireError::Protocol(reason.to_owned()))
+}

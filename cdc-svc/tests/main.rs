@@ -1,0 +1,6 @@
+//! The service between a real PostgreSQL and a real Kafka.
+#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
+mod capture;
+mod failures;
+mod support;

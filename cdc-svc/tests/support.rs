@@ -1,0 +1,189 @@
+//! One service, its database and its topics.
+
+use cdc_svc::Config;
+use chassis::Chassis;
+use schema::topics::Topic;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::process::{Child, Command, Stdio};
+use testkit::kafka::{Kafka, Reader, Record};
+use testkit::postgres::Database;
+use testkit::wait::until;
+use tokio::task::JoinHandle;
+use tokio_postgres::Client;
+
+pub(crate) struct Stage {
+    pub(crate) kafka: Kafka,
+    pub(crate) database: Database,
+    pub(crate) sql: Client,
+    pub(crate) slot: String,
+}
+
+pub(crate) struct Service {
+    pub(crate) chassis: Chassis,
+    task: JoinHandle<anyhow::Result<()>>,
+}
+
+/// A process of its own, so that it can be killed.
+pub(crate) struct Process(Child);
+
+impl Stage {
+    pub(crate) async fn set() -> Self {
+        let database = Database::create().await;
+        let sql = database.client().await;
+        Self { kafka: Kafka::create().await, sql, database, slot: testkit::unique("t").replace('-', "_") }
+    }
+
+    pub(crate) fn start(&self) -> Service {
+        let chassis = Chassis::new();
+        let config = Config {
+            kafka: self.kafka.settings(),
+            postgres: self.database.settings(),
+            slot: self.slot.clone(),
+        };
+        Service { task: tokio::spawn(cdc_svc::run(config, chassis.clone())), chassis }
+    }
+
+    pub(crate) fn spawn(&self) -> Process {
+        let process = Command::new(env!("CARGO_BIN_EXE_cdc-svc"))
+            .env("ADMIN_LISTEN", "127.0.0.1:0")
+            .env("KAFKA_BOOTSTRAP_SERVERS", &self.kafka.bootstrap)
+            .env("KAFKA_TOPIC_PREFIX", &self.kafka.prefix)
+            .env("DATABASE_URL", self.database.url())
+            .env("CDC_SLOT", &self.slot)
+            .env("LOG", "warn")
+            .stdin(Stdio::null())
+            .spawn();
+        Process(process.unwrap())
+    }
+
+    /// Waits until nobody holds the slot.
+    pub(crate) async fn slot_is_free(&self) {
+        let held = format!(
+            "SELECT count(*) FROM pg_replication_slots WHERE active AND slot_name LIKE '{}%'",
+            self.slot
+        );
+        until("the slot to be free", async || (self.database.count(&held).await == 0).then_some(())).await;
+    }
+
+    pub(crate) async fn stop(&self, service: Service) {
+        service.end().await;
+        self.slot_is_free().await;
+    }
+
+    pub(crate) async fn abort(&self, service: Service) {
+        service.task.abort();
+        assert!(service.task.await.unwrap_err().is_cancelled());
+        self.slot_is_free().await;
+    }
+
+    pub(crate) async fn kill(&self, mut process: Process) {
+        process.0.kill().unwrap();
+        process.0.wait().unwrap();
+        self.slot_is_free().await;
+    }
+
+    pub(crate) async fn add_device(&self, id: &str) {
+        let insert = "INSERT INTO devices (sensor_id, device_type, zone_id, codec, status) \
+                      VALUES ($1, 'THERMOSTAT', 'zone', 'json', 'active')";
+        self.sql.execute(insert, &[&id]).await.unwrap();
+    }
+
+    pub(crate) async fn run(&self, sql: &str) {
+        self.sql.batch_execute(sql).await.unwrap();
+    }
+
+    /// Waits until the topic, read from its beginning, holds exactly the keys and versions of the devices table.
+    pub(crate) async fn topic_mirrors_devices(&self) -> BTreeMap<String, i64> {
+        let expected: BTreeMap<String, i64> = self
+            .sql
+            .query("SELECT sensor_id, version FROM devices", &[])
+            .await
+            .unwrap()
+            .iter()
+            .map(|row| (row.get(0), row.get(1)))
+            .collect();
+        let reader = self.kafka.read(schema::topics::DEVICE_UPDATES);
+        let mut held = BTreeMap::new();
+        while held != expected {
+            let record = reader.next().await;
+            let id = key(&record)["sensor_id"].as_str().unwrap().to_owned();
+            match &record.value {
+                Some(_) => {
+                    let change = value(&record);
+                    match change["after"]["version"].as_i64() {
+                        Some(version) => held.insert(id, version),
+                        None => held.remove(&id),
+                    };
+                }
+                None => {
+                    held.remove(&id);
+                }
+            }
+        }
+        held
+    }
+}
+
+impl Service {
+    pub(crate) async fn end(self) {
+        self.chassis.shutdown.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+
+    pub(crate) async fn is_ready(&self) {
+        let ready = async || {
+            assert!(!self.task.is_finished(), "the service has ended");
+            // The latches exist once the metrics do.
+            let begun = !self.chassis.registry.gather().is_empty();
+            (begun && self.chassis.readiness.closed().is_empty()).then_some(())
+        };
+        until("the service to be ready", ready).await;
+    }
+
+    pub(crate) fn is_active(&self) -> bool {
+        let families = self.chassis.registry.gather();
+        families
+            .iter()
+            .filter(|family| family.name() == "cdc_active_flag")
+            .any(|family| family.get_metric().iter().any(|metric| metric.get_gauge().get_value() > 0.5))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Err means that it has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+pub(crate) fn key(record: &Record) -> Value {
+    serde_json::from_slice(&record.key).unwrap()
+}
+
+pub(crate) fn value(record: &Record) -> Value {
+    serde_json::from_str(record.text()).unwrap()
+}
+
+/// Reads the next change and says what happened to whom, such as `c a 1` (op, key, version).
+pub(crate) async fn next(reader: &Reader) -> String {
+    let record = reader.next().await;
+    let key = key(&record);
+    let id = key.as_object().unwrap().values().next().unwrap().as_str().unwrap().to_owned();
+    if record.value.is_none() {
+        return format!("tombstone {id}");
+    }
+    let change = value(&record);
+    let row = if change["after"].is_null() { &change["before"] } else { &change["after"] };
+    format!("{} {id} {}", change["op"].as_str().unwrap(), row["version"])
+}
+
+pub(crate) async fn expect(reader: &Reader, expected: &[&str]) {
+    for expected in expected {
+        assert_eq!(next(reader).await, *expected);
+    }
+}
+
+pub(crate) const DEVICES: Topic = schema::topics::DEVICE_UPDATES;
+pub(crate) const THRESHOLDS: Topic = schema::topics::THRESHOLD_UPDATES;
