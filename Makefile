@@ -37,7 +37,7 @@ check: deps ## Checks form: fmt, clippy, dependencies, documentation
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny --version $(CARGO_DENY)
 	cargo deny --locked check bans licenses sources
-	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --document-private-items
 
 audit: ## Looks for published vulnerabilities in the dependencies; needs the network
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny --version $(CARGO_DENY)
