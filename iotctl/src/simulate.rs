@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 pub use device::{Broker, Counts, Device};
+use device::{SILENCE_MAX, SILENCE_STOPPED_MAX};
 pub use profile::{PROFILES, Profile};
 
 use crate::api::{Api, NewDevice};
@@ -156,7 +157,7 @@ impl Site<'_> {
             device.publish(encode(row.reading_at, row.values)?).await?;
         }
         for device in devices.into_values() {
-            total += device.finish().await?;
+            total += device.finish(SILENCE_MAX).await?;
         }
         Ok(total)
     }
@@ -202,7 +203,7 @@ async fn publish_invented(
             published = device.publish(encode(now, values)?) => published?,
         }
     }
-    device.finish().await
+    device.finish(SILENCE_STOPPED_MAX).await
 }
 
 /// Writes a reading as the codec `json` reads it.

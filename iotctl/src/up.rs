@@ -182,6 +182,7 @@ async fn start_servers(state: &State, ports: Ports, progress: &Progress, stack: 
         log: state.path("logs/kafka.log"),
         port: ports.of("Kafka"),
         controller_port: ports.of("Kafka controller"),
+        short_lived: false,
     };
     let resolve = async {
         Ok(if kafka::resolve_jars(&settings.jars).await? { "from Maven Central" } else { "are there" })

@@ -36,6 +36,9 @@ pub struct Settings {
     pub port: u16,
     /// The controller's port on 127.0.0.1.
     pub controller_port: u16,
+    /// Whether it lives for a test run only: then it compiles quickly rather than well, which halves its start (5.6 s of
+    /// processor time to 3.2 s).
+    pub short_lived: bool,
 }
 
 /// A running broker; dropping it ends it.
@@ -138,6 +141,9 @@ fn java(settings: &Settings) -> Result<Command> {
         .arg(HEAP)
         .arg("-XX:+ExitOnOutOfMemoryError")
         .arg(format!("-Dlog4j2.configurationFile={}", log4j.display()));
+    if settings.short_lived {
+        command.arg("-XX:TieredStopAtLevel=1");
+    }
     command.arg("-cp").arg(settings.jars.join("*")).current_dir(&settings.folder);
     Ok(command)
 }

@@ -70,6 +70,7 @@ impl TestServers {
                 log: folder.join("kafka.log"),
                 port: free_port()?,
                 controller_port: free_port()?,
+                short_lived: true,
             };
             let start = async {
                 kafka::resolve_jars(&settings.jars).await?;

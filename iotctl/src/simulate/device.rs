@@ -25,8 +25,10 @@ const QUEUE: usize = 10;
 const RETRY_AFTER: Duration = Duration::from_millis(250);
 /// A gateway that does not take the device back for so long is gone. A registration needs a moment to reach it.
 const AWAY_MAX: Duration = Duration::from_secs(60);
-/// Without any acknowledgement for so long at the end, the rest is reported as lost.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// Without any acknowledgement for so long at the end of its work, the rest is reported as lost.
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// The same when it was told to stop; whoever told it waits ten seconds.
+pub(super) const SILENCE_STOPPED_MAX: Duration = Duration::from_secs(5);
 /// Keep-alive of small devices on mobile networks.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
@@ -105,18 +107,18 @@ impl Device {
         Ok(())
     }
 
-    /// Waits until everything is acknowledged, and disconnects.
+    /// Waits until everything is acknowledged, with at most `silence_max` between two acknowledgements, and disconnects.
     ///
     /// # Errors
     /// Some messages are not acknowledged; the message says how many.
-    pub async fn finish(mut self) -> Result<Counts> {
+    pub async fn finish(mut self, silence_max: Duration) -> Result<Counts> {
         let published = self.published.load(Ordering::Relaxed);
         loop {
             let acked = *self.acked.borrow_and_update();
             if acked >= published {
                 break;
             }
-            if !matches!(timeout(SILENCE_MAX, self.acked.changed()).await, Ok(Ok(()))) {
+            if !matches!(timeout(silence_max, self.acked.changed()).await, Ok(Ok(()))) {
                 let lost = published - acked;
                 bail!("{}: {lost} of {published} messages were not acknowledged", self.sensor_id);
             }
