@@ -1,6 +1,7 @@
 //! Says what a command is doing: one line per step with its elapsed time on a terminal, JSON lines in a pipe.
 //!
-//! Written to standard error; standard output belongs to what a command was asked for.
+//! Written to standard error; standard output belongs to what a command was asked for. A reader that went away is no reason
+//! to stop the work it watched, so a failed write is ignored.
 
 use std::future::Future;
 use std::io::{IsTerminal as _, Write as _};
@@ -63,7 +64,7 @@ impl Progress {
     /// Reports something that is not a step, such as a service that died.
     pub fn note(&self, text: &str) {
         if self.terminal {
-            eprintln!("\r\x1b[K{text}");
+            let _ = writeln!(std::io::stderr().lock(), "\r\x1b[K{text}");
         } else {
             report(&json!({"at": now(), "note": text}));
         }
@@ -73,7 +74,6 @@ impl Progress {
         if self.terminal {
             let elapsed = started.elapsed().as_secs_f64();
             let mut out = std::io::stderr().lock();
-            // A terminal that went away is no reason to stop the work it watched.
             let _ = write!(out, "\r\x1b[K{mark} {elapsed:5.1} s  {name}  {detail}{end}");
             let _ = out.flush();
         }

@@ -199,7 +199,7 @@ Fieldline runs. The simulator plays {simulated}; {yours} is yours.
     {mild}
   See it:
     curl -s {bearer} '{latest}'
-  Watch alerts, and raise one:
+  Watch alerts in another terminal, and raise one:
     kcat -C -q -b 127.0.0.1:{kafka} -t {alerts} -o end
     {hot}
   See the hours of a simulated device:
