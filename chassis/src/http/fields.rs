@@ -176,6 +176,17 @@ impl Fields {
         }
     }
 
+    /// Takes a required text and parses it; `None` is a recorded problem.
+    pub fn parsed<T, E: Display>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        let mut parsed = None;
+        self.text(name, |text| parse(text).map(|value| parsed = Some(value)));
+        parsed
+    }
+
     /// Takes a required word of a few.
     ///
     /// # Panics
@@ -281,7 +292,7 @@ mod tests {
         fields.one_of("c", &[("y", 1), ("z", 2)]);
         fields.number_optional("d");
         fields.flag_or("e", true);
-        fields.text("f", short);
+        assert_eq!(fields.parsed("f", str::parse::<i32>), None);
         fields.one_of("g", &[("y", 1)]);
         let problem = fields.finish().unwrap_err();
         assert_eq!(names(&problem), ["a", "b", "c", "d", "e", "f", "g", "more"]);
