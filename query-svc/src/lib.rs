@@ -1,1 +1,49 @@
-//! stub
+//! Tables `sensor_reading_hourly_aggregates` and `sensor_latest` → REST, for analysts.
+//!
+//! In:         HTTP requests with a JWT: role analyst or operator; the read model, which command-svc writes.
+//! Out:        nothing but answers; the service keeps no state that it could lose.
+//! Guarantee:  an answer about hours is at most as old as `CACHE_OPEN_MS_MAX` (a range that reaches into the present
+//!             hour) or `CACHE_CLOSED_MS_MAX` (a range that is over), plus the time of its statement; what a client
+//!             may keep counts into that age. Every other answer is read when it is asked for. Aggregates never touch
+//!             the raw table.
+//! On failure: a bad request → 400 that names every bad parameter. Database away or statement too long → 503 with
+//!             `Retry-After`, and not ready while it is away; a failure is never cached.
+
+mod cache;
+mod config;
+mod metrics;
+mod query;
+mod routes;
+mod store;
+
+pub use config::{Cache, Config};
+
+use actix_web::web;
+use anyhow::Context;
+use chassis::auth::Verifier;
+use chassis::{Chassis, http, postgres};
+
+/// Serves until shutdown.
+///
+/// # Errors
+/// A setting cannot be used, the schema is of another release, or the address cannot be bound (stop).
+pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
+    let latch = chassis.readiness.latch("postgres");
+    let metrics = metrics::Metrics::register(&chassis).context("register metrics")?;
+    let verifier = Verifier::open(&config.auth).context("prepare to verify tokens")?;
+    let pool = config.database.pool().context("prepare the database pool")?;
+    postgres::wait_for_version(&pool, schema::migrations::VERSION, &chassis.shutdown).await?;
+    let watch = tokio::spawn(postgres::watch(pool.clone(), latch, chassis.shutdown.clone()));
+
+    let cache = web::Data::new(cache::HoursCache::new(config.cache, metrics));
+    let (pool, verifier) = (web::Data::new(pool), web::Data::new(verifier));
+    let served = http::serve(&chassis, config.listen, move |app| {
+        app.app_data(pool.clone())
+            .app_data(verifier.clone())
+            .app_data(cache.clone())
+            .configure(routes::configure);
+    })
+    .await;
+    watch.abort();
+    served
+}

@@ -1,0 +1,90 @@
+//! Answers about hours, kept for a bounded time and shared by those who ask the same at once.
+
+use crate::config;
+use crate::metrics::Metrics;
+use crate::query::Hours;
+use crate::store::Hour;
+use actix_web::http::header::EntityTag;
+use actix_web::web::Bytes;
+use chassis::http::{Listing, Problem};
+use moka::Expiry;
+use moka::future::Cache;
+use schema::Timestamp;
+use sha2::{Digest, Sha256};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What an entry weighs beside its texts: the key, the tag and the cache's own bookkeeping, rounded up.
+const ENTRY_BYTES: usize = 512;
+/// Bytes of the body's hash that make its tag: no two bodies meet by chance.
+const TAG_BYTES: usize = 16;
+
+/// One answer, encoded.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) body: Bytes,
+    pub(crate) tag: EntityTag,
+    fresh_until: Instant,
+}
+
+impl Answer {
+    /// Returns how long a client may keep the answer, so that its age stays within the bound.
+    pub(crate) fn remaining(&self) -> Duration {
+        self.fresh_until.saturating_duration_since(Instant::now())
+    }
+}
+
+struct Freshness;
+
+impl Expiry<Hours, Arc<Answer>> for Freshness {
+    fn expire_after_create(&self, _: &Hours, answer: &Arc<Answer>, created: Instant) -> Option<Duration> {
+        Some(answer.fresh_until.saturating_duration_since(created))
+    }
+}
+
+/// Keeps answers within a bound of memory, the most useful ones first.
+pub(crate) struct HoursCache {
+    answers: Cache<Hours, Arc<Answer>>,
+    config: config::Cache,
+    metrics: Metrics,
+}
+
+impl HoursCache {
+    /// Makes an empty cache.
+    pub(crate) fn new(config: config::Cache, metrics: Metrics) -> Self {
+        let answers = Cache::builder()
+            .max_capacity(config.bytes_max)
+            .weigher(|_: &Hours, answer: &Arc<Answer>| {
+                u32::try_from(answer.body.len() + ENTRY_BYTES).unwrap_or(u32::MAX)
+            })
+            .expire_after(Freshness)
+            .build();
+        Self { answers, config, metrics }
+    }
+
+    /// Returns the answer that is kept, or loads it; who asks meanwhile waits for the same load. An error is not kept.
+    ///
+    /// # Errors
+    /// The problem of the load.
+    pub(crate) async fn get(
+        &self,
+        hours: Hours,
+        load: impl Future<Output = Result<Listing<Hour>, Problem>>,
+    ) -> Result<Arc<Answer>, Problem> {
+        let closed = hours.is_closed(Timestamp::now());
+        let age_max = if closed { self.config.closed_age_max } else { self.config.open_age_max };
+        let encoded = async {
+            // The age begins before the statement: what is committed meanwhile may be missing.
+            let fresh_until = Instant::now() + age_max;
+            self.metrics.hours_loads.inc();
+            let listing = load.await?;
+            let body = serde_json::to_vec(&listing).map_err(|error| Problem::internal(&error))?;
+            let tag = EntityTag::new_strong(hex::encode(&Sha256::digest(&body)[..TAG_BYTES]));
+            Ok(Arc::new(Answer { body: body.into(), tag, fresh_until }))
+        };
+        self.answers
+            .try_get_with(hours, Box::pin(encoded))
+            .await
+            .map_err(|problem: Arc<Problem>| (*problem).clone())
+    }
+}

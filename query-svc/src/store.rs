@@ -1,0 +1,173 @@
+//! The read model. Every statement is a fixed text: what a caller writes travels as a parameter or chooses a text.
+
+use crate::query::{Direction, Hours, Latest, Sort};
+use chassis::http::{Listing, Problem};
+use deadpool_postgres::Pool;
+use schema::Timestamp;
+use serde::Serialize;
+use time::OffsetDateTime;
+use tokio_postgres::Row;
+use tokio_postgres::types::{ToSql, Type};
+use uuid::Uuid;
+
+/// One metric of one sensor in one hour, as one device type in one zone.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Hour {
+    bucket: Timestamp,
+    metric: String,
+    device_type: String,
+    zone_id: String,
+    avg: f64,
+    min: f64,
+    max: f64,
+    count: i64,
+    sum: f64,
+}
+
+/// The newest value of one metric of one sensor.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct LatestValue {
+    sensor_id: String,
+    metric: String,
+    value: f64,
+    reading_at: Timestamp,
+    received_at: Timestamp,
+    device_type: String,
+    zone_id: String,
+    event_id: Uuid,
+}
+
+macro_rules! hours {
+    ($columns:literal, $and:literal) => {
+        concat!(
+            "SELECT ",
+            $columns,
+            " FROM sensor_reading_hourly_aggregates WHERE sensor_id = $1 AND bucket >= $2 AND bucket < $3",
+            $and
+        )
+    };
+}
+
+// With and without a metric are two texts, so that the one with it uses the whole key (sensor_id, metric, bucket).
+const HOURS_COUNT: &str = hours!("count(*)", "");
+const HOURS: &str = hours!(
+    "bucket, metric, device_type, zone_id, avg, min, max, count, sum",
+    " ORDER BY bucket, metric, device_type, zone_id LIMIT $4 OFFSET $5"
+);
+const METRIC_HOURS_COUNT: &str = hours!("count(*)", " AND metric = $4");
+const METRIC_HOURS: &str = hours!(
+    "bucket, metric, device_type, zone_id, avg, min, max, count, sum",
+    " AND metric = $4 ORDER BY bucket, device_type, zone_id LIMIT $5 OFFSET $6"
+);
+
+fn read_hour(row: &Row) -> Result<Hour, Problem> {
+    Ok(Hour {
+        bucket: row.try_get::<_, OffsetDateTime>("bucket")?.into(),
+        metric: row.try_get("metric")?,
+        device_type: row.try_get("device_type")?,
+        zone_id: row.try_get("zone_id")?,
+        avg: row.try_get("avg")?,
+        min: row.try_get("min")?,
+        max: row.try_get("max")?,
+        count: row.try_get("count")?,
+        sum: row.try_get("sum")?,
+    })
+}
+
+/// Reads hours, ordered by bucket, metric, device type and zone.
+pub(crate) async fn hours(pool: &Pool, asked: &Hours) -> Result<Listing<Hour>, Problem> {
+    let client = pool.get().await?;
+    let (from, to) = (OffsetDateTime::from(asked.from), OffsetDateTime::from(asked.to));
+    let mut params: Vec<&(dyn ToSql + Sync)> = vec![&asked.sensor_id, &from, &to];
+    let (count, list) = match &asked.metric {
+        Some(metric) => {
+            params.push(metric);
+            (METRIC_HOURS_COUNT, METRIC_HOURS)
+        }
+        None => (HOURS_COUNT, HOURS),
+    };
+    let count_params = params.clone();
+    params.extend([&asked.page.limit as &(dyn ToSql + Sync), &asked.page.offset]);
+    let (count, list) = tokio::try_join!(client.prepare_cached(count), client.prepare_cached(list))?;
+    let (total, rows) =
+        tokio::try_join!(client.query_one(&count, &count_params), client.query(&list, &params))?;
+    let resources = rows.iter().map(read_hour).collect::<Result<_, _>>()?;
+    Ok(Listing::new(resources, total.try_get(0)?, asked.page))
+}
+
+macro_rules! latest {
+    ($columns:literal, $order:literal) => {
+        concat!(
+            "SELECT ",
+            $columns,
+            " FROM sensor_latest WHERE ($1 IS NULL OR sensor_id = $1) AND ($2 IS NULL OR zone_id = $2) \
+             AND ($3 IS NULL OR device_type = $3) AND ($4 IS NULL OR metric = $4)",
+            $order
+        )
+    };
+    ($order:literal) => {
+        latest!("sensor_id, metric, value, reading_at, received_at, device_type, zone_id, event_id", $order)
+    };
+}
+
+const LATEST_COUNT: &str = latest!("count(*)", "");
+
+/// Every order ends in the key, so that pages neither repeat nor skip a row.
+const fn latest_text(sort: Sort, direction: Direction) -> &'static str {
+    use Direction::{Asc, Desc};
+    match (sort, direction) {
+        (Sort::SensorId, Asc) => latest!(" ORDER BY sensor_id, metric LIMIT $5 OFFSET $6"),
+        (Sort::SensorId, Desc) => latest!(" ORDER BY sensor_id DESC, metric DESC LIMIT $5 OFFSET $6"),
+        (Sort::Metric, Asc) => latest!(" ORDER BY metric, sensor_id LIMIT $5 OFFSET $6"),
+        (Sort::Metric, Desc) => latest!(" ORDER BY metric DESC, sensor_id LIMIT $5 OFFSET $6"),
+        (Sort::Value, Asc) => latest!(" ORDER BY value, sensor_id, metric LIMIT $5 OFFSET $6"),
+        (Sort::Value, Desc) => latest!(" ORDER BY value DESC, sensor_id, metric LIMIT $5 OFFSET $6"),
+        (Sort::ReadingAt, Asc) => latest!(" ORDER BY reading_at, sensor_id, metric LIMIT $5 OFFSET $6"),
+        (Sort::ReadingAt, Desc) => latest!(" ORDER BY reading_at DESC, sensor_id, metric LIMIT $5 OFFSET $6"),
+        (Sort::ReceivedAt, Asc) => latest!(" ORDER BY received_at, sensor_id, metric LIMIT $5 OFFSET $6"),
+        (Sort::ReceivedAt, Desc) => {
+            latest!(" ORDER BY received_at DESC, sensor_id, metric LIMIT $5 OFFSET $6")
+        }
+        (Sort::ZoneId, Asc) => latest!(" ORDER BY zone_id, sensor_id, metric LIMIT $5 OFFSET $6"),
+        (Sort::ZoneId, Desc) => latest!(" ORDER BY zone_id DESC, sensor_id, metric LIMIT $5 OFFSET $6"),
+        (Sort::DeviceType, Asc) => latest!(" ORDER BY device_type, sensor_id, metric LIMIT $5 OFFSET $6"),
+        (Sort::DeviceType, Desc) => {
+            latest!(" ORDER BY device_type DESC, sensor_id, metric LIMIT $5 OFFSET $6")
+        }
+    }
+}
+
+fn read_latest(row: &Row) -> Result<LatestValue, Problem> {
+    Ok(LatestValue {
+        sensor_id: row.try_get("sensor_id")?,
+        metric: row.try_get("metric")?,
+        value: row.try_get("value")?,
+        reading_at: row.try_get::<_, OffsetDateTime>("reading_at")?.into(),
+        received_at: row.try_get::<_, OffsetDateTime>("received_at")?.into(),
+        device_type: row.try_get("device_type")?,
+        zone_id: row.try_get("zone_id")?,
+        event_id: row.try_get("event_id")?,
+    })
+}
+
+/// Reads the latest values that match. They are not prepared statements: planned for these filters, one that is absent
+/// costs nothing, and one sensor is found by its key.
+pub(crate) async fn latest(pool: &Pool, asked: &Latest) -> Result<Listing<LatestValue>, Problem> {
+    let client = pool.get().await?;
+    let params: [(&(dyn ToSql + Sync), Type); 6] = [
+        (&asked.sensor_id, Type::TEXT),
+        (&asked.zone_id, Type::TEXT),
+        (&asked.device_type, Type::TEXT),
+        (&asked.metric, Type::TEXT),
+        (&asked.page.limit, Type::INT8),
+        (&asked.page.offset, Type::INT8),
+    ];
+    let text = latest_text(asked.sort, asked.direction);
+    let (totals, rows) =
+        tokio::try_join!(client.query_typed(LATEST_COUNT, &params[..4]), client.query_typed(text, &params))?;
+    let total = totals.first().map_or(Ok(0), |row| row.try_get(0))?;
+    let resources = rows.iter().map(read_latest).collect::<Result<_, _>>()?;
+    Ok(Listing::new(resources, total, asked.page))
+}
