@@ -44,7 +44,7 @@ pub struct Limits {
     pub packet_bytes_max: usize,
     /// `IN_FLIGHT_MAX` (100): messages of one connection without their PUBACK; MQTT 5 is told it as Receive Maximum.
     pub in_flight_max: u16,
-    /// `IN_FLIGHT_BYTES_MAX` (1,048,576): the same in bytes, with [`RECORD_OVERHEAD_BYTES`] for each message.
+    /// `IN_FLIGHT_BYTES_MAX` (1,048,576): the same in bytes, with 1,024 more for each message.
     pub in_flight_bytes_max: usize,
     /// `IN_FLIGHT_TOTAL_BYTES_MAX` (67,108,864): the same over all connections; half of the producer's own queue.
     pub in_flight_total_bytes_max: usize,

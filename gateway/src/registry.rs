@@ -1,8 +1,8 @@
 //! The table of devices, in memory: who may publish, and as what.
 //!
 //! [`Table`] is pure: changes in, devices out. [`Registry`] shares it between all connections. A connection asks again
-//! whenever the generation has moved, so that not one more message of a suspended device passes; who tells idle
-//! connections is [`crate::sessions`].
+//! whenever the generation has moved, so that not one more message of a suspended device passes; idle connections are told
+//! by `sessions`.
 
 use std::collections::HashMap;
 use std::sync::Arc;

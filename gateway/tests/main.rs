@@ -1,0 +1,9 @@
+//! The gateway over real sockets, real certificates and real Kafka.
+#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
+mod access;
+mod acknowledgement;
+mod clients;
+mod protocol;
+mod raw;
+mod stack;

@@ -1,0 +1,198 @@
+//! A gateway of one test's own, and the devices it knows.
+
+use std::time::Duration;
+
+use chassis::Chassis;
+use chassis::config::Env;
+use gateway::Config;
+use iotctl::pki::DeviceCertificate;
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::util::Timeout;
+use schema::{
+    Change, DeviceKey, DeviceRow, DeviceStatus, Op, ReadingCreatedEvent, Source, Timestamp, topics,
+};
+use testkit::kafka::{Kafka, Reader, SCALED_PARTITIONS};
+use testkit::pki::TestPki;
+use testkit::wait;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use crate::raw::Client;
+
+/// A running gateway with its own certificates and topics.
+pub(crate) struct Stack {
+    pub(crate) pki: TestPki,
+    pub(crate) kafka: Kafka,
+    pub(crate) chassis: Chassis,
+    pub(crate) port: u16,
+    pub(crate) running: JoinHandle<anyhow::Result<()>>,
+}
+
+/// A registered device.
+pub(crate) struct Registered {
+    pub(crate) sensor_id: String,
+    pub(crate) certificate: DeviceCertificate,
+    row: DeviceRow,
+}
+
+impl Registered {
+    pub(crate) fn mqtt_topic(&self) -> String {
+        format!("devices/{}/readings", self.sensor_id)
+    }
+}
+
+impl Stack {
+    pub(crate) async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// Starts a gateway with settings beside the necessary ones, and waits until it is ready.
+    pub(crate) async fn with(settings: &[(&str, &str)]) -> Self {
+        let stack = Self::boot(Kafka::create().await, settings).await;
+        wait::until("the gateway is ready", async || {
+            stack.chassis.readiness.closed().is_empty().then_some(())
+        })
+        .await;
+        stack
+    }
+
+    pub(crate) async fn boot(kafka: Kafka, settings: &[(&str, &str)]) -> Self {
+        chassis::install_tls_provider();
+        let pki = TestPki::create();
+        let file = |name: &str| pki.path(name).to_string_lossy().into_owned();
+        let variables = [
+            ("KAFKA_BOOTSTRAP_SERVERS", kafka.bootstrap.clone()),
+            ("KAFKA_TOPIC_PREFIX", kafka.prefix.clone()),
+            ("MQTT_LISTEN", "127.0.0.1:0".to_owned()),
+            ("TLS_CERT_FILE", file("server.pem")),
+            ("TLS_KEY_FILE", file("server.key")),
+            ("TLS_CLIENT_CA_FILE", file("device-ca.pem")),
+        ];
+        let own = settings.iter().map(|(name, value)| (*name, (*value).to_owned()));
+        let mut env = Env::of(variables.into_iter().chain(own).map(|(name, value)| (name.to_owned(), value)));
+        let config = Config::from_env(&mut env);
+        env.finish().unwrap();
+        let listener = TcpListener::bind(config.listen).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let chassis = Chassis::new();
+        let running = tokio::spawn(gateway::serve(listener, config, chassis.clone()));
+        Self { pki, kafka, chassis, port, running }
+    }
+
+    /// Makes a certificate, registers it, and waits until the gateway knows it.
+    pub(crate) async fn register(&self, sensor_id: &str) -> Registered {
+        self.register_as(sensor_id, DeviceStatus::Active).await
+    }
+
+    pub(crate) async fn register_as(&self, sensor_id: &str, status: DeviceStatus) -> Registered {
+        let certificate = self.pki.device(sensor_id);
+        let now = Timestamp::now();
+        let row = DeviceRow {
+            sensor_id: sensor_id.to_owned(),
+            display_name: String::new(),
+            device_type: "THERMOSTAT".to_owned(),
+            zone_id: "zone-1".to_owned(),
+            codec: "json".to_owned(),
+            codec_layout: None,
+            status,
+            fingerprints: vec![certificate.fingerprint_sha256_hex.clone()],
+            version: 1,
+            created_at: now,
+            updated_at: now,
+        };
+        let registered = Registered { sensor_id: sensor_id.to_owned(), certificate, row };
+        let known = self.metric("gateway_devices");
+        self.change(&registered, |_| {}).await;
+        wait::until("the gateway knows the device", async || {
+            (self.metric("gateway_devices") > known).then_some(())
+        })
+        .await;
+        registered
+    }
+
+    /// Publishes a changed row of a device, as change data capture does.
+    pub(crate) async fn change(&self, device: &Registered, change: impl FnOnce(&mut DeviceRow)) {
+        let mut row = device.row.clone();
+        change(&mut row);
+        let change =
+            Change { op: Op::Update, before: None, after: Some(row), source: Source::default(), ts_ms: 0 };
+        let key = serde_json::to_string(&DeviceKey { sensor_id: device.sensor_id.clone() }).unwrap();
+        let value = serde_json::to_vec(&change).unwrap();
+        self.kafka.produce(topics::DEVICE_UPDATES, &key, Some(&value)).await;
+    }
+
+    /// The sum of a metric over its labels; 0 while it has none.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let families = self.chassis.registry.gather();
+        let family = families.iter().find(|family| family.name() == name);
+        family.map_or(0.0, |family| {
+            let values = family.get_metric().iter();
+            values.map(|metric| metric.get_gauge().get_value() + metric.get_counter().get_value()).sum()
+        })
+    }
+
+    /// Connects a device over TLS, without a word of MQTT.
+    pub(crate) async fn dial(&self, device: &Registered) -> Client {
+        Client::dial(self.port, &self.pki.root_pem(), Some(&device.certificate)).await.unwrap()
+    }
+
+    /// Has Kafka refuse every reading for good: no record is as small as the topic now demands.
+    pub(crate) async fn refuse_readings(&self) {
+        let settings = self.kafka.settings();
+        let topic = settings.topic(topics::READINGS.name);
+        let admin: AdminClient<_> = settings.client().create().unwrap();
+        let alter = AlterConfig::new(ResourceSpecifier::Topic(&topic)).set("max.message.bytes", "10");
+        for outcome in admin.alter_configs([&alter], &AdminOptions::new()).await.unwrap() {
+            outcome.unwrap();
+        }
+        let probe: FutureProducer = settings.producer().create().unwrap();
+        for partition in 0..SCALED_PARTITIONS {
+            wait::until("every partition refuses", async || {
+                // Without headers, so that nobody takes it for a reading.
+                let record = FutureRecord::<str, str>::to(&topic).partition(partition).payload("probe");
+                probe.send(record, Timeout::Never).await.is_err().then_some(())
+            })
+            .await;
+        }
+    }
+
+    /// Starts a gateway whose readings Kafka cannot take, until [`Stack::release_readings`].
+    pub(crate) async fn stalled(settings: &[(&str, &str)]) -> Self {
+        let kafka = Kafka::create().await;
+        let topic = kafka.settings().topic(topics::READINGS.name);
+        let admin: AdminClient<_> = kafka.settings().client().create().unwrap();
+        for outcome in admin.delete_topics(&[&topic], &AdminOptions::new()).await.unwrap() {
+            outcome.unwrap();
+        }
+        let stack = Self::boot(kafka, settings).await;
+        wait::until("only Kafka is missing", async || {
+            (stack.chassis.readiness.closed() == ["kafka"]).then_some(())
+        })
+        .await;
+        stack
+    }
+
+    /// Ends what [`Stack::stalled`] began.
+    pub(crate) async fn release_readings(&self) {
+        let settings = self.kafka.settings();
+        let topic = settings.topic(topics::READINGS.name);
+        let admin: AdminClient<_> = settings.client().create().unwrap();
+        let topic = NewTopic::new(&topic, SCALED_PARTITIONS, TopicReplication::Fixed(1));
+        for outcome in admin.create_topics([&topic], &AdminOptions::new()).await.unwrap() {
+            outcome.unwrap();
+        }
+    }
+}
+
+/// The next reading of a topic.
+pub(crate) async fn next_reading(readings: &Reader) -> ReadingCreatedEvent {
+    let record = readings.find(|record| record.header("schema").is_some()).await;
+    assert_eq!(record.header("schema"), Some(ReadingCreatedEvent::SCHEMA));
+    let event: ReadingCreatedEvent = serde_json::from_str(record.text()).unwrap();
+    assert_eq!(record.key, event.sensor_id.as_bytes(), "a reading's key is its sensor");
+    event
+}
+
+/// How long nothing may come before it counts as nothing.
+pub(crate) const QUIET: Duration = Duration::from_millis(300);
