@@ -1,1 +1,106 @@
-//! stub
+//! Topic `iot-reading-topic` joined with the table `iot-threshold-updates` → topic `iot-alerts`.
+//!
+//! In:         readings, group `alerting-svc`; the thresholds, all of them in every instance, read to their end before the
+//!             first reading and followed live, so a change is in force for readings that arrive after it.
+//! Out:        `iot-alerts`, key `sensor_id`, in the partition of the reading; unreadable readings to `iot-reading-dlq`.
+//! Guarantee:  alerts, dead letters and offsets go in one Kafka transaction: for `read_committed` consumers none is lost
+//!             and none comes twice, under kill -9 and rebalances. A reading that is *published* twice causes no second
+//!             alert as long as the first is remembered, see below.
+//! On failure: Kafka away, or a transaction that has to be aborted → begin again from the committed offsets, not ready.
+//!             Another instance with the same `INSTANCE_ID`, or topics with different partition counts → stop.
+//!
+//! # Readings that are published twice
+//!
+//! Devices and gateways send again what was not acknowledged, with the same event id. Offsets cannot recognise that, so
+//! the causes of alerts (threshold, event) are remembered:
+//!
+//! * *What.* The last [`Config::alerts_remembered`] causes of each partition: a second publication must follow before so
+//!   many further alerts of its partition. At one alert per second and partition, the default 10,000 reach back almost
+//!   three hours; at a steady storm of a hundred per second, a hundred seconds.
+//! * *Where it survives.* `iot-alerts` itself is the store. Readings, alerts and memory are co-partitioned: an alert goes
+//!   to the partition number that its reading came from, which for the key `sensor_id` is also where the partitioner
+//!   would put it. Whoever is assigned a partition of readings first reads the tail of the same partition of alerts.
+//! * *Why it is whole.* That read waits until the stable end has reached the end that the partition had at the
+//!   assignment, so it sees every alert of the former owner, or sees it aborted (see `recall`). No reading of the
+//!   partition is judged before.
+//! * *When it is wrong.* An aborted transaction takes the session or the partition with it, and the memory too, so
+//!   nothing that was not committed stays remembered.
+//!
+//! # Why a former owner cannot commit late
+//!
+//! Offsets are committed with the group generation under which their readings were assigned. After a rebalance the
+//! broker refuses that generation, and with the offsets falls the whole transaction.
+
+mod config;
+mod metrics;
+mod ownership;
+mod recall;
+mod session;
+mod transaction;
+
+pub mod join;
+pub mod memory;
+pub mod rules;
+
+pub use config::Config;
+
+use anyhow::Context;
+use chassis::Chassis;
+use chassis::kafka::table;
+use metrics::Metrics;
+use rules::Rules;
+use schema::topics;
+use session::Shared;
+use std::sync::{Arc, PoisonError, RwLock};
+use tokio::sync::oneshot;
+
+/// The consumer group, and the stem of every transactional id.
+const GROUP: &str = "alerting-svc";
+
+/// Judges readings until the shutdown.
+///
+/// # Errors
+/// A client cannot be made, the topics do not fit, or another instance has our name (stop).
+pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
+    let metrics = Metrics::register(&chassis.registry).context("register metrics")?;
+    let rules = Arc::new(RwLock::new(Rules::default()));
+    let latch = chassis.readiness.latch("thresholds");
+    chassis.readiness.latch("kafka").close();
+    // Whatever ends this function also ends the session's thread.
+    let stop = chassis.shutdown.child_token();
+    let _guard = stop.clone().drop_guard();
+
+    let topic = config.kafka.topic(topics::THRESHOLD_UPDATES.name);
+    let (loaded, wait_loaded) = oneshot::channel();
+    let apply = |key: &[u8], value: Option<&[u8]>| {
+        let mut rules = rules.write().unwrap_or_else(PoisonError::into_inner);
+        if rules.apply(key, value).is_err() {
+            metrics.unreadable_rules.inc();
+            tracing::error!("a threshold cannot be read; the one before stays in force");
+        }
+        metrics.thresholds.set(i64::try_from(rules.count()).unwrap_or(i64::MAX));
+    };
+    // Err means that the sessions have ended already.
+    let on_loaded = || loaded.send(()).unwrap_or_default();
+    let reader = "alerting-svc-thresholds";
+    let kafka = config.kafka.clone();
+    let table = table::follow(&kafka, reader, &topic, &latch, &stop, apply, on_loaded);
+
+    let shared = Shared {
+        config,
+        chassis: chassis.clone(),
+        metrics: metrics.clone(),
+        rules: Arc::clone(&rules),
+        stop: stop.clone(),
+    };
+    let sessions = async {
+        // Err means that the table reader ends, and with it everything.
+        if wait_loaded.await.is_ok() {
+            session::repeat(shared).await?;
+        }
+        stop.cancel();
+        Ok(())
+    };
+    tokio::try_join!(table, sessions)?;
+    Ok(())
+}

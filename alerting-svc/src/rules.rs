@@ -1,0 +1,107 @@
+//! The thresholds as a table, kept by the records of `iot-threshold-updates`. Pure.
+
+use schema::{Change, ChangeError, Op, ThresholdRow};
+use std::collections::{BTreeMap, HashMap};
+use uuid::Uuid;
+
+/// Holds every threshold by the sensor that it watches.
+///
+/// Shape: the thresholds of a sensor come in the order of their ids, so that a reading always yields the same alerts in
+/// the same order.
+#[derive(Debug, Default)]
+pub struct Rules {
+    by_sensor: HashMap<String, BTreeMap<Uuid, ThresholdRow>>,
+    sensor_of: HashMap<Uuid, String>,
+}
+
+impl Rules {
+    /// Applies one record; no value is a tombstone.
+    ///
+    /// # Errors
+    /// [`ChangeError`] when the record cannot be read; the table stays as it was.
+    pub fn apply(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), ChangeError> {
+        let id = Change::<ThresholdRow>::decode_key(key)?.threshold_id;
+        let change = value.map(Change::<ThresholdRow>::decode).transpose()?;
+        self.remove(id);
+        if let Some(Change { op: Op::Create | Op::Update | Op::Read, after: Some(row), .. }) = change {
+            self.sensor_of.insert(id, row.sensor_id.clone());
+            self.by_sensor.entry(row.sensor_id.clone()).or_default().insert(id, row);
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, id: Uuid) {
+        let Some(sensor) = self.sensor_of.remove(&id) else { return };
+        if let Some(of_sensor) = self.by_sensor.get_mut(&sensor) {
+            of_sensor.remove(&id);
+            if of_sensor.is_empty() {
+                self.by_sensor.remove(&sensor);
+            }
+        }
+    }
+
+    /// Returns the thresholds of a sensor.
+    pub fn of(&self, sensor_id: &str) -> impl Iterator<Item = &ThresholdRow> {
+        self.by_sensor.get(sensor_id).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// Counts the thresholds.
+    pub fn count(&self) -> usize {
+        self.sensor_of.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    fn key(id: u128) -> Vec<u8> {
+        json!({"threshold_id": Uuid::from_u128(id)}).to_string().into_bytes()
+    }
+
+    fn value(op: &str, id: u128, sensor: &str, version: i64) -> Vec<u8> {
+        let row = json!({
+            "threshold_id": Uuid::from_u128(id), "sensor_id": sensor, "metric": "m", "min_value": null,
+            "max_value": 1.0, "severity": "info", "enabled": true, "description": "", "version": version,
+            "created_at": "2026-01-02T03:04:05Z", "updated_at": "2026-01-02T03:04:05Z",
+        });
+        let (before, after) = if op == "d" { (row, Value::Null) } else { (Value::Null, row) };
+        json!({"op": op, "before": before, "after": after, "ts_ms": 0}).to_string().into_bytes()
+    }
+
+    fn versions(rules: &Rules, sensor: &str) -> Vec<(u128, i64)> {
+        rules.of(sensor).map(|row| (row.threshold_id.as_u128(), row.version)).collect()
+    }
+
+    #[test]
+    fn last_change_of_a_threshold_is_in_force() {
+        let mut rules = Rules::default();
+        rules.apply(&key(2), Some(&value("r", 2, "a", 1))).unwrap();
+        rules.apply(&key(1), Some(&value("c", 1, "a", 1))).unwrap();
+        rules.apply(&key(2), Some(&value("u", 2, "a", 2))).unwrap();
+        assert_eq!(versions(&rules, "a"), [(1, 1), (2, 2)]);
+        rules.apply(&key(2), Some(&value("u", 2, "b", 3))).unwrap();
+        assert_eq!((versions(&rules, "a"), versions(&rules, "b")), (vec![(1, 1)], vec![(2, 3)]));
+        rules.apply(&key(1), Some(&value("d", 1, "a", 1))).unwrap();
+        rules.apply(&key(2), None).unwrap();
+        assert_eq!((rules.count(), rules.by_sensor.len()), (0, 0));
+    }
+
+    #[test]
+    fn record_that_cannot_be_read_changes_nothing() {
+        let mut rules = Rules::default();
+        rules.apply(&key(1), Some(&value("c", 1, "a", 1))).unwrap();
+        assert!(rules.apply(&key(1), Some(b"{}")).is_err());
+        assert!(rules.apply(b"1", None).is_err());
+        assert_eq!(versions(&rules, "a"), [(1, 1)]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_applied_or_refused_without_a_panic(key: Vec<u8>, value: Option<Vec<u8>>) {
+            let _ = Rules::default().apply(&key, value.as_deref());
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Which readings become alerts.
+
+use crate::support::{MARKER, Rule, Stage, alert, reading};
+use rdkafka::message::{Header, OwnedHeaders};
+use schema::{Alert, Limit, Severity, Status, topics};
+use std::time::{Duration, Instant};
+use testkit::kafka::Reader;
+
+#[tokio::test]
+async fn reading_outside_its_threshold_becomes_an_alert_and_one_inside_does_not() {
+    let stage = Stage::set().await;
+    let rule = Rule { version: 7, ..Rule::new("s", 30.0) };
+    stage.put(&rule).await;
+    let service = stage.start("a");
+    let (inside, outside) = (reading("s", 30.0), reading("s", 30.5));
+    stage.publish(&inside).await;
+    stage.publish(&outside).await;
+    let record = stage.alerts().next().await;
+    let alert = alert(&record);
+    assert_eq!((record.key.as_slice(), record.header("schema")), (b"s".as_slice(), Some("alert/1")));
+    assert_eq!(alert.alert_id, Alert::id(rule.id, 7, outside.event_id));
+    assert_eq!((alert.event_id, alert.threshold_id, alert.threshold_version), (outside.event_id, rule.id, 7));
+    assert_eq!((alert.status, alert.severity), (Status::Firing, Severity::Critical));
+    assert_eq!((alert.bound.limit, alert.bound.value), (Limit::Max, 30.0));
+    assert_eq!((alert.sensor_id.as_str(), alert.metric.as_str(), alert.value), ("s", "temperature", 30.5));
+    assert_eq!((alert.zone_id.as_str(), alert.device_type.as_str()), ("kitchen", "THERMOSTAT"));
+    assert_eq!(alert.reading_at, outside.reading_at);
+    assert!(alert.detected_at >= outside.received_at);
+    service.stop().await;
+}
+
+/// Publishes a reading and returns the metrics of its alerts; the marker's comes last.
+async fn metrics(stage: &Stage, alerts: &Reader, temperature: f64) -> Vec<String> {
+    let reading = reading("s", temperature);
+    stage.publish(&reading).await;
+    let mut metrics = Vec::new();
+    while metrics.last().is_none_or(|metric| metric != MARKER) {
+        let alert = alert(&alerts.next().await);
+        assert_eq!(alert.event_id, reading.event_id);
+        metrics.push(alert.metric);
+    }
+    metrics
+}
+
+/// Publishes readings until one has that outcome: a change of the table travels on its own.
+async fn comes_to(stage: &Stage, alerts: &Reader, temperature: f64, expected: &[&str]) {
+    let started = Instant::now();
+    while metrics(stage, alerts, temperature).await != expected {
+        assert!(started.elapsed() < testkit::wait::PATIENCE, "alerts never come to {expected:?}");
+    }
+}
+
+#[tokio::test]
+async fn change_of_a_threshold_is_in_force_for_the_next_reading() {
+    let stage = Stage::set().await;
+    stage.put(&Rule::marker("s")).await;
+    let service = stage.start("a");
+    let alerts = stage.alerts();
+    assert_eq!(metrics(&stage, &alerts, 35.0).await, [MARKER]);
+    let mut rule = Rule::new("s", 30.0);
+    stage.put(&rule).await;
+    comes_to(&stage, &alerts, 35.0, &["temperature", MARKER]).await;
+    (rule.version, rule.max) = (2, 40.0);
+    stage.put(&rule).await;
+    comes_to(&stage, &alerts, 35.0, &[MARKER]).await;
+    assert_eq!(metrics(&stage, &alerts, 41.0).await, ["temperature", MARKER]);
+    (rule.version, rule.enabled) = (3, false);
+    stage.put(&rule).await;
+    comes_to(&stage, &alerts, 41.0, &[MARKER]).await;
+    (rule.version, rule.enabled) = (4, true);
+    stage.put(&rule).await;
+    comes_to(&stage, &alerts, 41.0, &["temperature", MARKER]).await;
+    stage.delete(&rule).await;
+    comes_to(&stage, &alerts, 41.0, &[MARKER]).await;
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn first_reading_is_judged_by_the_whole_table() {
+    let stage = Stage::set().await;
+    stage.publish(&reading("s", 31.0)).await;
+    for other in 0..300 {
+        stage.put(&Rule::new(&format!("other-{other}"), 0.0)).await;
+    }
+    stage.put(&Rule::new("s", 99.0)).await;
+    let rule = Rule::new("s", 30.0);
+    stage.put(&Rule { max: 99.0, ..rule.clone() }).await;
+    stage.put(&Rule { version: 2, ..rule.clone() }).await;
+    let service = stage.start("a");
+    let alert = alert(&stage.alerts().next().await);
+    assert_eq!((alert.threshold_id, alert.threshold_version), (rule.id, 2));
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn alert_is_visible_well_within_a_second() {
+    let stage = Stage::set().await;
+    stage.put(&Rule::new("s", 30.0)).await;
+    let service = stage.start("a");
+    service.is_ready().await;
+    let alerts = stage.alerts();
+    stage.publish(&reading("s", 31.0)).await;
+    alerts.next().await;
+    let mut waits = Vec::new();
+    for _ in 0..20 {
+        let started = Instant::now();
+        stage.publish(&reading("s", 31.0)).await;
+        alerts.next().await;
+        waits.push(started.elapsed());
+    }
+    waits.sort();
+    println!("publish to visible alert: median {:?}, longest {:?}", waits[10], waits[19]);
+    assert!(waits[10] < Duration::from_millis(500), "{waits:?}");
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn reading_that_cannot_be_read_becomes_a_dead_letter_and_holds_nothing_up() {
+    let stage = Stage::set().await;
+    stage.put(&Rule::new("s", 30.0)).await;
+    let service = stage.start("a");
+    let headers = OwnedHeaders::new().insert(Header { key: "traceparent", value: Some("00-1-2-3") });
+    stage.kafka.produce_with_headers(topics::READINGS, "s", Some(b"{\"secret\":"), headers).await;
+    stage.kafka.produce(topics::READINGS, "s", None).await;
+    stage.publish(&reading("s", 31.0)).await;
+    stage.alerts().next().await;
+    let dead = stage.kafka.read(topics::READING_DLQ);
+    let letter = dead.next().await;
+    assert_eq!((letter.key.as_slice(), letter.text()), (b"s".as_slice(), "{\"secret\":"));
+    assert_eq!(letter.header("traceparent"), Some("00-1-2-3"));
+    assert!(letter.header("source-topic").unwrap().ends_with("iot-reading-topic"));
+    assert!(letter.header("source-partition").is_some());
+    assert_eq!(letter.header("source-offset"), Some("0"));
+    let reason = letter.header("reason").unwrap();
+    assert!(reason.starts_with("no reading-created event") && !reason.contains("secret"), "{reason}");
+    assert_eq!(dead.next().await.header("reason"), Some("no value"));
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn reading_published_twice_makes_one_alert_also_after_a_restart_or_a_handover() {
+    let stage = Stage::set().await;
+    let rule = Rule::new("s", 30.0);
+    stage.put(&rule).await;
+    let alerts = stage.alerts();
+    let twice = reading("s", 31.0);
+    for instance in ["a", "a", "b"] {
+        let service = stage.start(instance);
+        let last = reading("s", 32.0);
+        stage.publish(&twice).await;
+        stage.publish(&twice).await;
+        stage.publish(&last).await;
+        let mut caused = vec![alert(&alerts.next().await).event_id];
+        if caused[0] == twice.event_id {
+            caused.push(alert(&alerts.next().await).event_id);
+        }
+        assert_eq!(caused.last(), Some(&last.event_id), "instance {instance}");
+        service.stop().await;
+    }
+    // Neither does an edit of the threshold make it a new alert.
+    stage.put(&Rule { version: 2, ..rule }).await;
+    let service = stage.start("a");
+    let last = reading("s", 33.0);
+    stage.publish(&twice).await;
+    stage.publish(&last).await;
+    let next = alert(&alerts.next().await);
+    assert_eq!((next.event_id, next.threshold_version), (last.event_id, 2));
+    service.stop().await;
+}

@@ -1,0 +1,6 @@
+//! The service on a real Kafka.
+#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
+mod alerts;
+mod failures;
+mod support;
