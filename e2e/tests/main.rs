@@ -4,3 +4,4 @@
 mod faults;
 mod pipeline;
 mod tidy;
+mod up;
