@@ -27,15 +27,28 @@ pub enum Undecodable {
     /// A tombstone, or a record without a value.
     #[error("record has no value")]
     Empty,
-    /// Not the JSON of a reading.
-    #[error("record is not a ReadingCreatedEvent: {0}")]
-    NotAReading(#[from] serde_json::Error),
+    /// Not the JSON of a reading. It says where and not what, because logs must not quote a payload.
+    #[error("record is not a ReadingCreatedEvent: {category:?} error at line {line}, column {column}")]
+    NotAReading {
+        /// What kind of error.
+        category: serde_json::error::Category,
+        /// Where, from 1.
+        line: usize,
+        /// Where, from 1.
+        column: usize,
+    },
     /// A name outside its alphabet or length.
     #[error(transparent)]
     Name(#[from] schema::IdentityError),
     /// A reading that says nothing.
     #[error("reading has no value")]
     NoValues,
+}
+
+impl From<serde_json::Error> for Undecodable {
+    fn from(error: serde_json::Error) -> Self {
+        Self::NotAReading { category: error.classify(), line: error.line(), column: error.column() }
+    }
 }
 
 /// Holds one reading and the record that carried it, which a dead letter repeats.

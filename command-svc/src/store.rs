@@ -60,11 +60,11 @@ impl From<tokio_postgres::Error> for Error {
 }
 
 impl Error {
-    /// Returns what the database says, for a dead letter.
+    /// Returns the reason for a dead letter: the SQLSTATE alone, because the server's text may quote the row.
     pub fn reason(&self) -> String {
         match self {
-            Self::Refused(error) => match error.as_db_error() {
-                Some(refusal) => format!("{} (SQLSTATE {})", refusal.message(), refusal.code().code()),
+            Self::Refused(error) => match error.code() {
+                Some(code) => format!("{self}: SQLSTATE {}", code.code()),
                 None => self.to_string(),
             },
             other => other.to_string(),
