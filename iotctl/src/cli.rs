@@ -28,9 +28,9 @@ const SIMULATION_TOKEN_TTL: Duration = Duration::from_secs(3600);
 #[derive(Debug, Parser)]
 #[command(name = "iotctl", version)]
 struct Arguments {
-    /// Shifts every port of the local installation.
-    #[arg(long, env = "FIELDLINE_PORT_OFFSET", global = true, default_value_t = 0)]
-    port_offset: u16,
+    /// Shifts every port of the local installation [default: as the running one has it, or 0].
+    #[arg(long, env = "FIELDLINE_PORT_OFFSET", global = true)]
+    port_offset: Option<u16>,
     /// Folder of everything that a local installation writes [default: the nearest .fieldline].
     #[arg(long, env = "FIELDLINE_STATE", global = true)]
     state: Option<PathBuf>,
@@ -190,12 +190,17 @@ pub fn main() -> ExitCode {
 async fn dispatch(arguments: Arguments) -> Result<u8> {
     let state = State::open(arguments.state.as_deref())?;
     let progress = Progress::new();
-    let ports = Ports::new(arguments.port_offset)?;
     match arguments.command {
-        Command::Up => up::up(&state, ports, &progress).await?,
+        Command::Up => {
+            let ports = Ports::new(arguments.port_offset.unwrap_or(0))?;
+            up::up(&state, ports, &progress).await?;
+        }
         Command::Down => up::down(&state, &progress).await?,
         Command::Clean => up::clean(&state, &progress).await?,
-        Command::Simulate(options) => simulate(&state, ports, options).await?,
+        Command::Simulate(options) => {
+            let offset = arguments.port_offset.or_else(|| up::running_port_offset(&state));
+            simulate(&state, Ports::new(offset.unwrap_or(0))?, options).await?;
+        }
         Command::Pki(PkiCommand::Device { name }) => print_device(&state, &name)?,
         Command::Token { roles, ttl, subject } => {
             let roles: Vec<&str> = roles.into_iter().map(Role::as_str).collect();

@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::api::Api;
 use crate::database;
+use crate::files::{self, Readers};
 use crate::pki::Pki;
 use crate::process;
 use crate::progress::Progress;
@@ -64,6 +65,7 @@ pub async fn up(state: &State, ports: Ports, progress: &Progress) -> Result<()> 
         bail!("it runs already; `make down` stops it");
     };
     process::record_self(&pid_file(state))?;
+    files::write(&offset_file(state), ports.offset().to_string().as_bytes(), Readers::Everyone)?;
     let mut stack = Stack::default();
     let outcome = tokio::select! {
         outcome = run(state, ports, progress, &mut stack) => outcome,
@@ -77,6 +79,12 @@ pub async fn up(state: &State, ports: Ports, progress: &Progress) -> Result<()> 
     let _ = std::fs::remove_file(pid_file(state));
     outcome
         .map_err(|_| anyhow::anyhow!("it did not come up; the logs are in {}", state.path("logs").display()))
+}
+
+/// Returns the port offset of the last `up`, so that a command in another terminal need not be told.
+#[must_use]
+pub fn running_port_offset(state: &State) -> Option<u16> {
+    std::fs::read_to_string(offset_file(state)).ok()?.parse().ok()
 }
 
 /// Stops a running `up`, or what a killed one left behind.
@@ -136,7 +144,7 @@ async fn run(state: &State, ports: Ports, progress: &Progress, stack: &mut Stack
     let (pki, signer) = (Pki::open_or_create(&state.pki())?, Signer::open_or_create(&state.jwt())?);
     pki.server_files(&SERVER_NAMES)?;
     let token = signer.mint("local-admin", &["admin"], TOKEN_TTL)?;
-    crate::files::write(&state.path("token"), token.as_bytes(), crate::files::Readers::Owner)?;
+    files::write(&state.path("token"), token.as_bytes(), Readers::Owner)?;
     let local = services::Local { state, ports, pki: &pki, jwks: signer.jwks_file() };
     let services = local.all()?;
     start_servers(state, ports, progress, stack).await?;
@@ -206,6 +214,10 @@ async fn start_servers(state: &State, ports: Ports, progress: &Progress, stack: 
         Ok(format!("dialect {}", dialect.as_str()))
     };
     progress.step("schema and topics", prepare).await.map(|_| ())
+}
+
+fn offset_file(state: &State) -> std::path::PathBuf {
+    state.path("run/port-offset")
 }
 
 fn pid_file(state: &State) -> std::path::PathBuf {
