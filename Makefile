@@ -28,8 +28,7 @@ down: ## Stops a platform that `make up` runs in another terminal
 clean: ## Stops it and forgets its certificates, databases, topics and logs
 	@if [ -x $(IOTCTL) ]; then $(IOTCTL) clean; else rm -rf .fieldline; fi
 
-test: deps ## Runs every test against servers that it starts itself
-	cargo build --locked -p iotctl
+test: build ## Runs every test against servers that it starts itself
 	$(IOTCTL) servers run -- cargo test --locked --workspace
 
 check: deps ## Checks form: fmt, clippy, dependencies, documentation
