@@ -32,6 +32,15 @@ fn start(state: &Path) -> Child {
         .unwrap()
 }
 
+/// Takes the platform down, also when the test fails in the middle.
+struct Down<'a>(&'a Path);
+
+impl Drop for Down<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new(iotctl()).arg("down").env("FIELDLINE_STATE", self.0).output();
+    }
+}
+
 /// Reads what `up` prints until its last line, and returns the lines to paste.
 async fn wait_for_final_message(up: &mut Child) -> Vec<String> {
     let mut output = BufReader::new(up.stdout.as_mut().unwrap()).lines();
@@ -67,6 +76,31 @@ async fn shows(line: &str, part: &str) {
     .await;
 }
 
+/// The README's commands that need a running platform, as they would be pasted, for this test's folder and ports.
+fn readme_commands(state: &Path) -> Vec<String> {
+    let offset: u16 = PORT_OFFSET.parse().unwrap();
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
+    let blocks = readme.split("```sh").skip(1).map(|block| block.split("```").next().unwrap());
+    blocks
+        .filter(|block| !block.contains("make "))
+        .map(|block| {
+            let mut block = block.replace(".fieldline", &state.display().to_string());
+            for port in [8080_u16, 8081, 8082, 8883, 19092] {
+                block = block.replace(&port.to_string(), &(port + offset).to_string());
+            }
+            block.replace("target/debug/iotctl", &iotctl().display().to_string())
+        })
+        .collect()
+}
+
+/// Runs a block of shell as it is, in a folder of its own; REST answers of an error count as failure.
+fn run_block(block: &str, folder: &Path, state: &Path) -> Output {
+    let strict = block.replace("curl -s ", "curl -s --fail-with-body ");
+    let mut shell = Command::new("sh");
+    shell.args(["-ec", &strict]).current_dir(folder).env("FIELDLINE_STATE", state);
+    shell.output().unwrap()
+}
+
 /// The command lines of all processes that name the folder, this test's own aside.
 fn commands_that_name(folder: &Path) -> Vec<String> {
     let own = std::process::id().to_string();
@@ -90,6 +124,7 @@ async fn a_newcomer_pastes_what_up_prints_stops_it_and_finds_the_data_again() {
         std::os::unix::fs::symlink(jars, state.join("kafka-jars")).unwrap();
     }
 
+    let _down = Down(&state);
     let mut up = start(&state);
     let lines = wait_for_final_message(&mut up).await;
     let (mild, hot) = (find(&lines, "mosquitto_pub", "21.5"), find(&lines, "mosquitto_pub", "35.5"));
@@ -109,6 +144,13 @@ async fn a_newcomer_pastes_what_up_prints_stops_it_and_finds_the_data_again() {
     let mut up = start(&state);
     let lines = wait_for_final_message(&mut up).await;
     shows(find(&lines, "curl", "thermostat-1"), r#""value":35.5"#).await;
+    let commands = readme_commands(&state);
+    assert!(commands.len() >= 5, "{commands:?}");
+    for block in &commands {
+        let output = run_block(block, folder.path(), &state);
+        assert!(output.status.success(), "{block}\n{output:?}");
+    }
+    assert!(!paste(mild).status.success(), "the README's fourth step has suspended the device");
     let down = Command::new(iotctl()).arg("down").env("FIELDLINE_STATE", &state).output().unwrap();
     assert!(down.status.success(), "{down:?}");
     assert!(timeout(STOP_MAX, up.wait()).await.unwrap().unwrap().success());
