@@ -38,7 +38,7 @@ pub struct DeviceRow {
     pub device_type: String,
     /// Where it stands; the unit of zone queries.
     pub zone_id: String,
-    /// Payload format, such as `json`.
+    /// Payload format, by the name of a [`Codec`](crate::Codec).
     pub codec: String,
     /// For the codec `binary`: where each metric lies in the payload, as JSON text, which is how jsonb is captured.
     #[serde(default, skip_serializing_if = "Option::is_none")]

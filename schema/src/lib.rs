@@ -15,6 +15,7 @@
 
 mod alert;
 mod change;
+mod codec;
 mod device;
 mod identity;
 mod reading;
@@ -26,8 +27,11 @@ pub mod topics;
 
 pub use alert::{Alert, Bound, Limit, Status};
 pub use change::{Change, ChangeError, Op, RowKey, Source};
+pub use codec::Codec;
 pub use device::{DeviceKey, DeviceRow, DeviceStatus};
 pub use identity::{IdentityError, METRIC_BYTES_MAX, SENSOR_ID_BYTES_MAX, check_metric, check_sensor_id};
-pub use reading::{ReadingCreatedEvent, event_id_from_payload, event_id_from_publisher};
+pub use reading::{
+    ReadingCreatedEvent, event_id_from_payload, event_id_from_publisher, event_id_from_publisher_part,
+};
 pub use threshold::{Severity, ThresholdKey, ThresholdRow};
 pub use timestamp::{Timestamp, TimestampError};

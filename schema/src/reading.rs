@@ -7,7 +7,8 @@ use uuid::Uuid;
 
 /// Carries one device message after authentication and decoding.
 ///
-/// Shape: one per MQTT PUBLISH or HTTP array element; `values` has 1 or more metrics.
+/// Shape: one per MQTT PUBLISH or HTTP array element, or one per instant where the codec carries several; `values` has 1
+/// or more metrics.
 /// Duplicates: a retransmission has the same `event_id`; consumers drop it by that.
 /// Order: per `sensor_id` as published, because `sensor_id` is the Kafka key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -47,6 +48,18 @@ pub fn event_id_from_publisher(sensor_id: &str, publisher_event_id: &str) -> Uui
     derive(sensor_id, b'e', &[publisher_event_id.as_bytes()])
 }
 
+/// Derives the event ids of several readings that one message carries under one id of its publisher: the first is the
+/// event itself, each later one a part of it.
+///
+/// Guarantee: as [`event_id_from_publisher`]; no part has the id of another part or of any event.
+pub fn event_id_from_publisher_part(sensor_id: &str, publisher_event_id: &str, part: u32) -> Uuid {
+    match part {
+        0 => event_id_from_publisher(sensor_id, publisher_event_id),
+        // The part has a fixed width and stands first, so no publisher's id can imitate it.
+        _ => derive(sensor_id, b'i', &[&part.to_be_bytes(), publisher_event_id.as_bytes()]),
+    }
+}
+
 /// Derives the event id from the device's timestamp and the payload bytes.
 ///
 /// Guarantee: a byte-for-byte retransmission is the same event; two different values in one instant are two events.
@@ -83,6 +96,10 @@ mod tests {
             event_id_from_publisher("thermostat-1", "42").to_string(),
             "74675cab-e07c-5de2-a9bb-42167725af32"
         );
+        assert_eq!(
+            event_id_from_publisher_part("thermostat-1", "42", 1).to_string(),
+            "96efa9b4-ac10-5fca-b2cd-d0006c1ff608"
+        );
     }
 
     #[test]
@@ -91,5 +108,16 @@ mod tests {
         assert_ne!(event_id_from_payload("s", at, b"1"), event_id_from_payload("s", at, b"2"));
         assert_eq!(event_id_from_payload("s", at, b"1"), event_id_from_payload("s", at, b"1"));
         assert_ne!(event_id_from_publisher("s", "1"), event_id_from_publisher("t", "1"));
+    }
+
+    #[test]
+    fn parts_of_one_event_have_ids_of_their_own() {
+        let part = event_id_from_publisher_part;
+        assert_eq!(part("s", "1", 0), event_id_from_publisher("s", "1"));
+        let ids =
+            [part("s", "1", 0), part("s", "1", 1), part("s", "1", 2), part("s", "11", 1), part("t", "1", 1)];
+        for (n, id) in ids.iter().enumerate() {
+            assert!(!ids[..n].contains(id), "{n}");
+        }
     }
 }
