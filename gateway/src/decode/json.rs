@@ -1,150 +1,39 @@
-//! Codec `json`: one object, flat or nearly so.
-//!
-//! Numbers are metrics, under their dotted path when nested; texts, booleans, nulls and arrays are attributes. At the top,
-//! `timestamp` is the device's clock and `eventId` its own id of the event. The payload is walked once, without a tree.
+//! Codec `json`: one object, flat or nearly so, by the rules of [`super::fields`]. The payload is walked once, without a
+//! tree.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
-use schema::{ReadingCreatedEvent, Timestamp};
+use schema::ReadingCreatedEvent;
 use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::{
-    ATTRIBUTE_BYTES_MAX, ATTRIBUTES_MAX, DEPTH_MAX, EVENT_ID_BYTES_MAX, METRICS_MAX, Message,
-    TimestampBounds, Undecodable, timestamp,
-};
+use super::fields::Fields;
+use super::{Message, TimestampBounds, Undecodable};
 
 pub(super) fn decode(
     message: &Message<'_>,
     bounds: &TimestampBounds,
 ) -> Result<ReadingCreatedEvent, Undecodable> {
-    let mut fields = Fields::default();
-    fields.read(message.payload)?;
-    if fields.values.is_empty() {
-        return Err(Undecodable::NoMetric);
+    let mut walked = Walked::default();
+    let mut json = serde_json::Deserializer::from_slice(message.payload);
+    let end = Walk(&mut walked).deserialize(&mut json).and_then(|()| json.end());
+    match (end, walked.stopped) {
+        (Err(_), Some(stopped)) => Err(stopped),
+        (Err(error), None) => Err(refuse(&error)),
+        (Ok(()), _) => walked.fields.finish(message, bounds),
     }
-    let reading_at = match fields.reading_at {
-        Some(reading_at) => bounds.check(reading_at, message.received_at)?,
-        None => message.received_at,
-    };
-    let event_id = match message.event_id.or(fields.event_id.as_deref()) {
-        Some(event_id) => schema::event_id_from_publisher(message.sensor_id, event_id),
-        None => schema::event_id_from_payload(message.sensor_id, reading_at, message.payload),
-    };
-    Ok(ReadingCreatedEvent {
-        event_id,
-        sensor_id: message.sensor_id.to_owned(),
-        device_type: message.device_type.to_owned(),
-        zone_id: message.zone_id.to_owned(),
-        values: fields.values,
-        attributes: fields.attributes,
-        reading_at,
-        received_at: message.received_at,
-    })
 }
 
-/// What a walk has found so far, and what stopped it.
+/// What a walk has found so far, and what stopped it: serde's own error would only carry its text.
 #[derive(Default)]
-struct Fields {
-    values: BTreeMap<String, f64>,
-    attributes: Map<String, Value>,
-    reading_at: Option<Timestamp>,
-    event_id: Option<String>,
-    path: String,
-    depth: usize,
+struct Walked {
+    fields: Fields,
     stopped: Option<Undecodable>,
-}
-
-impl Fields {
-    fn read(&mut self, payload: &[u8]) -> Result<(), Undecodable> {
-        let mut json = serde_json::Deserializer::from_slice(payload);
-        let walked = Walk(self).deserialize(&mut json).and_then(|()| json.end());
-        match (walked, self.stopped.take()) {
-            (Err(_), Some(stopped)) => Err(stopped),
-            (Err(error), None) => Err(refuse(&error)),
-            (Ok(()), _) => Ok(()),
-        }
-    }
-
-    /// Keeps what stops the walk: serde's own error would only carry its text.
-    fn stop<E: serde::de::Error>(&mut self, undecodable: Undecodable) -> E {
-        let error = E::custom(&undecodable);
-        self.stopped = Some(undecodable);
-        error
-    }
-
-    fn number(&mut self, number: f64) -> Result<(), Undecodable> {
-        match (self.depth, self.path.as_str()) {
-            (0, _) => return Err(Undecodable::NotObject),
-            (1, "timestamp") => return set_once(&mut self.reading_at, timestamp::from_epoch(number)?),
-            (1, "eventId") => return Err(Undecodable::EventId),
-            _ => {}
-        }
-        if !number.is_finite() {
-            return Err(Undecodable::NotFinite);
-        }
-        schema::check_metric(&self.path).map_err(|_| Undecodable::MetricName)?;
-        self.check_new()?;
-        if self.values.len() == METRICS_MAX {
-            return Err(Undecodable::TooManyMetrics);
-        }
-        self.values.insert(self.path.clone(), number);
-        Ok(())
-    }
-
-    /// A whole number may also be an event id, and keeps all its digits as one.
-    fn whole(&mut self, digits: impl fmt::Display, number: f64) -> Result<(), Undecodable> {
-        if self.depth == 1 && self.path == "eventId" {
-            return set_once(&mut self.event_id, digits.to_string());
-        }
-        self.number(number)
-    }
-
-    fn text(&mut self, text: &str) -> Result<(), Undecodable> {
-        match (self.depth, self.path.as_str()) {
-            (1, "timestamp") => set_once(&mut self.reading_at, timestamp::from_text(text)?),
-            (1, "eventId") if (1..=EVENT_ID_BYTES_MAX).contains(&text.len()) => {
-                set_once(&mut self.event_id, text.to_owned())
-            }
-            _ => self.attribute(Value::String(text.to_owned())),
-        }
-    }
-
-    fn attribute(&mut self, value: Value) -> Result<(), Undecodable> {
-        match (self.depth, self.path.as_str()) {
-            (0, _) => return Err(Undecodable::NotObject),
-            (1, "timestamp") => return Err(Undecodable::Timestamp),
-            (1, "eventId") => return Err(Undecodable::EventId),
-            _ => {}
-        }
-        if self.path.len() > ATTRIBUTE_BYTES_MAX {
-            return Err(Undecodable::AttributeName);
-        }
-        self.check_new()?;
-        if self.attributes.len() == ATTRIBUTES_MAX {
-            return Err(Undecodable::TooManyAttributes);
-        }
-        self.attributes.insert(self.path.clone(), value);
-        Ok(())
-    }
-
-    fn check_new(&self) -> Result<(), Undecodable> {
-        let is_known = self.values.contains_key(&self.path) || self.attributes.contains_key(&self.path);
-        if is_known { Err(Undecodable::DuplicateField) } else { Ok(()) }
-    }
-}
-
-fn set_once<T>(place: &mut Option<T>, value: T) -> Result<(), Undecodable> {
-    match place.replace(value) {
-        Some(_) => Err(Undecodable::DuplicateField),
-        None => Ok(()),
-    }
 }
 
 /// A number too large for a double is the one complaint of the parser that is about a value, not about syntax, and only its
 /// text tells it apart.
-fn refuse(error: &serde_json::Error) -> Undecodable {
+pub(super) fn refuse(error: &serde_json::Error) -> Undecodable {
     if error.to_string().starts_with("number out of range") {
         Undecodable::NotFinite
     } else {
@@ -153,11 +42,15 @@ fn refuse(error: &serde_json::Error) -> Undecodable {
 }
 
 /// Walks one value at the current path.
-struct Walk<'a>(&'a mut Fields);
+struct Walk<'a>(&'a mut Walked);
 
 impl Walk<'_> {
-    fn done<E: serde::de::Error>(self, result: Result<(), Undecodable>) -> Result<(), E> {
-        result.map_err(|undecodable| self.0.stop(undecodable))
+    fn done<E: serde::de::Error>(&mut self, result: Result<(), Undecodable>) -> Result<(), E> {
+        result.map_err(|undecodable| {
+            let error = E::custom(&undecodable);
+            self.0.stopped = Some(undecodable);
+            error
+        })
     }
 }
 
@@ -180,95 +73,70 @@ impl<'de> Visitor<'de> for Walk<'_> {
         f.write_str("JSON")
     }
 
-    fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<(), E> {
-        let result = self.0.number(number);
+    fn visit_f64<E: serde::de::Error>(mut self, number: f64) -> Result<(), E> {
+        let result = self.0.fields.number(number);
         self.done(result)
     }
 
-    fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<(), E> {
-        let result = self.0.whole(number, number as f64);
+    fn visit_i64<E: serde::de::Error>(mut self, number: i64) -> Result<(), E> {
+        let result = self.0.fields.whole(number, number as f64);
         self.done(result)
     }
 
-    fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<(), E> {
-        let result = self.0.whole(number, number as f64);
+    fn visit_u64<E: serde::de::Error>(mut self, number: u64) -> Result<(), E> {
+        let result = self.0.fields.whole(number, number as f64);
         self.done(result)
     }
 
-    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<(), E> {
-        let result = self.0.text(text);
+    fn visit_str<E: serde::de::Error>(mut self, text: &str) -> Result<(), E> {
+        let result = self.0.fields.text(text);
         self.done(result)
     }
 
-    fn visit_bool<E: serde::de::Error>(self, bool: bool) -> Result<(), E> {
-        let result = self.0.attribute(Value::Bool(bool));
+    fn visit_bool<E: serde::de::Error>(mut self, bool: bool) -> Result<(), E> {
+        let result = self.0.fields.attribute(Value::Bool(bool));
         self.done(result)
     }
 
-    fn visit_unit<E: serde::de::Error>(self) -> Result<(), E> {
-        let result = self.0.attribute(Value::Null);
+    fn visit_unit<E: serde::de::Error>(mut self) -> Result<(), E> {
+        let result = self.0.fields.attribute(Value::Null);
         self.done(result)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        if self.0.depth == 0 {
-            return Err(self.0.stop(Undecodable::NotObject));
-        }
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<(), A::Error> {
+        let result = self.0.fields.check_plain();
+        self.done(result)?;
         let mut array = Vec::new();
         while let Some(element) = seq.next_element::<Value>()? {
             array.push(element);
         }
-        let result = self.0.attribute(Value::Array(array));
+        let result = self.0.fields.attribute(Value::Array(array));
         self.done(result)
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let fields = self.0;
-        if fields.depth == DEPTH_MAX {
-            return Err(fields.stop(Undecodable::TooDeep));
-        }
-        match (fields.depth, fields.path.as_str()) {
-            (1, "timestamp") => return Err(fields.stop(Undecodable::Timestamp)),
-            (1, "eventId") => return Err(fields.stop(Undecodable::EventId)),
-            _ => {}
-        }
-        fields.depth += 1;
-        let parent_len = fields.path.len();
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        let result = self.0.fields.enter();
+        self.done(result)?;
         while let Some(name) = map.next_key::<String>()? {
-            if parent_len > 0 {
-                fields.path.push('.');
-            }
-            fields.path.push_str(&name);
-            map.next_value_seed(Walk(fields))?;
-            fields.path.truncate(parent_len);
+            let parent = self.0.fields.child(&name);
+            map.next_value_seed(Walk(self.0))?;
+            self.0.fields.parent(parent);
         }
-        fields.depth -= 1;
+        self.0.fields.leave();
         Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{BOUNDS, Message, decode as dispatch};
+    use super::super::tests::{BOUNDS, message, one};
+    use super::super::{ATTRIBUTES_MAX, DEPTH_MAX, Format, METRICS_MAX};
     use super::*;
     use proptest::prelude::*;
     use serde_json::json;
 
-    fn message(payload: &[u8]) -> Message<'_> {
-        Message {
-            sensor_id: "t-1",
-            device_type: "THERMOSTAT",
-            zone_id: "zone-1",
-            event_id: None,
-            received_at: Timestamp::parse("2026-01-02T03:04:05.678901Z").unwrap(),
-            payload,
-        }
-    }
-
     fn reading(payload: &str) -> Result<ReadingCreatedEvent, Undecodable> {
-        let mut readings = dispatch("json", &message(payload.as_bytes()), &BOUNDS)?;
-        assert_eq!(readings.len(), 1);
-        Ok(readings.remove(0))
+        one(&Format::Json, payload.as_bytes())
     }
 
     #[test]

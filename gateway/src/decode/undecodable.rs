@@ -1,0 +1,96 @@
+//! Why a payload is no reading.
+
+use super::{ATTRIBUTE_BYTES_MAX, ATTRIBUTES_MAX, DEPTH_MAX, EVENT_ID_BYTES_MAX, METRICS_MAX, READINGS_MAX};
+
+/// Says why a payload is no reading. [`Undecodable::reason`] is the short name that dead letters and metrics carry.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Undecodable {
+    /// The registry names a codec that this gateway does not have.
+    #[error("codec is not known")]
+    CodecUnknown,
+    /// Not JSON.
+    #[error("payload is not JSON: line {line}, column {column}")]
+    NotJson {
+        /// Where, from 1.
+        line: usize,
+        /// Where, from 1.
+        column: usize,
+    },
+    /// Not CBOR.
+    #[error("payload is not CBOR: byte {at}")]
+    NotCbor {
+        /// Where, from 0.
+        at: usize,
+    },
+    /// Well-formed, but not an object.
+    #[error("payload is not an object of named fields")]
+    NotObject,
+    /// A field's name is neither text nor a whole number.
+    #[error("a field's name is neither text nor a whole number")]
+    FieldName,
+    /// Nothing measured.
+    #[error("payload has no metric")]
+    NoMetric,
+    /// More than [`METRICS_MAX`].
+    #[error("payload has more than {METRICS_MAX} metrics")]
+    TooManyMetrics,
+    /// More than [`ATTRIBUTES_MAX`].
+    #[error("payload has more than {ATTRIBUTES_MAX} attributes")]
+    TooManyAttributes,
+    /// More than [`READINGS_MAX`].
+    #[error("payload has more than {READINGS_MAX} readings")]
+    TooManyReadings,
+    /// A number under a name that no metric may have.
+    #[error("metric name breaks the rule [A-Za-z][A-Za-z0-9_.]{{0,63}}")]
+    MetricName,
+    /// An attribute name longer than [`ATTRIBUTE_BYTES_MAX`].
+    #[error("attribute name is longer than {ATTRIBUTE_BYTES_MAX} bytes")]
+    AttributeName,
+    /// The same name twice.
+    #[error("a field comes twice")]
+    DuplicateField,
+    /// Nested deeper than [`DEPTH_MAX`].
+    #[error("objects are nested deeper than {DEPTH_MAX}")]
+    TooDeep,
+    /// A number beyond what a double holds.
+    #[error("a number is not finite")]
+    NotFinite,
+    /// The timestamp is neither a number nor RFC 3339.
+    #[error("timestamp is neither a number nor RFC 3339")]
+    Timestamp,
+    /// The timestamp is too long ago or ahead.
+    #[error("timestamp is too far from the time of arrival")]
+    TimestampOutOfBounds,
+    /// The event id is neither a short text nor a whole number.
+    #[error("eventId is neither a text of 1 to {EVENT_ID_BYTES_MAX} bytes nor a whole number")]
+    EventId,
+    /// The event would not fit into Kafka.
+    #[error("event is larger than Kafka accepts")]
+    EventTooLarge,
+}
+
+impl Undecodable {
+    /// The short name, fixed for ever: dead letters are grouped by it.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::CodecUnknown => "codec-unknown",
+            Self::NotJson { .. } => "not-json",
+            Self::NotCbor { .. } => "not-cbor",
+            Self::NotObject => "not-object",
+            Self::FieldName => "field-name",
+            Self::NoMetric => "no-metric",
+            Self::TooManyMetrics => "too-many-metrics",
+            Self::TooManyAttributes => "too-many-attributes",
+            Self::TooManyReadings => "too-many-readings",
+            Self::MetricName => "metric-name",
+            Self::AttributeName => "attribute-name",
+            Self::DuplicateField => "duplicate-field",
+            Self::TooDeep => "too-deep",
+            Self::NotFinite => "not-finite",
+            Self::Timestamp => "timestamp",
+            Self::TimestampOutOfBounds => "timestamp-out-of-bounds",
+            Self::EventId => "event-id",
+            Self::EventTooLarge => "event-too-large",
+        }
+    }
+}
