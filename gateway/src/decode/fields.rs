@@ -113,7 +113,7 @@ impl Fields {
             Some(event_id) => schema::event_id_from_publisher(message.sensor_id, event_id),
             None => schema::event_id_from_payload(message.sensor_id, reading_at, message.payload),
         };
-        Ok(self.moment.into_reading(message, reading_at, event_id))
+        self.moment.into_reading(message, reading_at, event_id)
     }
 }
 

@@ -3,9 +3,12 @@
 //! Pure: no clock, no I/O. A codec is one file and one line in [`decode`]. What cannot be decoded is for the dead letter:
 //! the device would only send the same again.
 
+mod cbor;
 mod fields;
+mod items;
 mod json;
 mod moment;
+mod senml;
 mod timestamp;
 mod undecodable;
 
@@ -33,6 +36,12 @@ pub const EVENT_ID_BYTES_MAX: usize = 256;
 pub enum Format {
     /// Codec `json`.
     Json,
+    /// Codec `senml+json`.
+    SenmlJson,
+    /// Codec `senml+cbor`.
+    SenmlCbor,
+    /// Codec `cbor`.
+    Cbor,
     /// A registration that no payload can be decoded by; every payload is refused with this.
     Unusable(Undecodable),
 }
@@ -43,6 +52,9 @@ impl Format {
     pub fn of(codec: &str, _layout: Option<&str>) -> Self {
         match Codec::from_name(codec) {
             Some(Codec::Json) => Self::Json,
+            Some(Codec::SenmlJson) => Self::SenmlJson,
+            Some(Codec::SenmlCbor) => Self::SenmlCbor,
+            Some(Codec::Cbor) => Self::Cbor,
             _ => Self::Unusable(Undecodable::CodecUnknown),
         }
     }
@@ -69,7 +81,7 @@ pub struct Message<'a> {
 
 /// Decodes a payload.
 ///
-/// Shape: at least one reading.
+/// Shape: at least one reading, in the order of time; no two of one instant.
 ///
 /// # Errors
 /// [`Undecodable`] (dead letter).
@@ -80,6 +92,9 @@ pub fn decode(
 ) -> Result<Vec<ReadingCreatedEvent>, Undecodable> {
     match format {
         Format::Json => json::decode(message, bounds).map(|reading| vec![reading]),
+        Format::SenmlJson => senml::json::decode(message, bounds),
+        Format::SenmlCbor => senml::cbor::decode(message, bounds),
+        Format::Cbor => cbor::decode(message, bounds).map(|reading| vec![reading]),
         Format::Unusable(undecodable) => Err(undecodable.clone()),
     }
 }

@@ -1,4 +1,6 @@
 //! What was measured at an instant, within every bound, and how it becomes a reading.
+//!
+//! A payload of one instant fills a [`Moment`], one of several fills [`Moments`].
 
 use std::collections::BTreeMap;
 
@@ -6,13 +8,15 @@ use schema::{ReadingCreatedEvent, Timestamp};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{ATTRIBUTE_BYTES_MAX, ATTRIBUTES_MAX, METRICS_MAX, Message, Undecodable};
+use super::{ATTRIBUTE_BYTES_MAX, ATTRIBUTES_MAX, METRICS_MAX, Message, READINGS_MAX, Undecodable};
 
 /// What was measured, and said beside it, at one instant.
 #[derive(Debug, Default)]
 pub(super) struct Moment {
     values: BTreeMap<String, f64>,
     attributes: Map<String, Value>,
+    /// Metric to unit.
+    units: Map<String, Value>,
 }
 
 impl Moment {
@@ -41,6 +45,18 @@ impl Moment {
         Ok(())
     }
 
+    /// Notes the unit of a metric; an empty one is none.
+    pub(super) fn unit(&mut self, name: &str, unit: &str) {
+        if !unit.is_empty() {
+            self.units.insert(name.to_owned(), Value::String(unit.to_owned()));
+        }
+    }
+
+    /// Takes over what was said, not measured, at another instant.
+    fn absorb(&mut self, other: Self) -> Result<(), Undecodable> {
+        other.attributes.into_iter().try_for_each(|(name, value)| self.attribute(&name, value))
+    }
+
     fn check_new(&self, name: &str) -> Result<(), Undecodable> {
         let is_known = self.values.contains_key(name) || self.attributes.contains_key(name);
         if is_known { Err(Undecodable::DuplicateField) } else { Ok(()) }
@@ -52,12 +68,16 @@ impl Moment {
     }
 
     pub(super) fn into_reading(
-        self,
+        mut self,
         message: &Message<'_>,
         reading_at: Timestamp,
         event_id: Uuid,
-    ) -> ReadingCreatedEvent {
-        ReadingCreatedEvent {
+    ) -> Result<ReadingCreatedEvent, Undecodable> {
+        if !self.units.is_empty() {
+            let units = std::mem::take(&mut self.units);
+            self.attribute("units", Value::Object(units))?;
+        }
+        Ok(ReadingCreatedEvent {
             event_id,
             sensor_id: message.sensor_id.to_owned(),
             device_type: message.device_type.to_owned(),
@@ -66,6 +86,50 @@ impl Moment {
             attributes: self.attributes,
             reading_at,
             received_at: message.received_at,
+        })
+    }
+}
+
+/// Gathers what a payload says under the instants that it says it of.
+#[derive(Debug, Default)]
+pub(super) struct Moments(BTreeMap<Timestamp, Moment>);
+
+impl Moments {
+    /// The moment at an instant, new or begun.
+    pub(super) fn at(&mut self, instant: Timestamp) -> Result<&mut Moment, Undecodable> {
+        if self.0.len() == READINGS_MAX && !self.0.contains_key(&instant) {
+            return Err(Undecodable::TooManyReadings);
         }
+        Ok(self.0.entry(instant).or_default())
+    }
+
+    /// Makes the readings, in the order of time.
+    ///
+    /// What is said of an instant at which nothing was measured goes with the reading before it, or else with the first.
+    /// The instants differ, so an event id from the payload differs by them; one from the publisher, by their order.
+    pub(super) fn finish(self, message: &Message<'_>) -> Result<Vec<ReadingCreatedEvent>, Undecodable> {
+        let mut measured: Vec<(Timestamp, Moment)> = Vec::new();
+        let mut said_before = Moment::default();
+        for (instant, mut moment) in self.0 {
+            match measured.last_mut() {
+                _ if moment.has_metric() => {
+                    moment.absorb(std::mem::take(&mut said_before))?;
+                    measured.push((instant, moment));
+                }
+                Some((_, before)) => before.absorb(moment)?,
+                None => said_before.absorb(moment)?,
+            }
+        }
+        if measured.is_empty() {
+            return Err(Undecodable::NoMetric);
+        }
+        let readings = (0..).zip(measured).map(|(part, (instant, moment))| {
+            let event_id = match message.event_id {
+                Some(event_id) => schema::event_id_from_publisher_part(message.sensor_id, event_id, part),
+                None => schema::event_id_from_payload(message.sensor_id, instant, message.payload),
+            };
+            moment.into_reading(message, instant, event_id)
+        });
+        readings.collect()
     }
 }

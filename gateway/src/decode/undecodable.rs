@@ -22,6 +22,15 @@ pub enum Undecodable {
         /// Where, from 0.
         at: usize,
     },
+    /// Well-formed, but not what RFC 8428 describes.
+    #[error("payload is not a SenML pack: {0}")]
+    NotSenml(&'static str),
+    /// SenML of a version that this gateway does not understand, and so must not use.
+    #[error("SenML version is newer than 10")]
+    SenmlVersion,
+    /// A field that must be understood, and is not.
+    #[error("a field whose name ends in _ is not known")]
+    MandatoryField,
     /// Well-formed, but not an object.
     #[error("payload is not an object of named fields")]
     NotObject,
@@ -76,6 +85,9 @@ impl Undecodable {
             Self::CodecUnknown => "codec-unknown",
             Self::NotJson { .. } => "not-json",
             Self::NotCbor { .. } => "not-cbor",
+            Self::NotSenml(_) => "not-senml",
+            Self::SenmlVersion => "senml-version",
+            Self::MandatoryField => "mandatory-field",
             Self::NotObject => "not-object",
             Self::FieldName => "field-name",
             Self::NoMetric => "no-metric",
