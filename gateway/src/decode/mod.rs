@@ -9,11 +9,13 @@ mod items;
 mod json;
 mod moment;
 mod senml;
+mod sparkplug;
 mod timestamp;
 mod undecodable;
 
 use schema::{Codec, ReadingCreatedEvent, Timestamp};
 
+pub use sparkplug::{BORN_MAX, Births};
 pub use timestamp::Bounds as TimestampBounds;
 pub use undecodable::Undecodable;
 
@@ -42,6 +44,8 @@ pub enum Format {
     SenmlCbor,
     /// Codec `cbor`.
     Cbor,
+    /// Codec `sparkplug-b`.
+    SparkplugB,
     /// A registration that no payload can be decoded by; every payload is refused with this.
     Unusable(Undecodable),
 }
@@ -55,6 +59,7 @@ impl Format {
             Some(Codec::SenmlJson) => Self::SenmlJson,
             Some(Codec::SenmlCbor) => Self::SenmlCbor,
             Some(Codec::Cbor) => Self::Cbor,
+            Some(Codec::SparkplugB) => Self::SparkplugB,
             _ => Self::Unusable(Undecodable::CodecUnknown),
         }
     }
@@ -79,15 +84,17 @@ pub struct Message<'a> {
     pub payload: &'a [u8],
 }
 
-/// Decodes a payload.
+/// Decodes a payload. `births` is what earlier messages of the same connection have declared; only `sparkplug-b` uses it.
 ///
-/// Shape: at least one reading, in the order of time; no two of one instant.
+/// Shape: readings in the order of time, no two of one instant. None at all is a message that was understood and measures
+/// nothing, as a Sparkplug birth or death may: it needs no record, only its acknowledgement.
 ///
 /// # Errors
 /// [`Undecodable`] (dead letter).
 pub fn decode(
     format: &Format,
     message: &Message<'_>,
+    births: &mut Births,
     bounds: &TimestampBounds,
 ) -> Result<Vec<ReadingCreatedEvent>, Undecodable> {
     match format {
@@ -95,6 +102,7 @@ pub fn decode(
         Format::SenmlJson => senml::json::decode(message, bounds),
         Format::SenmlCbor => senml::cbor::decode(message, bounds),
         Format::Cbor => cbor::decode(message, bounds).map(|reading| vec![reading]),
+        Format::SparkplugB => sparkplug::decode(message, bounds, births),
         Format::Unusable(undecodable) => Err(undecodable.clone()),
     }
 }
@@ -124,7 +132,7 @@ mod tests {
 
     /// The one reading of a payload.
     pub(super) fn one(format: &Format, payload: &[u8]) -> Result<ReadingCreatedEvent, Undecodable> {
-        let mut readings = decode(format, &message(payload), &BOUNDS)?;
+        let mut readings = decode(format, &message(payload), &mut Births::default(), &BOUNDS)?;
         assert_eq!(readings.len(), 1);
         Ok(readings.remove(0))
     }

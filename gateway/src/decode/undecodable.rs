@@ -1,6 +1,8 @@
 //! Why a payload is no reading.
 
-use super::{ATTRIBUTE_BYTES_MAX, ATTRIBUTES_MAX, DEPTH_MAX, EVENT_ID_BYTES_MAX, METRICS_MAX, READINGS_MAX};
+use super::{
+    ATTRIBUTE_BYTES_MAX, ATTRIBUTES_MAX, BORN_MAX, DEPTH_MAX, EVENT_ID_BYTES_MAX, METRICS_MAX, READINGS_MAX,
+};
 
 /// Says why a payload is no reading. [`Undecodable::reason`] is the short name that dead letters and metrics carry.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +33,27 @@ pub enum Undecodable {
     /// A field that must be understood, and is not.
     #[error("a field whose name ends in _ is not known")]
     MandatoryField,
+    /// Not protobuf, or not a Sparkplug B payload.
+    #[error("payload is not a Sparkplug B protobuf")]
+    NotProtobuf,
+    /// The topic does not say what kind of Sparkplug message this is.
+    #[error("topic does not end in NBIRTH, NDATA, NDEATH, or in DBIRTH, DDATA, DDEATH and a device")]
+    SparkplugKind,
+    /// A birth that does not declare what it brings.
+    #[error("a metric of a birth has no name or no datatype")]
+    BirthIncomplete,
+    /// Data that lean on a birth which this connection has not seen: a rebirth is needed.
+    #[error("a metric's alias or datatype was not declared by a birth on this connection")]
+    BirthUnknown,
+    /// Two metrics that could not be told apart.
+    #[error("two metrics of a birth have one alias, or names that become the same")]
+    NameCollision,
+    /// More than [`BORN_MAX`].
+    #[error("births declare more than {BORN_MAX} metrics")]
+    TooManyBorn,
+    /// A value that its datatype does not have.
+    #[error("a value does not fit its datatype")]
+    Datatype,
     /// Well-formed, but not an object.
     #[error("payload is not an object of named fields")]
     NotObject,
@@ -88,6 +111,13 @@ impl Undecodable {
             Self::NotSenml(_) => "not-senml",
             Self::SenmlVersion => "senml-version",
             Self::MandatoryField => "mandatory-field",
+            Self::NotProtobuf => "not-protobuf",
+            Self::SparkplugKind => "sparkplug-kind",
+            Self::BirthIncomplete => "birth-incomplete",
+            Self::BirthUnknown => "birth-unknown",
+            Self::NameCollision => "name-collision",
+            Self::TooManyBorn => "too-many-born",
+            Self::Datatype => "datatype",
             Self::NotObject => "not-object",
             Self::FieldName => "field-name",
             Self::NoMetric => "no-metric",

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::super::tests::{BOUNDS, message};
-use super::super::{Format, METRICS_MAX, READINGS_MAX, decode};
+use super::super::{Births, Format, METRICS_MAX, READINGS_MAX, decode};
 use super::*;
 
 /// The examples are of 2010 and 2011.
@@ -15,7 +15,7 @@ const LONG_AGO: TimestampBounds =
     TimestampBounds { age_max: Duration::from_secs(20 * 366 * 86_400), ..BOUNDS };
 
 fn read(format: &Format, payload: &[u8]) -> Result<Vec<ReadingCreatedEvent>, Undecodable> {
-    decode(format, &message(payload), &LONG_AGO)
+    decode(format, &message(payload), &mut Births::default(), &LONG_AGO)
 }
 
 /// Instant, values and attributes of each reading; an instant of now is empty.
@@ -300,14 +300,15 @@ fn readings_of_one_pack_have_ids_of_their_own_and_a_resend_has_the_same() {
         let sent = Message { event_id, ..message(pack) };
         let later = Timestamp::parse("2026-01-02T03:05:00Z").unwrap();
         let ids = |message| -> Vec<_> {
-            let readings = decode(&Format::SenmlJson, &message, &LONG_AGO).unwrap();
+            let readings = decode(&Format::SenmlJson, &message, &mut Births::default(), &LONG_AGO).unwrap();
             readings.iter().map(|reading| reading.event_id).collect()
         };
         let first = ids(sent);
         assert_eq!(first, ids(Message { received_at: later, ..sent }));
         assert!(first[0] != first[1] && first[1] != first[2] && first[0] != first[2]);
     }
-    let first = decode(&Format::SenmlJson, &Message { event_id: Some("e-7"), ..message(pack) }, &LONG_AGO);
+    let named = Message { event_id: Some("e-7"), ..message(pack) };
+    let first = decode(&Format::SenmlJson, &named, &mut Births::default(), &LONG_AGO);
     assert_eq!(first.unwrap()[0].event_id, schema::event_id_from_publisher("t-1", "e-7"));
 }
 
