@@ -40,7 +40,7 @@ pub struct DeviceRow {
     pub zone_id: String,
     /// Payload format, by the name of a [`Codec`](crate::Codec).
     pub codec: String,
-    /// For the codec `binary`: where each metric lies in the payload, as JSON text, which is how jsonb is captured.
+    /// For the codec `binary`: a [`Layout`](crate::Layout) as JSON text, which is how jsonb is captured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub codec_layout: Option<String>,
     /// Whether it may publish.

@@ -18,6 +18,7 @@ mod change;
 mod codec;
 mod device;
 mod identity;
+mod layout;
 mod reading;
 mod threshold;
 mod timestamp;
@@ -30,6 +31,10 @@ pub use change::{Change, ChangeError, Op, RowKey, Source};
 pub use codec::Codec;
 pub use device::{DeviceKey, DeviceRow, DeviceStatus};
 pub use identity::{IdentityError, METRIC_BYTES_MAX, SENSOR_ID_BYTES_MAX, check_metric, check_sensor_id};
+pub use layout::{
+    LAYOUT_BYTES_MAX, LAYOUT_FIELDS_MAX, LAYOUT_LENGTH_MAX, Layout, LayoutClock, LayoutField, LayoutKind,
+    LayoutNumber,
+};
 pub use reading::{
     ReadingCreatedEvent, event_id_from_payload, event_id_from_publisher, event_id_from_publisher_part,
 };
