@@ -157,7 +157,7 @@ fn field<'v>(
             place.problem("metric", "must match [A-Za-z][A-Za-z0-9_.]{0,63}");
         }
         Some(metric) if !names.insert(metric) => {
-            place.problem("metric", "names a metric that an earlier field has")
+            place.problem("metric", "names a metric that an earlier field has");
         }
         Some(_) => {}
         None => place.problem("metric", "must be a text"),

@@ -3,8 +3,11 @@
 //! Pure: no clock, no I/O. A codec is one file and one line in [`decode`]. What cannot be decoded is for the dead letter:
 //! the device would only send the same again.
 
+mod binary;
 mod cbor;
 mod fields;
+#[cfg(test)]
+mod fuzz;
 mod items;
 mod json;
 mod moment;
@@ -13,7 +16,7 @@ mod sparkplug;
 mod timestamp;
 mod undecodable;
 
-use schema::{Codec, ReadingCreatedEvent, Timestamp};
+use schema::{Codec, Layout, ReadingCreatedEvent, Timestamp};
 
 pub use sparkplug::{BORN_MAX, Births};
 pub use timestamp::Bounds as TimestampBounds;
@@ -46,6 +49,8 @@ pub enum Format {
     Cbor,
     /// Codec `sparkplug-b`.
     SparkplugB,
+    /// Codec `binary`.
+    Binary(Layout),
     /// A registration that no payload can be decoded by; every payload is refused with this.
     Unusable(Undecodable),
 }
@@ -53,14 +58,21 @@ pub enum Format {
 impl Format {
     /// Reads the columns `codec` and `codec_layout` of a device. What cannot be used is a [`Format::Unusable`], so that a
     /// wrong registration costs its own device's readings a dead letter each, and nobody anything else.
-    pub fn of(codec: &str, _layout: Option<&str>) -> Self {
+    pub fn of(codec: &str, layout: Option<&str>) -> Self {
         match Codec::from_name(codec) {
             Some(Codec::Json) => Self::Json,
             Some(Codec::SenmlJson) => Self::SenmlJson,
             Some(Codec::SenmlCbor) => Self::SenmlCbor,
             Some(Codec::Cbor) => Self::Cbor,
             Some(Codec::SparkplugB) => Self::SparkplugB,
-            _ => Self::Unusable(Undecodable::CodecUnknown),
+            Some(Codec::Binary) => match layout.map(Layout::parse) {
+                Some(Ok(layout)) => Self::Binary(layout),
+                Some(Err(problems)) => {
+                    Self::Unusable(Undecodable::Layout(problems.into_iter().next().unwrap_or_default()))
+                }
+                None => Self::Unusable(Undecodable::Layout("there is none".to_owned())),
+            },
+            None => Self::Unusable(Undecodable::CodecUnknown),
         }
     }
 }
@@ -103,6 +115,7 @@ pub fn decode(
         Format::SenmlCbor => senml::cbor::decode(message, bounds),
         Format::Cbor => cbor::decode(message, bounds).map(|reading| vec![reading]),
         Format::SparkplugB => sparkplug::decode(message, bounds, births),
+        Format::Binary(layout) => binary::decode(layout, message, bounds),
         Format::Unusable(undecodable) => Err(undecodable.clone()),
     }
 }

@@ -54,6 +54,17 @@ pub enum Undecodable {
     /// A value that its datatype does not have.
     #[error("a value does not fit its datatype")]
     Datatype,
+    /// The codec is `binary`, and the registry has no layout that could be used.
+    #[error("the registered layout cannot be used: {0}")]
+    Layout(String),
+    /// A payload that is not as long as its layout.
+    #[error("payload has {is_bytes} bytes, its layout {must_bytes}")]
+    PayloadLength {
+        /// Bytes of the payload.
+        is_bytes: usize,
+        /// Bytes of the layout.
+        must_bytes: usize,
+    },
     /// Well-formed, but not an object.
     #[error("payload is not an object of named fields")]
     NotObject,
@@ -118,6 +129,8 @@ impl Undecodable {
             Self::NameCollision => "name-collision",
             Self::TooManyBorn => "too-many-born",
             Self::Datatype => "datatype",
+            Self::Layout(_) => "layout",
+            Self::PayloadLength { .. } => "payload-length",
             Self::NotObject => "not-object",
             Self::FieldName => "field-name",
             Self::NoMetric => "no-metric",
