@@ -3,7 +3,7 @@
 use crate::admin::Latch;
 use crate::config::{Env, Secret};
 use anyhow::Context;
-use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{ClientWrapper, Hook, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use refinery::{Migration, Runner};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use std::path::PathBuf;
@@ -20,6 +20,14 @@ const CONNECT_WAIT: Duration = Duration::from_secs(5);
 const TCP_SILENCE_MAX: Duration = Duration::from_secs(15);
 /// Waits this long for a free connection of the pool before the caller is told.
 const POOL_WAIT: Duration = Duration::from_secs(5);
+
+/// Tells the server to end our session when we fall silent: what a lost client had locked is free again after half a
+/// minute, and not after the two hours of TCP's own patience.
+const FORGET_SILENT_CLIENTS: [&str; 2] = [
+    "SET idle_in_transaction_session_timeout = '30s'",
+    "SET tcp_keepalives_idle = 15; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; \
+     SET tcp_user_timeout = 30000",
+];
 
 /// Says where the database is and how many connections a service may hold.
 #[derive(Clone, Debug)]
@@ -60,6 +68,19 @@ impl Settings {
         Self { url: Secret::new(url), ca: None, connections_max: 8, statement_max: Duration::from_secs(30) }
     }
 
+    /// Sets how long a statement may take, as `DATABASE_STATEMENT_MS_MAX` does.
+    #[must_use]
+    pub fn with_statement_max(mut self, statement_max: Duration) -> Self {
+        self.statement_max = statement_max;
+        self
+    }
+
+    /// Returns how long a statement may take before the server ends it. A client that waits clearly longer for an answer
+    /// waits for one that was lost.
+    pub fn statement_max(&self) -> Duration {
+        self.statement_max
+    }
+
     /// Returns the connection settings, for clients that are not ours (the replication stream).
     ///
     /// # Errors
@@ -88,6 +109,9 @@ impl Settings {
         let mut config = self.config()?;
         let own = config.get_options().unwrap_or_default().to_owned();
         config.options(format!("{own} -c statement_timeout={}", self.statement_max.as_millis()));
+        // Each host of the URL is tried in turn, and one that does not answer takes its whole wait.
+        let hosts = u32::try_from(config.get_hosts().len()).unwrap_or(u32::MAX).max(1);
+        let connect_all = CONNECT_WAIT.saturating_mul(hosts.saturating_add(1));
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         #[expect(clippy::disallowed_methods, reason = "this is the one place that fixes pool settings")]
         let manager = match self.tls()? {
@@ -98,8 +122,17 @@ impl Settings {
             .max_size(self.connections_max)
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(POOL_WAIT))
-            .create_timeout(Some(CONNECT_WAIT))
+            .create_timeout(Some(connect_all))
             .recycle_timeout(Some(CONNECT_WAIT))
+            .post_create(Hook::async_fn(|client: &mut ClientWrapper, _| {
+                Box::pin(async move {
+                    for setting in FORGET_SILENT_CLIENTS {
+                        // A server that has no such setting keeps its own ideas.
+                        let _ = client.batch_execute(setting).await;
+                    }
+                    Ok(())
+                })
+            }))
             .build()
             .context("build the connection pool")
     }
@@ -148,6 +181,10 @@ fn is_this_host(host: &Host) -> bool {
 
 /// Key of the advisory lock that lets one migrator run at a time; the value only has to be ours.
 const MIGRATION_LOCK: i64 = 0x6669_656c_646c_696e;
+/// So often a migrator without a lock looks again after another one was faster; it can be once for each migration.
+const OUTRUN_MAX: u32 = 100;
+/// A failure is looked at so often even when the history has not grown: the other migrator may still be at work.
+const OUTRUN_LOOKS_MIN: u32 = 3;
 
 /// Runs the migrations that the database has not seen, each in a transaction of its own.
 ///
@@ -160,15 +197,47 @@ pub async fn migrate(client: &mut Client, migrations: &[Migration]) -> anyhow::R
         .execute("SELECT pg_advisory_lock($1)", &[&MIGRATION_LOCK])
         .await
         .context("wait for the migration lock")?;
-    let outcome = Runner::new(migrations).run_async(client).await.context("run the migrations");
+    let outcome = run_migrations(client, migrations).await;
     client
         .execute("SELECT pg_advisory_unlock($1)", &[&MIGRATION_LOCK])
         .await
         .context("free the migration lock")?;
-    for migration in outcome?.applied_migrations() {
+    outcome
+}
+
+/// Does what [`migrate`] does on a server without advisory locks.
+///
+/// Of two migrators that meet, one fails on a table that the other has made. It looks again and goes on from there, as
+/// long as the history grows.
+///
+/// # Errors
+/// As [`migrate`].
+pub async fn migrate_without_lock(client: &mut Client, migrations: &[Migration]) -> anyhow::Result<()> {
+    let mut backoff = crate::retry::Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+    loop {
+        let before = newest_migration(client).await;
+        let Err(error) = run_migrations(client, migrations).await else { return Ok(()) };
+        // The other one may be between its commit and ours: it gets a moment to show what it did.
+        tokio::time::sleep(backoff.next_wait()).await;
+        let was_outrun = newest_migration(client).await > before || backoff.failures() < OUTRUN_LOOKS_MIN;
+        if !was_outrun || backoff.failures() >= OUTRUN_MAX {
+            return Err(error);
+        }
+    }
+}
+
+async fn run_migrations(client: &mut Client, migrations: &[Migration]) -> anyhow::Result<()> {
+    let report = Runner::new(migrations).run_async(client).await.context("run the migrations")?;
+    for migration in report.applied_migrations() {
         tracing::info!(%migration, "applied");
     }
     Ok(())
+}
+
+/// Returns the newest applied version, or none when there is no history yet.
+async fn newest_migration(client: &Client) -> Option<i32> {
+    let newest = "SELECT max(version)::int4 FROM refinery_schema_history";
+    client.query_one(newest, &[]).await.ok()?.get(0)
 }
 
 /// Says what is wrong with the schema of the database.
@@ -197,14 +266,18 @@ pub async fn require_version(pool: &Pool, needed: i32) -> Result<(), SchemaError
 }
 
 async fn schema_version(pool: &Pool) -> anyhow::Result<i32> {
+    // The pool bounds this wait itself; several hosts may have to be tried.
     let client = pool.get().await?;
-    let there = client.query_one("SELECT to_regclass('refinery_schema_history') IS NOT NULL", &[]).await?;
-    if !there.get::<_, bool>(0) {
-        return Ok(0);
-    }
-    let row =
-        client.query_one("SELECT coalesce(max(version), 0)::int4 FROM refinery_schema_history", &[]).await?;
-    Ok(row.get(0))
+    let look = async {
+        let there =
+            client.query_one("SELECT to_regclass('refinery_schema_history') IS NOT NULL", &[]).await?;
+        if !there.get::<_, bool>(0) {
+            return Ok(0);
+        }
+        let newest = "SELECT coalesce(max(version), 0)::int4 FROM refinery_schema_history";
+        anyhow::Ok(client.query_one(newest, &[]).await?.get(0))
+    };
+    tokio::time::timeout(PROBE_WAIT, look).await.context("wait for an answer")?
 }
 
 /// Waits until the database answers and has the needed schema version.
@@ -255,9 +328,13 @@ pub async fn watch(pool: Pool, latch: Latch, shutdown: CancellationToken) {
 }
 
 async fn probe(pool: &Pool) -> anyhow::Result<()> {
-    let look = async {
-        pool.get().await?.batch_execute("SELECT 1").await?;
-        anyhow::Ok(())
-    };
-    tokio::time::timeout(PROBE_WAIT, look).await.context("wait for an answer")?
+    // The pool bounds this wait itself; several hosts may have to be tried.
+    let client = pool.get().await?;
+    let answered = tokio::time::timeout(PROBE_WAIT, client.batch_execute("SELECT 1")).await;
+    let outcome = answered.context("wait for an answer").and_then(|answer| Ok(answer?));
+    if outcome.is_err() {
+        // The answer may still come, or never: nobody else may wait behind it.
+        drop(deadpool_postgres::Object::take(client));
+    }
+    outcome
 }

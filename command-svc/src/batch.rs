@@ -1,7 +1,7 @@
 //! Records gathered into batches, and batches into columns. Pure: no clock, no I/O.
 
 use rdkafka::message::{Message, OwnedMessage};
-use schema::{ReadingCreatedEvent, check_metric, check_sensor_id};
+use schema::{ReadingCreatedEvent, Timestamp, check_metric, check_sensor_id};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -122,6 +122,19 @@ impl Batch {
         self.row_count >= limits.rows_max || self.byte_count >= limits.bytes_max
     }
 
+    /// Rejects the readings of before an instant; their offsets still count.
+    pub fn reject_before(&mut self, kept_from: Timestamp, reason: &str) {
+        if self.entries.iter().all(|entry| entry.reading.reading_at >= kept_from) {
+            return; // almost always
+        }
+        let (kept, old) = std::mem::take(&mut self.entries)
+            .into_iter()
+            .partition(|entry: &Entry| entry.reading.reading_at >= kept_from);
+        self.entries = kept;
+        let rejected = |entry: Entry| Rejected { record: entry.record, reason: reason.to_owned() };
+        self.rejected.extend(old.into_iter().map(rejected));
+    }
+
     /// Returns the readings, in the order in which they were pushed.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
@@ -171,6 +184,29 @@ impl<'a> Columns<'a> {
             }
         }
         columns
+    }
+
+    /// Returns the columns of some rows, in the given order.
+    pub fn only(&self, rows: &[usize]) -> Self {
+        fn pick<T: Copy>(column: &[T], rows: &[usize]) -> Vec<T> {
+            rows.iter().map(|row| column[*row]).collect()
+        }
+        Self {
+            sensor_id: pick(&self.sensor_id, rows),
+            metric: pick(&self.metric, rows),
+            reading_at: pick(&self.reading_at, rows),
+            value: pick(&self.value, rows),
+            event_id: pick(&self.event_id, rows),
+            received_at: pick(&self.received_at, rows),
+            device_type: pick(&self.device_type, rows),
+            zone_id: pick(&self.zone_id, rows),
+            attributes: pick(&self.attributes, rows),
+        }
+    }
+
+    /// Returns what makes a row unique.
+    pub(crate) fn key(&self, row: usize) -> (&'a str, &'a str, OffsetDateTime, Uuid) {
+        (self.sensor_id[row], self.metric[row], self.reading_at[row], self.event_id[row])
     }
 
     /// Returns the number of rows.
@@ -223,6 +259,23 @@ mod tests {
         assert_eq!(columns.metric, ["humidity", "temperature", "x"]);
         assert_eq!(columns.event_id[0], columns.event_id[1]);
         assert_eq!(columns.days().len(), 1);
+    }
+
+    #[test]
+    fn readings_past_retention_are_rejected_and_their_offsets_count() {
+        let mut batch = Batch::default();
+        batch.push(entry(0, 7, &[("m", 1.0)]).record);
+        let at = Timestamp::parse("2026-03-01T23:59:59.999999Z").unwrap();
+        batch.reject_before(at, "old");
+        assert_eq!(
+            (batch.entries().len(), batch.rejected().len()),
+            (1, 0),
+            "an instant is not before itself"
+        );
+        batch.reject_before(Timestamp::parse("2026-03-02T00:00:00Z").unwrap(), "old");
+        assert_eq!((batch.entries().len(), batch.rejected().len()), (0, 1));
+        assert_eq!(batch.rejected()[0].reason, "old");
+        assert_eq!(batch.next_offsets()[&0], 8);
     }
 
     #[test]

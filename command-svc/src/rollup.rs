@@ -80,6 +80,16 @@ pub fn latest(columns: &Columns<'_>) -> Vec<usize> {
     rows
 }
 
+/// Finds the first row of each key.
+///
+/// Shape: row numbers, ordered by key, so that two writers lock rows in the same order.
+pub fn distinct(columns: &Columns<'_>) -> Vec<usize> {
+    let mut rows: Vec<_> = (0..columns.row_count()).collect();
+    rows.sort_by_key(|row| columns.key(*row)); // stable: the first stays first
+    rows.dedup_by_key(|row| columns.key(*row));
+    rows
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,6 +119,14 @@ mod tests {
     fn instants_before_1970_belong_to_the_hour_that_began_before_them() {
         let rows = columns(&[(0, -1, 5)]);
         assert_eq!(hours(&rows)[0].bucket.unix_timestamp(), -3_600);
+    }
+
+    #[test]
+    fn of_a_key_that_comes_twice_the_first_row_stays() {
+        let mut rows = columns(&[(1, 5, 1), (0, 5, 2), (1, 5, 3)]);
+        rows.event_id[2] = rows.event_id[0];
+        assert_eq!(distinct(&rows), [1, 0]);
+        assert_eq!(rows.only(&distinct(&rows)).value, [2.0, 1.0]);
     }
 
     proptest! {

@@ -2,23 +2,35 @@
 //!
 //! A small batch is one statement: the fewest round trips. A large one is a COPY followed by one upsert for each read
 //! model, because COPY is the fastest way in; it cannot pass over a row that is there already, so a batch in which a
-//! duplicate shows is rolled back and written by the statement, which can. Both leave the same rows (ADR 0004).
+//! duplicate shows is rolled back and written by the statement, which can. Servers that only speak like PostgreSQL get plain statements.
+//! All leave the same rows (ADR 0004).
 
 mod copy;
+mod portable;
 mod statement;
 
 use crate::batch::{Columns, Entry};
 use chassis::retry::Backoff;
-use deadpool_postgres::{Client, Pool, PoolError};
+use deadpool_postgres::{Client, Object, Pool, PoolError};
 use schema::migrations::Dialect;
 use std::collections::BTreeSet;
+use std::time::Duration;
 use time::Date;
+use tokio::time::{sleep, timeout};
 use tokio_postgres::error::SqlState;
 
 /// Days whose partition is known to be there; forgotten when there are more, which only a replay of decades reaches.
 const KNOWN_DAYS_MAX: usize = 4_096;
 /// Batches of at least so many rows are worth the round trips of a COPY and its upserts.
 const COPY_ROWS_MIN: usize = 1_000;
+/// A batch that meets another writer's is written again at once so often, which is no outage; then it waits like one.
+const CONFLICTS_MAX: u32 = 10;
+/// Waits between them: as short as a transaction.
+const CONFLICT_WAITS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
+/// What `ensure_reading_partition` says of a day that retention has dropped; a code of our own in class 22.
+const PAST_RETENTION: &str = "22RET";
+/// A write whose answer is not there after so long has lost its server; several statements fit in.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
 
 /// Says what a failed write means.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +38,12 @@ pub enum Error {
     /// The database is away, busy or changing over: the same batch may work later (retry).
     #[error("database is away")]
     Unavailable(#[source] anyhow::Error),
+    /// The database has not finished in time: it hangs, or the batch is too large for it (halve, then retry).
+    #[error("database has not finished in time")]
+    Overrun(#[source] anyhow::Error),
+    /// Another writer was in the way: the same batch may work now (retry at once).
+    #[error("another writer was in the way")]
+    Conflict(#[source] tokio_postgres::Error),
     /// The database refuses a value of the batch: only a smaller batch can work (bisect, then dead letter).
     #[error("database refuses the rows")]
     Refused(#[source] tokio_postgres::Error),
@@ -44,26 +62,47 @@ impl From<PoolError> for Error {
 }
 
 impl From<tokio_postgres::Error> for Error {
-    /// Tells the three apart by SQLSTATE class. Source: PostgreSQL manual, appendix A.
+    /// Tells them apart by SQLSTATE. Source: PostgreSQL manual, appendix A.
     fn from(error: tokio_postgres::Error) -> Self {
         let Some(code) = error.code() else {
             return Self::Unavailable(error.into());
         };
-        match &code.code()[..2] {
+        match (code.code(), &code.code()[..2]) {
+            // Serialization failure, deadlock.
+            ("40001" | "40P01", _) => Self::Conflict(error),
+            // Statement timeout; too many compressed rows touched at once.
+            ("57014" | "53400", _) => Self::Overrun(error.into()),
             // Data exception, integrity violation, program limit (a row too large).
-            "22" | "23" | "54" => Self::Refused(error),
+            (_, "22" | "23" | "54") => Self::Refused(error),
             // Feature not supported, syntax or rights.
-            "0A" | "42" => Self::Unfit(error),
+            (_, "0A" | "42") => Self::Unfit(error),
             _ => Self::Unavailable(error.into()),
         }
     }
 }
 
 impl Error {
+    fn without_conflict(self) -> Self {
+        match self {
+            Self::Conflict(error) => Self::Unavailable(error.into()),
+            other => other,
+        }
+    }
+
+    /// Says whether the connection is of no more use: silent, broken, ending, or to a server that takes no writes.
+    fn spoils_connection(&self) -> bool {
+        let (Self::Unavailable(error) | Self::Overrun(error)) = self else { return false };
+        match error.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::code) {
+            Some(code) => matches!(&code.code()[..2], "08" | "25") || code.code().starts_with("57P"),
+            None => true,
+        }
+    }
+
     /// Returns the reason for a dead letter: the SQLSTATE alone, because the server's text may quote the row.
     pub fn reason(&self) -> String {
         match self {
             Self::Refused(error) => match error.code() {
+                Some(code) if code.code() == PAST_RETENTION => "reading is past retention".to_owned(),
                 Some(code) => format!("{self}: SQLSTATE {}", code.code()),
                 None => self.to_string(),
             },
@@ -78,6 +117,7 @@ pub struct Store {
     pool: Pool,
     dialect: Dialect,
     known_days: BTreeSet<Date>,
+    answer_max: Duration,
 }
 
 impl Store {
@@ -87,12 +127,24 @@ impl Store {
     /// [`Error`]; a database without the contract is [`Error::Unfit`].
     pub async fn open(pool: Pool) -> Result<Self, Error> {
         let client = pool.get().await?;
-        let name: String = client.query_one("SELECT dialect FROM storage_contract", &[]).await?.get(0);
+        let asked = timeout(ANSWER_MAX, client.query_one("SELECT dialect FROM storage_contract", &[])).await;
+        let Ok(answer) = asked else {
+            drop(Object::take(client));
+            return Err(Error::Unavailable(anyhow::anyhow!("no answer for {ANSWER_MAX:?}")));
+        };
+        let name: String = answer?.get(0);
         let dialect = Dialect::from_name(&name).ok_or_else(|| {
             Error::Unavailable(anyhow::anyhow!("unknown dialect {name} in storage_contract"))
         })?;
         tracing::info!(dialect = dialect.as_str(), "storage contract found");
-        Ok(Self { pool, dialect, known_days: BTreeSet::new() })
+        Ok(Self { pool, dialect, known_days: BTreeSet::new(), answer_max: ANSWER_MAX })
+    }
+
+    /// Sets how long a whole write may wait for its answer; it should be clearly more than one statement may take.
+    #[must_use]
+    pub fn with_answer_max(mut self, answer_max: Duration) -> Self {
+        self.answer_max = answer_max;
+        self
     }
 
     /// Writes the readings in a single transaction and returns the number of rows that were new.
@@ -101,33 +153,67 @@ impl Store {
     /// and counts nowhere twice. When it returns, the rows are committed.
     ///
     /// # Errors
-    /// [`Error`]; nothing was written, except that an answer lost on the way may hide a commit.
+    /// [`Error`], never [`Error::Conflict`]; nothing was written, except that an answer lost on the way may hide a commit.
     pub async fn write(&mut self, entries: &[Entry]) -> Result<u64, Error> {
         if entries.is_empty() {
             return Ok(0);
         }
         let columns = Columns::of(entries);
-        let mut client = self.pool.get().await?;
-        if self.dialect == Dialect::Postgres {
-            ensure_partitions(&client, &mut self.known_days, columns.days()).await?;
-        }
-        let outcome = if columns.row_count() < COPY_ROWS_MIN {
-            statement::insert(&client, self.dialect, &columns).await
-        } else {
-            match copy::insert(&mut client, self.dialect, &columns).await {
-                Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {
-                    statement::insert(&client, self.dialect, &columns).await
+        let mut conflicts = Backoff::new(CONFLICT_WAITS.0, CONFLICT_WAITS.1);
+        loop {
+            match self.write_once(&columns).await {
+                Err(Error::Conflict(error)) if conflicts.failures() >= CONFLICTS_MAX => {
+                    return Err(Error::Unavailable(error.into()));
                 }
-                outcome => outcome,
+                Err(Error::Conflict(_)) => sleep(conflicts.next_wait()).await,
+                // Perhaps retention dropped a partition that was there: it is looked for again.
+                Err(Error::Refused(error))
+                    if error.code() == Some(&SqlState::CHECK_VIOLATION) && !self.known_days.is_empty() =>
+                {
+                    self.known_days.clear();
+                    return self.write_once(&columns).await.map_err(Error::without_conflict);
+                }
+                outcome => return outcome,
             }
-        };
-        if let Err(error) = &outcome
-            && error.code() == Some(&SqlState::CHECK_VIOLATION)
-        {
-            // Perhaps retention dropped a partition that was there; the next try looks again.
-            self.known_days.clear();
         }
-        Ok(outcome?)
+    }
+
+    async fn write_once(&mut self, columns: &Columns<'_>) -> Result<u64, Error> {
+        let mut client = self.pool.get().await?;
+        let written = insert(&mut client, self.dialect, &mut self.known_days, columns);
+        let outcome = match timeout(self.answer_max, written).await {
+            Ok(outcome) => outcome.map_err(Error::from),
+            Err(_) => Err(Error::Overrun(anyhow::anyhow!("no answer for {:?}", self.answer_max))),
+        };
+        if outcome.as_ref().is_err_and(Error::spoils_connection) {
+            // The others lead to the same server, which may not be the one that takes writes any more.
+            drop(Object::take(client));
+            self.pool.retain(|_, _| false);
+        }
+        outcome
+    }
+}
+
+async fn insert(
+    client: &mut Client,
+    dialect: Dialect,
+    known_days: &mut BTreeSet<Date>,
+    columns: &Columns<'_>,
+) -> Result<u64, tokio_postgres::Error> {
+    if dialect == Dialect::Distributed {
+        return portable::insert(client, columns).await;
+    }
+    if dialect == Dialect::Postgres {
+        ensure_partitions(client, known_days, columns.days()).await?;
+    }
+    if columns.row_count() < COPY_ROWS_MIN {
+        return statement::insert(client, dialect, columns).await;
+    }
+    match copy::insert(client, dialect, columns).await {
+        Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {
+            statement::insert(client, dialect, columns).await
+        }
+        outcome => outcome,
     }
 }
 
@@ -154,7 +240,7 @@ async fn ensure_partitions(
     client: &Client,
     known: &mut BTreeSet<Date>,
     days: BTreeSet<Date>,
-) -> Result<(), Error> {
+) -> Result<(), tokio_postgres::Error> {
     for day in days {
         if known.contains(&day) {
             continue;

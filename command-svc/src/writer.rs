@@ -6,6 +6,7 @@ use crate::metrics::Metrics;
 use crate::store::{Error, Store};
 use chassis::admin::Latch;
 use chassis::retry::Backoff;
+use futures::future::join_all;
 use schema::Timestamp;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -53,9 +54,8 @@ impl Writer {
         for (entry, reason) in refused {
             self.dead_letters.send(&Rejected { record: entry.record.clone(), reason }).await;
         }
-        for rejected in batch.rejected() {
-            self.dead_letters.send(rejected).await;
-        }
+        // All at once: a device that sends a year of what is past retention must not slow down the others.
+        join_all(batch.rejected().iter().map(|rejected| self.dead_letters.send(rejected))).await;
         Ok(())
     }
 
@@ -71,7 +71,7 @@ impl Writer {
         while let Some(entries) = pending.pop() {
             match self.store_when_available(entries).await {
                 Ok(()) => {}
-                Err(error @ Error::Refused(_)) => match entries {
+                Err(error @ (Error::Refused(_) | Error::Overrun(_))) => match entries {
                     [entry] => refused.push((entry, error.reason())),
                     _ => {
                         let (first, second) = entries.split_at(entries.len() / 2);
@@ -84,7 +84,9 @@ impl Writer {
         Ok(refused)
     }
 
-    /// Tries the same rows until the database takes or refuses them.
+    /// Tries the same rows until the database takes or refuses them, or does not finish them in time.
+    ///
+    /// A single record that the database does not finish is tried on and on: that is an outage, not a fault of its own.
     async fn store_when_available(&mut self, entries: &[Entry]) -> Result<(), Error> {
         let mut backoff = Backoff::default();
         loop {
@@ -95,21 +97,25 @@ impl Writer {
                     self.observe(entries, inserted, started.elapsed());
                     return Ok(());
                 }
-                Err(Error::Unavailable(error)) => {
-                    self.latch.close();
-                    self.metrics.retries.inc();
-                    let wait = backoff.next_wait();
-                    let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-                    tracing::warn!(
-                        error = format!("{error:#}"),
-                        wait_ms,
-                        "database is away; the batch waits"
-                    );
-                    sleep(wait).await;
+                Err(Error::Unavailable(error)) => self.wait(&error, &mut backoff).await,
+                Err(Error::Overrun(error)) => {
+                    self.wait(&error, &mut backoff).await;
+                    if entries.len() > 1 {
+                        return Err(Error::Overrun(error));
+                    }
                 }
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    async fn wait(&self, error: &anyhow::Error, backoff: &mut Backoff) {
+        self.latch.close();
+        self.metrics.retries.inc();
+        let wait = backoff.next_wait();
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        tracing::warn!(error = format!("{error:#}"), wait_ms, "database is away; the batch waits");
+        sleep(wait).await;
     }
 
     fn observe(&self, entries: &[Entry], inserted: u64, took: Duration) {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use chassis::config::Env;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use schema::migrations::Dialect;
 
 use crate::api::Api;
 use crate::database;
@@ -67,7 +68,11 @@ enum Command {
     #[command(subcommand)]
     Topics(TopicsCommand),
     /// Brings a database to this release's schema. It is named by DATABASE_URL_FILE, as services take it; its user owns the tables.
-    Migrate,
+    Migrate {
+        /// The SQL to use for a new database; a database keeps what it began with.
+        #[arg(long, value_enum, env = "STORAGE_DIALECT", default_value_t = StorageDialect::Auto)]
+        dialect: StorageDialect,
+    },
     /// Private PostgreSQL and Kafka servers.
     #[command(subcommand)]
     Servers(ServersCommand),
@@ -166,6 +171,30 @@ impl Role {
     }
 }
 
+/// The SQL that a database is migrated with.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum StorageDialect {
+    /// What the server offers.
+    Auto,
+    /// TimescaleDB: hypertable, compression, continuous aggregate.
+    Timescale,
+    /// Plain PostgreSQL: day partitions.
+    Postgres,
+    /// Portable SQL that shards by sensor: YugabyteDB, CockroachDB, Citus.
+    Distributed,
+}
+
+impl StorageDialect {
+    fn wanted(self) -> Option<Dialect> {
+        match self {
+            Self::Auto => None,
+            Self::Timescale => Some(Dialect::Timescale),
+            Self::Postgres => Some(Dialect::Postgres),
+            Self::Distributed => Some(Dialect::Distributed),
+        }
+    }
+}
+
 /// Runs the command that the arguments name; a failure is printed once, as one line per cause.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -206,9 +235,9 @@ async fn dispatch(arguments: Arguments) -> Result<u8> {
             let roles: Vec<&str> = roles.into_iter().map(Role::as_str).collect();
             println!("{}", Signer::open_or_create(&state.jwt())?.mint(&subject, &roles, ttl)?);
         }
-        Command::Migrate => {
+        Command::Migrate { dialect } => {
             let mut client = from_env(chassis::postgres::Settings::from_env)?.connect().await?;
-            println!("dialect {}", database::migrate(&mut client).await?.as_str());
+            println!("dialect {}", database::migrate(&mut client, dialect.wanted()).await?.as_str());
         }
         Command::Topics(TopicsCommand::Create { partitions, replication_factor }) => {
             let broker = from_env(chassis::kafka::Settings::from_env)?;

@@ -1,6 +1,6 @@
 //! A database for the services: its schema, and one login role per service with no more rights than its work needs.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use chassis::postgres::Settings;
 use schema::migrations::{self, Dialect};
 use tokio_postgres::Client;
@@ -13,8 +13,10 @@ pub const NAME: &str = "fieldline";
 
 /// Rights on the tables of the schema, for roles named after their services.
 const GRANTS: &str = include_str!("database/grants.sql");
-/// The same, for tables that only one dialect has.
+/// The same, for what a dialect has of its own.
 const GRANTS_POSTGRES: &str = include_str!("database/grants-postgres.sql");
+const GRANTS_TIMESCALE: &str = include_str!("database/grants-timescale.sql");
+const GRANTS_DISTRIBUTED: &str = include_str!("database/grants-distributed.sql");
 
 /// Services that use the database, each by a role of its name with `_` for `-`.
 pub const SERVICES: [&str; 5] = ["command-svc", "device-svc", "threshold-svc", "cdc-svc", "query-svc"];
@@ -30,7 +32,7 @@ pub async fn prepare(state: &State, admin_url: impl Fn(&str) -> String, port: u1
         admin.batch_execute(&format!("CREATE DATABASE {NAME}")).await.context("create the database")?;
     }
     let mut client = Settings::local(admin_url(NAME)).connect().await?;
-    let dialect = migrate(&mut client).await?;
+    let dialect = migrate(&mut client, None).await?;
     // A statement that fails would be logged with its password.
     client.batch_execute("SET log_min_error_statement = panic").await?;
     for service in SERVICES {
@@ -41,9 +43,12 @@ pub async fn prepare(state: &State, admin_url: impl Fn(&str) -> String, port: u1
         files::write(&url_file(state, service), url.as_bytes(), files::Readers::Owner)?;
     }
     client.batch_execute(GRANTS).await.context("grant the services their rights")?;
-    if dialect == Dialect::Postgres {
-        client.batch_execute(GRANTS_POSTGRES).await.context("grant the services their rights")?;
-    }
+    let own = match dialect {
+        Dialect::Postgres => GRANTS_POSTGRES,
+        Dialect::Timescale => GRANTS_TIMESCALE,
+        Dialect::Distributed => GRANTS_DISTRIBUTED,
+    };
+    client.batch_execute(own).await.context("grant the services their rights")?;
     Ok(dialect)
 }
 
@@ -53,31 +58,67 @@ pub fn url_file(state: &State, service: &str) -> std::path::PathBuf {
     state.path(&format!("secrets/{service}.url"))
 }
 
-/// Brings the schema to this build's version, in the dialect that the database has or, when it is new, that the server offers.
+/// Brings the schema to this build's version, in the dialect that the database has. A new database gets the wanted
+/// dialect or, without one, what its server offers.
 ///
 /// # Errors
-/// The server refuses, or the database's history is not ours.
-pub async fn migrate(client: &mut Client) -> Result<Dialect> {
-    let dialect = dialect(client).await?;
-    chassis::postgres::migrate(client, &migrations::of(dialect)).await?;
+/// The server refuses, the database's history is not ours, or it has another dialect than the wanted one.
+pub async fn migrate(client: &mut Client, wanted: Option<Dialect>) -> Result<Dialect> {
+    let dialect = match (recorded(client).await?, wanted) {
+        (Some(recorded), Some(wanted)) if recorded != wanted => {
+            bail!("the database has the dialect {}, which cannot be changed", recorded.as_str())
+        }
+        (Some(recorded), _) => recorded,
+        (None, Some(wanted)) => wanted,
+        (None, None) => offered(client).await?,
+    };
+    let migrations = migrations::of(dialect);
+    match dialect {
+        Dialect::Distributed => chassis::postgres::migrate_without_lock(client, &migrations).await?,
+        Dialect::Postgres | Dialect::Timescale => chassis::postgres::migrate(client, &migrations).await?,
+    }
     Ok(dialect)
 }
 
-async fn dialect(client: &Client) -> Result<Dialect> {
+/// Reads the dialect of a database that was migrated before.
+async fn recorded(client: &Client) -> Result<Option<Dialect>> {
     let there = client.query_one("SELECT to_regclass('storage_contract') IS NOT NULL", &[]).await?;
-    if there.get(0) {
-        let name: String = client.query_one("SELECT dialect FROM storage_contract", &[]).await?.get(0);
-        return Dialect::from_name(&name)
-            .with_context(|| format!("the database has the unknown dialect {name}"));
+    if !there.get::<_, bool>(0) {
+        return Ok(None);
     }
-    // The extension must be loaded at the server's start, and its Apache-licensed build has no continuous aggregates.
-    let offered = client
+    let name: String = client.query_one("SELECT dialect FROM storage_contract", &[]).await?.get(0);
+    let dialect = Dialect::from_name(&name);
+    Ok(Some(dialect.with_context(|| format!("the database has the unknown dialect {name}"))?))
+}
+
+/// Finds the dialect that suits the server best.
+///
+/// # Errors
+/// The server does not answer.
+pub async fn offered(client: &Client) -> Result<Dialect> {
+    let version: String = client.query_one("SELECT version()", &[]).await?.get(0);
+    if shards(&version) {
+        return Ok(Dialect::Distributed);
+    }
+    // Both are asked of PostgreSQL itself. An extension that is only installed is not in use: TimescaleDB must be loaded
+    // at the server's start, and its Apache-licensed build has no continuous aggregates; Citus is made in each database.
+    let row = client
         .query_one(
-            "SELECT current_setting('timescaledb.license', true) IS NOT DISTINCT FROM 'timescale'",
+            "SELECT current_setting('timescaledb.license', true) IS NOT DISTINCT FROM 'timescale',
+                    EXISTS (SELECT FROM pg_extension WHERE extname = 'citus')",
             &[],
         )
         .await?;
-    Ok(if offered.get(0) { Dialect::Timescale } else { Dialect::Postgres })
+    Ok(match (row.get(0), row.get(1)) {
+        (_, true) => Dialect::Distributed,
+        (true, false) => Dialect::Timescale,
+        (false, false) => Dialect::Postgres,
+    })
+}
+
+/// Says whether the server that names its version so is one that only speaks like PostgreSQL.
+fn shards(version: &str) -> bool {
+    version.starts_with("CockroachDB") || version.contains("-YB-")
 }
 
 async fn make_role(client: &Client, role: &str, password: &str) -> Result<()> {
@@ -90,4 +131,16 @@ async fn make_role(client: &Client, role: &str, password: &str) -> Result<()> {
 
 fn role_of(service: &str) -> String {
     service.replace('-', "_")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_that_shard_are_known_by_their_version() {
+        assert!(shards("CockroachDB CCL v24.3.1 (x86_64-pc-linux-gnu, built 2024/12/12 18:21:43, go1.22.8)"));
+        assert!(shards("PostgreSQL 15.2-YB-2.25.1.0-b0 on x86_64-pc-linux-gnu, compiled by clang"));
+        assert!(!shards("PostgreSQL 15.18 (Debian 15.18-0+deb12u1) on x86_64-pc-linux-gnu, compiled by gcc"));
+    }
 }

@@ -1,4 +1,8 @@
 //! The SQL migrations of every dialect. They are only listed here; `chassis::postgres` runs them.
+//!
+//! One numbering for all: a version is the same contract in every dialect, whatever SQL it takes there. A migration that
+//! is plain enough for `postgres` and `timescale` is in `common`; `distributed` has every one of its own, because the
+//! change capture in the common ones is not portable.
 
 use refinery::Migration;
 
@@ -11,9 +15,12 @@ mod postgres {
 mod timescale {
     refinery::embed_migrations!("migrations/timescale");
 }
+mod distributed {
+    refinery::embed_migrations!("migrations/distributed");
+}
 
 /// Version of the newest migration. A service refuses to start on any other.
-pub const VERSION: i32 = 4;
+pub const VERSION: i32 = 5;
 
 /// Names the SQL that a server understands. A database keeps the dialect of its first migration (`storage_contract`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,31 +29,42 @@ pub enum Dialect {
     Postgres,
     /// PostgreSQL with TimescaleDB.
     Timescale,
+    /// Servers that shard by sensor and speak a part of PostgreSQL's SQL: YugabyteDB, CockroachDB, Citus.
+    Distributed,
 }
 
 impl Dialect {
+    /// Every dialect.
+    pub const ALL: [Self; 3] = [Self::Postgres, Self::Timescale, Self::Distributed];
+
     /// Returns the name used in `storage_contract` and in settings.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Postgres => "postgres",
             Self::Timescale => "timescale",
+            Self::Distributed => "distributed",
         }
     }
 
     /// Reads a name as [`Dialect::as_str`] writes it.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Postgres, Self::Timescale].into_iter().find(|dialect| dialect.as_str() == name)
+        Self::ALL.into_iter().find(|dialect| dialect.as_str() == name)
+    }
+
+    /// Says whether the hourly read model is a table that the writer keeps, and not a view that the server keeps.
+    pub const fn writes_hours(self) -> bool {
+        !matches!(self, Self::Timescale)
     }
 }
 
-/// Lists the migrations of a dialect in the order in which they run: the common ones, then the dialect's own.
+/// Lists the migrations of a dialect in the order in which they run.
 pub fn of(dialect: Dialect) -> Vec<Migration> {
-    let own = match dialect {
-        Dialect::Postgres => postgres::migrations::runner(),
-        Dialect::Timescale => timescale::migrations::runner(),
+    let sources = match dialect {
+        Dialect::Postgres => vec![common::migrations::runner(), postgres::migrations::runner()],
+        Dialect::Timescale => vec![common::migrations::runner(), timescale::migrations::runner()],
+        Dialect::Distributed => vec![distributed::migrations::runner()],
     };
-    let mut all = common::migrations::runner().get_migrations().clone();
-    all.extend(own.get_migrations().iter().cloned());
+    let mut all: Vec<_> = sources.iter().flat_map(|source| source.get_migrations().clone()).collect();
     all.sort_by_key(Migration::version);
     all
 }
@@ -57,7 +75,7 @@ mod tests {
 
     #[test]
     fn every_dialect_counts_from_one_to_the_version() {
-        for dialect in [Dialect::Postgres, Dialect::Timescale] {
+        for dialect in Dialect::ALL {
             let versions: Vec<_> = of(dialect).iter().map(Migration::version).collect();
             assert_eq!(versions, (1..=VERSION).collect::<Vec<_>>(), "{dialect:?}");
             assert_eq!(Dialect::from_name(dialect.as_str()), Some(dialect));

@@ -8,6 +8,7 @@ pub mod device;
 pub mod kafka;
 pub mod pki;
 pub mod postgres;
+pub mod proxy;
 pub mod rest;
 pub mod wait;
 

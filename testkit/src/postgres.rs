@@ -1,26 +1,51 @@
 //! A database of one test's own, migrated.
 
 use chassis::postgres::Settings;
-use schema::migrations::{self, Dialect};
+use schema::migrations::Dialect;
 use tokio_postgres::Client;
+
+/// Lists the dialects that the test server understands: its own and the portable one, and on PostgreSQL the plain one.
+///
+/// # Panics
+/// The server does not answer.
+pub async fn dialects() -> Vec<Dialect> {
+    let client = Settings::local(crate::setting("TEST_DATABASE_URL")).connect().await.unwrap();
+    match iotctl::database::offered(&client).await.unwrap() {
+        Dialect::Distributed => vec![Dialect::Distributed],
+        Dialect::Postgres => vec![Dialect::Postgres, Dialect::Distributed],
+        Dialect::Timescale => vec![Dialect::Postgres, Dialect::Distributed, Dialect::Timescale],
+    }
+}
 
 /// A database that is dropped with this value.
 pub struct Database {
     name: String,
     url: String,
-    /// The dialect of its migrations: what the server offers.
+    /// The dialect of its migrations; of an empty one, what the server offers.
     pub dialect: Dialect,
 }
 
 impl Database {
-    /// Creates a database on the test server and migrates it.
+    /// Creates a database on the test server and migrates it in the dialect that the server offers.
     ///
     /// # Panics
     /// The server refuses it.
     pub async fn create() -> Self {
-        let database = Self::create_empty().await;
+        Self::migrated(None).await
+    }
+
+    /// Creates a database and migrates it in one of [`dialects`].
+    ///
+    /// # Panics
+    /// The server refuses it.
+    pub async fn create_with(dialect: Dialect) -> Self {
+        Self::migrated(Some(dialect)).await
+    }
+
+    async fn migrated(wanted: Option<Dialect>) -> Self {
+        let mut database = Self::create_empty().await;
         let mut client = database.client().await;
-        chassis::postgres::migrate(&mut client, &migrations::of(database.dialect)).await.unwrap();
+        database.dialect = iotctl::database::migrate(&mut client, wanted).await.unwrap();
         database
     }
 
@@ -33,11 +58,21 @@ impl Database {
         let name = crate::unique("test").replace('-', "_");
         let admin = Settings::local(&server).connect().await.unwrap();
         admin.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
-        let offered = "SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb')";
-        let timescale: bool = admin.query_one(offered, &[]).await.unwrap().get(0);
         let (base, _) = server.rsplit_once('/').expect("TEST_DATABASE_URL ends in /database");
-        let dialect = if timescale { Dialect::Timescale } else { Dialect::Postgres };
-        Self { url: format!("{base}/{name}"), name, dialect }
+        let mut database = Self { url: format!("{base}/{name}"), name, dialect: Dialect::Postgres };
+        database.dialect = iotctl::database::offered(&database.client().await).await.unwrap();
+        database
+    }
+
+    /// Brings the hourly read model up to date where the server does it by itself, later.
+    ///
+    /// # Panics
+    /// The server refuses it.
+    pub async fn refresh_hours(&self) {
+        if self.dialect == Dialect::Timescale {
+            let refresh = "CALL refresh_continuous_aggregate('sensor_reading_hourly_aggregates', NULL, NULL)";
+            self.client().await.batch_execute(refresh).await.unwrap();
+        }
     }
 
     /// Returns the connection URL.

@@ -55,8 +55,8 @@ pub(super) async fn insert(
 ) -> Result<u64, tokio_postgres::Error> {
     let transaction = client.build_transaction().start().await?;
     let inserted = copy(&transaction, columns).await?;
-    if dialect == Dialect::Postgres {
-        upsert_hours(&transaction, &hours(columns)).await?;
+    if dialect.writes_hours() {
+        upsert_hours(&transaction, UPSERT_HOURS, &hours(columns)).await?;
     }
     upsert_latest(&transaction, columns, &latest(columns)).await?;
     transaction.commit().await?;
@@ -84,11 +84,13 @@ async fn copy(transaction: &Transaction<'_>, columns: &Columns<'_>) -> Result<u6
     rows.finish().await
 }
 
-async fn upsert_hours(
+/// Adds the hours by a statement that takes their columns as arrays.
+pub(super) async fn upsert_hours(
     transaction: &Transaction<'_>,
+    sql: &str,
     hours: &[Hour<'_>],
 ) -> Result<(), tokio_postgres::Error> {
-    let statement = transaction.prepare_cached(UPSERT_HOURS).await?;
+    let statement = transaction.prepare_cached(sql).await?;
     let bucket: Vec<OffsetDateTime> = hours.iter().map(|hour| hour.bucket).collect();
     let min: Vec<f64> = hours.iter().map(|hour| hour.min).collect();
     let max: Vec<f64> = hours.iter().map(|hour| hour.max).collect();
@@ -105,7 +107,8 @@ fn texts<'a>(hours: &[Hour<'a>], text: impl Fn(&Hour<'a>) -> &'a str) -> Vec<&'a
     hours.iter().map(text).collect()
 }
 
-async fn upsert_latest(
+/// Keeps those of the rows that are newer than what is known.
+pub(super) async fn upsert_latest(
     transaction: &Transaction<'_>,
     columns: &Columns<'_>,
     rows: &[usize],

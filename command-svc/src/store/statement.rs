@@ -64,12 +64,8 @@ pub(super) async fn insert(
     dialect: Dialect,
     columns: &Columns<'_>,
 ) -> Result<u64, tokio_postgres::Error> {
-    let sql = match dialect {
-        Dialect::Postgres => INSERT_POSTGRES,
-        Dialect::Timescale => INSERT_TIMESCALE,
-    };
-    let attributes: Vec<_> =
-        columns.attributes.iter().map(|map| map.map(|map| serde_json::json!(map).to_string())).collect();
+    let sql = if dialect.writes_hours() { INSERT_POSTGRES } else { INSERT_TIMESCALE };
+    let attributes = attributes_of(columns);
     let statement = client.prepare_cached(sql).await?;
     let row = client
         .query_one(
@@ -88,4 +84,9 @@ pub(super) async fn insert(
         )
         .await?;
     Ok(u64::try_from(row.get::<_, i64>(0)).unwrap_or(0))
+}
+
+/// Returns the attributes as JSON texts: an array of them is a type that every server knows.
+pub(super) fn attributes_of(columns: &Columns<'_>) -> Vec<Option<String>> {
+    columns.attributes.iter().map(|map| map.map(|map| serde_json::json!(map).to_string())).collect()
 }
