@@ -1,6 +1,7 @@
 //! Settings of the command service.
 
 use crate::batch::Limits;
+use crate::retention::{DAYS_MAX, DAYS_MIN, Retention};
 use chassis::config::Env;
 use chassis::{kafka, postgres};
 use std::time::Duration;
@@ -20,6 +21,13 @@ pub struct Config {
     pub writers: usize,
     /// `DATA_RETRY_MS_FIRST`, default 2 s: the wait before a refused record is tried again; it doubles.
     pub data_retry_first: Duration,
+    /// `RETENTION_DAYS`, default 0 (raw readings are kept for ever), else from 8: older raw readings are dropped, and
+    /// readings of such an age are dead letters. The hourly read model and the latest values stay.
+    pub retention: Retention,
+    /// `PARTITIONS_AHEAD_DAYS`, default 3: day partitions that are made before their day (dialect `postgres`).
+    pub partitions_ahead_days: u16,
+    /// `MAINTENANCE_MS`, default an hour, at most six: how often partitions are made and dropped.
+    pub maintenance_every: Duration,
 }
 
 impl Config {
@@ -37,6 +45,42 @@ impl Config {
             // The pool's default has room for all of them; a smaller pool only makes lanes take turns.
             writers: env.count_in("WRITERS", 2, 1..=64),
             data_retry_first: env.duration_ms("DATA_RETRY_MS_FIRST", 2_000, 1..=60_000),
+            retention: retention(env),
+            partitions_ahead_days: u16::try_from(env.number_in("PARTITIONS_AHEAD_DAYS", 3, 1..=30))
+                .unwrap_or(3),
+            // Six hours leave four turns a day, so one that fails makes no partition late.
+            maintenance_every: env.duration_ms("MAINTENANCE_MS", 3_600_000, 1_000..=21_600_000),
         }
+    }
+}
+
+fn retention(env: &mut Env) -> Retention {
+    match u32::try_from(env.number_in("RETENTION_DAYS", 0, 0..=DAYS_MAX.into())).unwrap_or(0) {
+        0 => Retention::FOR_EVER,
+        days => {
+            if days < DAYS_MIN {
+                env.problem(format!("RETENTION_DAYS must be 0 (for ever) or at least {DAYS_MIN}"));
+            }
+            Retention::days(days)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(days: &str) -> String {
+        let mut env = Env::of([("RETENTION_DAYS".to_owned(), days.to_owned())]);
+        retention(&mut env);
+        env.finish().err().map(|problems| problems.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn retention_is_off_or_longer_than_what_is_redelivered() {
+        assert_eq!(problems("0"), "");
+        assert_eq!(problems("8"), "");
+        assert!(problems("7").contains("at least 8"));
+        assert!(problems("-1").contains("RETENTION_DAYS"));
     }
 }

@@ -4,6 +4,7 @@
 
 use crate::batch::{Batch, Limits};
 use crate::filling::Filling;
+use crate::retention::Retention;
 use crate::writer::Writer;
 use chassis::kafka::Monitor;
 use rdkafka::consumer::{CommitMode, Consumer, StreamConsumer};
@@ -11,6 +12,7 @@ use rdkafka::message::OwnedMessage;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::sync::Arc;
 use std::time::Duration;
+use time::OffsetDateTime;
 use tokio::sync::mpsc::Receiver;
 use tokio::time::timeout;
 
@@ -23,6 +25,7 @@ pub(crate) struct Lane {
     pub(crate) topic: String,
     pub(crate) writer: Writer,
     pub(crate) limits: Limits,
+    pub(crate) retention: Retention,
 }
 
 impl Lane {
@@ -33,7 +36,8 @@ impl Lane {
     pub(crate) async fn run(mut self) -> anyhow::Result<()> {
         let mut filling = Filling::new(self.limits);
         while filling.fill(&mut self.records).await {
-            let batch = filling.take();
+            let mut batch = filling.take();
+            self.reject_old(&mut batch);
             // While this batch is written, the next one fills.
             tokio::select! {
                 stored = self.writer.store(&batch) => stored?,
@@ -41,7 +45,8 @@ impl Lane {
             }
             self.commit(&batch, CommitMode::Async);
         }
-        let rest = filling.take();
+        let mut rest = filling.take();
+        self.reject_old(&mut rest);
         if !rest.is_empty()
             && let Ok(stored) = timeout(DRAIN_MAX, self.writer.store(&rest)).await
         {
@@ -49,6 +54,12 @@ impl Lane {
             self.commit(&rest, CommitMode::Sync);
         }
         Ok(())
+    }
+
+    fn reject_old(&self, batch: &mut Batch) {
+        if let Some((kept_from, reason)) = self.retention.refuses_before(OffsetDateTime::now_utc()) {
+            batch.reject_before(kept_from, &reason);
+        }
     }
 
     /// Commits what the batch has done, for partitions that are still ours; another's commit must not move back.

@@ -1,18 +1,21 @@
 //! Kafka `iot-reading-topic` → table `readings_ingestion`, in batches.
 //!
 //! In:         topic `iot-reading-topic`, group `command-svc`.
-//! Out:        tables `readings_ingestion`, `sensor_latest`, and in the `postgres` dialect
+//! Out:        tables `readings_ingestion`, `sensor_latest`, and unless TimescaleDB keeps it
 //!             `sensor_reading_hourly_aggregates`; nothing else writes them. Topic `iot-reading-dlq`.
 //! Guarantee:  effectively once: offsets are committed after the rows, and a redelivered reading inserts no rows.
 //! On failure: database away → the batch is tried again, partitions pause, group membership stays, not ready.
-//!             Undecodable, or refused by the database on its own after three tries → dead letter. Kafka away → waits.
+//!             Undecodable, past retention, or refused by the database on its own after three tries → dead letter.
+//!             Kafka away → waits.
 
 pub mod batch;
 mod config;
 mod dead_letter;
 mod filling;
 mod lane;
+pub mod maintenance;
 mod metrics;
+pub mod retention;
 pub mod rollup;
 mod router;
 pub mod store;
@@ -26,6 +29,7 @@ use chassis::Chassis;
 use chassis::kafka::{Monitor, REPORT_INTERVAL_MS};
 use dead_letter::DeadLetters;
 use lane::Lane;
+use maintenance::Maintenance;
 use rdkafka::consumer::{Consumer, StreamConsumer};
 use router::{Inlet, LANE_RECORDS_MAX};
 use schema::{migrations, topics};
@@ -33,6 +37,9 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use writer::Writer;
+
+/// A write that takes as long as so many statements may take has lost its server.
+const STATEMENTS_PER_WRITE: u32 = 2;
 
 /// Runs until shutdown.
 ///
@@ -58,6 +65,7 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
     for _ in 0..config.writers {
         let (sender, records) = mpsc::channel(LANE_RECORDS_MAX);
         let store = store::open_when_available(&pool).await?;
+        let store = store.with_answer_max(config.postgres.statement_max() * STATEMENTS_PER_WRITE);
         let writer =
             Writer::new(store, dead_letters.clone(), latch.clone(), metrics.clone(), config.data_retry_first);
         let lane = Lane {
@@ -66,10 +74,20 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
             topic: topic.clone(),
             writer,
             limits: config.limits,
+            retention: config.retention,
         };
         lanes.spawn(lane.run());
         inlets.push(Inlet::new(sender));
     }
+    let maintenance = Maintenance {
+        postgres: config.postgres.clone(),
+        retention: config.retention,
+        days_ahead: config.partitions_ahead_days,
+        every: config.maintenance_every,
+        metrics: metrics.clone(),
+    };
+    let mut maintained = JoinSet::new(); // ends with this function
+    maintained.spawn(maintenance.run(chassis.shutdown.clone()));
     latch.open();
     consumer.subscribe(&[&topic]).context("subscribe to readings")?;
     tokio::select! {

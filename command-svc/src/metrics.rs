@@ -13,6 +13,9 @@ pub struct Metrics {
     pub(crate) write_seconds: Histogram,
     pub(crate) received_to_row_seconds: Histogram,
     pub(crate) lag_records: IntGauge,
+    pub(crate) partitions_dropped: IntCounter,
+    pub(crate) maintenance_failures: IntCounter,
+    pub(crate) maintenance_success: IntGauge,
 }
 
 impl Metrics {
@@ -32,8 +35,11 @@ impl Metrics {
             prometheus::Result::Ok(histogram)
         };
         let seconds = || prometheus::exponential_buckets(0.001, 2.0, 16);
-        let lag_records = IntGauge::new("command_lag_records", "Readings in Kafka that are not stored yet.")?;
-        registry.register(Box::new(lag_records.clone()))?;
+        let gauge = |name, help| {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            prometheus::Result::Ok(gauge)
+        };
         Ok(Self {
             rows_inserted: counter("command_rows_inserted_total", "Rows that were new.")?,
             rows_duplicate: counter("command_rows_duplicate_total", "Rows that were stored already.")?,
@@ -50,7 +56,19 @@ impl Metrics {
                 "Time from the gateway's receipt of a reading to its committed row.",
                 seconds()?,
             )?,
-            lag_records,
+            lag_records: gauge("command_lag_records", "Readings in Kafka that are not stored yet.")?,
+            partitions_dropped: counter(
+                "command_partitions_dropped_total",
+                "Partitions or chunks of raw readings dropped by retention.",
+            )?,
+            maintenance_failures: counter(
+                "command_maintenance_failures_total",
+                "Turns of partition maintenance that failed.",
+            )?,
+            maintenance_success: gauge(
+                "command_maintenance_success_timestamp_seconds",
+                "Unix time at which partition maintenance last ended well.",
+            )?,
         })
     }
 }

@@ -1,7 +1,9 @@
 //! The command service on real Kafka and PostgreSQL.
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
+mod contract;
 mod faults;
+mod retention;
 mod store;
 mod support;
 mod ways;

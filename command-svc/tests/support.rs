@@ -2,7 +2,11 @@
 
 use chassis::Chassis;
 use command_svc::Config;
-use command_svc::batch::Limits;
+use command_svc::batch::{Batch, Limits};
+use command_svc::retention::Retention;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::OwnedMessage;
+use rdkafka::{Offset, TopicPartitionList};
 use schema::{ReadingCreatedEvent, Timestamp, event_id_from_publisher, topics};
 use std::time::Duration;
 use testkit::kafka::Kafka;
@@ -37,18 +41,50 @@ pub(crate) struct Service {
     task: JoinHandle<anyhow::Result<()>>,
 }
 
+pub(crate) fn config(kafka: &Kafka, database_url: &str) -> Config {
+    Config {
+        kafka: kafka.settings(),
+        postgres: chassis::postgres::Settings::local(database_url),
+        limits: LIMITS,
+        writers: 2,
+        data_retry_first: Duration::from_millis(10),
+        retention: Retention::FOR_EVER,
+        partitions_ahead_days: 3,
+        maintenance_every: Duration::from_millis(100),
+    }
+}
+
 impl Service {
     pub(crate) fn start(kafka: &Kafka, database_url: &str) -> Self {
-        let config = Config {
-            kafka: kafka.settings(),
-            postgres: chassis::postgres::Settings::local(database_url),
-            limits: LIMITS,
-            writers: 2,
-            data_retry_first: Duration::from_millis(10),
-        };
+        Self::start_with(config(kafka, database_url))
+    }
+
+    pub(crate) fn start_with(config: Config) -> Self {
         let chassis = Chassis::new();
         let task = tokio::spawn(command_svc::run(config, chassis.clone()));
         Self { chassis, task }
+    }
+
+    /// Waits until every latch is open.
+    pub(crate) async fn ready(&self) {
+        testkit::wait::until("readiness", async || self.chassis.readiness.closed().is_empty().then_some(()))
+            .await;
+    }
+
+    /// Waits until the database counts as away.
+    pub(crate) async fn not_ready(&self) {
+        testkit::wait::until("not ready", async || {
+            self.chassis.readiness.closed().contains(&"postgres").then_some(())
+        })
+        .await;
+    }
+
+    /// Returns the value of a gauge or counter.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let families = self.chassis.registry.gather();
+        let family = families.iter().find(|family| family.name() == name).expect("the metric is registered");
+        let metric = &family.get_metric()[0];
+        metric.get_gauge().get_value() + metric.get_counter().get_value()
     }
 
     /// Stops as SIGTERM does.
@@ -69,4 +105,28 @@ pub(crate) async fn rows_reach(database: &Database, count: i64) {
         (database.count("SELECT count(*) FROM readings_ingestion").await >= count).then_some(())
     })
     .await;
+}
+
+/// Decodes readings as if they came from Kafka.
+pub(crate) fn batch(readings: &[ReadingCreatedEvent]) -> Batch {
+    let mut batch = Batch::default();
+    for (offset, reading) in readings.iter().enumerate() {
+        let value = Some(serde_json::to_vec(reading).unwrap());
+        let (offset, at) = (i64::try_from(offset).unwrap(), rdkafka::Timestamp::NotAvailable);
+        batch.push(OwnedMessage::new(value, None, String::new(), at, 0, offset, None));
+    }
+    batch
+}
+
+/// Returns how many records the group has committed, over all partitions.
+pub(crate) fn committed(kafka: &Kafka) -> i64 {
+    let settings = kafka.settings();
+    let consumer: BaseConsumer = settings.consumer("command-svc").create().unwrap();
+    let mut partitions = TopicPartitionList::new();
+    for partition in 0..testkit::kafka::SCALED_PARTITIONS {
+        partitions.add_partition(&settings.topic(topics::READINGS.name), partition);
+    }
+    let committed = consumer.committed_offsets(partitions, Duration::from_secs(30)).unwrap();
+    let offset = |offset| if let Offset::Offset(offset) = offset { offset } else { 0 };
+    committed.elements().iter().map(|partition| offset(partition.offset())).sum()
 }

@@ -1,13 +1,11 @@
 //! The two ways into the table leave the same rows and the same read models.
 
-use crate::support::reading;
-use command_svc::batch::Batch;
+use crate::support::{batch, reading};
 use command_svc::store::Store;
-use rdkafka::Timestamp as KafkaTimestamp;
-use rdkafka::message::OwnedMessage;
 use schema::ReadingCreatedEvent;
+use schema::migrations::Dialect;
 use serde_json::json;
-use testkit::postgres::Database;
+use testkit::postgres::{Database, dialects};
 
 const TABLES: [&str; 3] = [
     "SELECT md5(string_agg(r::text, '|' ORDER BY sensor_id, metric, reading_at, event_id)) FROM readings_ingestion r",
@@ -34,25 +32,7 @@ fn readings(count: u32) -> Vec<ReadingCreatedEvent> {
         .collect()
 }
 
-fn batch(readings: &[ReadingCreatedEvent]) -> Batch {
-    let mut batch = Batch::default();
-    for (offset, reading) in readings.iter().enumerate() {
-        let value = Some(serde_json::to_vec(reading).unwrap());
-        let offset = i64::try_from(offset).unwrap();
-        batch.push(OwnedMessage::new(
-            value,
-            None,
-            String::new(),
-            KafkaTimestamp::NotAvailable,
-            0,
-            offset,
-            None,
-        ));
-    }
-    batch
-}
-
-async fn fingerprint(database: &Database) -> Vec<String> {
+pub(crate) async fn fingerprint(database: &Database) -> Vec<String> {
     let client = database.client().await;
     let mut found = Vec::new();
     for sql in TABLES {
@@ -63,14 +43,21 @@ async fn fingerprint(database: &Database) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_batch_small_ones_and_redelivered_ones_leave_the_same_tables() {
+    for dialect in dialects().await {
+        every_way_leaves_the_same_tables(dialect).await;
+    }
+}
+
+async fn every_way_leaves_the_same_tables(dialect: Dialect) {
     let readings = readings(2_000);
     let stores = async |batches: Vec<&[ReadingCreatedEvent]>| {
-        let database = Database::create().await;
+        let database = Database::create_with(dialect).await;
         let mut store = Store::open(database.settings().pool().unwrap()).await.unwrap();
         let mut inserted = 0;
         for part in batches {
             inserted += store.write(batch(part).entries()).await.unwrap();
         }
+        database.refresh_hours().await;
         (inserted, fingerprint(&database).await)
     };
     let (copied, by_copy) = stores(vec![&readings]).await;
