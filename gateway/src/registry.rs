@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::RwLock;
 use schema::{DeviceRow, DeviceStatus};
 
+use crate::decode::Format;
 use crate::identity::{Fingerprint, Identity};
 
 /// What the gateway needs to know of a registered device.
@@ -20,8 +21,10 @@ pub struct Device {
     pub device_type: String,
     /// Where it stands.
     pub zone_id: String,
-    /// How its payloads are to be decoded.
+    /// The codec that it is registered with, by name.
     pub codec: String,
+    /// How its payloads are to be decoded: the codec, with the layout when it needs one.
+    pub format: Format,
     status: DeviceStatus,
     fingerprints: Vec<Fingerprint>,
 }
@@ -93,6 +96,7 @@ impl From<DeviceRow> for Device {
         Self {
             device_type: row.device_type,
             zone_id: row.zone_id,
+            format: Format::of(&row.codec, row.codec_layout.as_deref()),
             codec: row.codec,
             status: row.status,
             fingerprints: row.fingerprints.iter().filter_map(|hex| Fingerprint::from_hex(hex)).collect(),

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::Gateway;
 use crate::budget::Share;
 use crate::deadline::Deadline;
-use crate::decode::{self, Message, Undecodable};
+use crate::decode::{self, Births, Message, Undecodable};
 use crate::identity::Identity;
 use crate::mqtt::{
     Decoder, DisconnectReason, Encoder, Packet, PubAckReason, Publish, Qos, Refusal, SubAckReason, Version,
@@ -120,6 +120,8 @@ pub(crate) struct Session<S> {
     window: Arc<Window>,
     device: Arc<Device>,
     generation: u64,
+    /// What Sparkplug births have declared on this connection.
+    births: Births,
     pending: Option<Pending>,
     share: Share,
     keep_alive: Option<Duration>,
@@ -153,6 +155,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             window,
             device,
             generation,
+            births: Births::default(),
             pending: None,
             share: Share::default(),
             // One and a half times what the client promised (MQTT-3.1.2-22).
@@ -305,7 +308,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Qos::AtMostOnce => Promise::Nothing,
             Qos::AtLeastOnce | Qos::ExactlyOnce => Promise::Ack(publish.packet_id),
         };
-        self.pending = Some(Pending { records: self.records(publish), last });
+        let records = self.records(publish);
+        if let (true, Promise::Ack(packet_id)) = (records.is_empty(), last) {
+            self.window.settle(packet_id);
+            return self.acknowledge();
+        }
+        self.pending = Some(Pending { records, last });
         Ok(())
     }
 
@@ -332,19 +340,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Ok(())
     }
 
-    /// The readings of a message, or the one dead letter that stands for it.
-    fn records(&self, publish: Publish) -> VecDeque<Record> {
+    /// The readings of a message, or the one dead letter that stands for it; nothing, if it was understood and measures
+    /// nothing.
+    fn records(&mut self, publish: Publish) -> VecDeque<Record> {
         let received_at = Timestamp::now();
         let message = Message {
             sensor_id: &self.identity.sensor_id,
             device_type: &self.device.device_type,
             zone_id: &self.device.zone_id,
+            subtopic: topic::below_readings(&self.identity.sensor_id, &publish.mqtt_topic),
             event_id: publish.event_id.as_deref(),
             received_at,
             payload: &publish.payload,
         };
-        let events = decode::decode(&self.device.codec, &message, &self.gateway.timestamps)
-            .and_then(|readings| readings.iter().map(encode).collect::<Result<VecDeque<_>, _>>());
+        let events =
+            decode::decode(&self.device.format, &message, &mut self.births, &self.gateway.timestamps)
+                .and_then(|readings| readings.iter().map(encode).collect::<Result<VecDeque<_>, _>>());
         events.unwrap_or_else(|undecodable| {
             self.gateway.metrics.dead_letters.with_label_values(&[undecodable.reason()]).inc();
             VecDeque::from([Record::DeadLetter(Box::new(DeadLetter {

@@ -116,6 +116,11 @@ impl Window {
         self.state.lock().push(Promise::Ack(packet_id), Some(Outcome::NotAuthorized), 0, None);
     }
 
+    /// Puts a message that needs no record behind all others, to be acknowledged in its turn.
+    pub(crate) fn settle(&self, packet_id: u16) {
+        self.state.lock().push(Promise::Ack(packet_id), Some(Outcome::Stored), 0, None);
+    }
+
     /// Takes the slot opened last back, with its share of the budget.
     pub(crate) fn withdraw(&self, mut slot: Slot) -> Option<OwnedSemaphorePermit> {
         slot.window = None;

@@ -9,6 +9,11 @@ fn within<'a>(sensor_id: &str, mqtt_topic: &'a str) -> Option<&'a str> {
     mqtt_topic.strip_prefix(BRANCH)?.strip_prefix(sensor_id)?.strip_prefix('/')
 }
 
+/// What `mqtt_topic` says below `devices/{own}/readings/`; empty when it says no more.
+pub fn below_readings<'a>(sensor_id: &str, mqtt_topic: &'a str) -> &'a str {
+    within(sensor_id, mqtt_topic).and_then(|rest| rest.strip_prefix("readings/")).unwrap_or("")
+}
+
 /// Tells whether a device may publish to `mqtt_topic`: `devices/{own}/readings` or a topic below it.
 pub fn may_publish(sensor_id: &str, mqtt_topic: &str) -> bool {
     match within(sensor_id, mqtt_topic).and_then(|rest| rest.strip_prefix("readings")) {
@@ -69,6 +74,18 @@ mod tests {
             "été/x",
         ] {
             assert!(!may_publish("t-1", topic), "{topic}");
+        }
+    }
+
+    #[test]
+    fn what_stands_below_the_readings_is_left() {
+        for (topic, below) in [
+            ("devices/t-1/readings", ""),
+            ("devices/t-1/readings/NDATA", "NDATA"),
+            ("devices/t-1/readings/DDATA/pump 1", "DDATA/pump 1"),
+            ("devices/t-2/readings/NDATA", ""),
+        ] {
+            assert_eq!(below_readings("t-1", topic), below, "{topic}");
         }
     }
 
