@@ -80,7 +80,7 @@ async fn closed_hours_are_kept_and_shared_by_those_who_ask_at_once() {
     let mut client = world.database.client().await;
     let transaction = client.transaction().await.unwrap();
     let table = match world.database.dialect {
-        Dialect::Postgres => "sensor_reading_hourly_aggregates",
+        Dialect::Postgres | Dialect::Distributed => "sensor_reading_hourly_aggregates",
         Dialect::Timescale => "readings_ingestion",
     };
     transaction.batch_execute(&format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")).await.unwrap();

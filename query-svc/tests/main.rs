@@ -63,7 +63,7 @@ impl World {
         let sum = low + high;
         let of = format!("'{sensor}', '{metric}'");
         match self.database.dialect {
-            Dialect::Postgres => {
+            Dialect::Postgres | Dialect::Distributed => {
                 self.sql(&format!(
                     "INSERT INTO sensor_reading_hourly_aggregates \
                        (bucket, sensor_id, metric, device_type, zone_id, min, max, count, sum) \
