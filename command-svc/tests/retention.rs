@@ -78,7 +78,7 @@ async fn a_day_that_was_dropped_is_not_made_again() {
     produce(&kafka, &reading("s1", 2, "2026-02-01T00:00:00Z", 1.0)).await;
     rows_reach(&database, 1).await;
     let letter = kafka.read(topics::READING_DLQ).next().await;
-    assert_eq!(letter.header("reason"), Some("readings of 2026-01-31 are past retention (SQLSTATE 23514)"));
+    assert_eq!(letter.header("reason"), Some("reading is past retention"));
     service.stop().await;
     assert_eq!(database.count("SELECT count(*) FROM readings_ingestion").await, 1);
 }
@@ -93,7 +93,7 @@ async fn partitions_are_made_ahead_by_one_instance_at_a_time() {
     other.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).await.unwrap();
     let service = Service::start(&kafka, database.url());
     testkit::wait::until("a turn", async || {
-        (service.metric("command_maintenance_success_timestamp_seconds") > 0.0).then_some(())
+        (service.metric("command_maintenance_success_timestamp_seconds") > Some(0.0)).then_some(())
     })
     .await;
     let last_day = partition_of(&days_ago(-3));
@@ -101,7 +101,7 @@ async fn partitions_are_made_ahead_by_one_instance_at_a_time() {
     other.execute("SELECT pg_advisory_unlock($1)", &[&LOCK]).await.unwrap();
     testkit::wait::until("partitions", async || is_there(&database, &last_day).await.then_some(())).await;
     assert!(is_there(&database, &partition_of(&days_ago(0))).await);
-    assert_eq!(service.metric("command_maintenance_failures_total"), 0.0);
+    assert_eq!(service.metric("command_maintenance_failures_total"), Some(0.0));
     service.stop().await;
 }
 

@@ -79,12 +79,12 @@ impl Service {
         .await;
     }
 
-    /// Returns the value of a gauge or counter.
-    pub(crate) fn metric(&self, name: &str) -> f64 {
+    /// Returns the value of a gauge or counter, once it is registered.
+    pub(crate) fn metric(&self, name: &str) -> Option<f64> {
         let families = self.chassis.registry.gather();
-        let family = families.iter().find(|family| family.name() == name).expect("the metric is registered");
+        let family = families.iter().find(|family| family.name() == name)?;
         let metric = &family.get_metric()[0];
-        metric.get_gauge().get_value() + metric.get_counter().get_value()
+        Some(metric.get_gauge().get_value() + metric.get_counter().get_value())
     }
 
     /// Stops as SIGTERM does.
