@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use chassis::config::Env;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use schema::Timestamp;
 use schema::migrations::Dialect;
+use serde_json::json;
 
 use crate::api::Api;
 use crate::database;
@@ -21,6 +23,7 @@ use crate::state::{Ports, State};
 use crate::token::Signer;
 use crate::topics;
 use crate::up;
+use crate::verify::{self, Window};
 
 /// How long the token of a simulation is valid; devices are registered at its start.
 const SIMULATION_TOKEN_TTL: Duration = Duration::from_secs(3600);
@@ -73,6 +76,9 @@ enum Command {
         #[arg(long, value_enum, env = "STORAGE_DIALECT", default_value_t = StorageDialect::Auto)]
         dialect: StorageDialect,
     },
+    /// Audits what is stored; exit code 1 when something is wrong. The database and the broker are named as for services.
+    #[command(subcommand)]
+    Verify(VerifyCommand),
     /// Private PostgreSQL and Kafka servers.
     #[command(subcommand)]
     Servers(ServersCommand),
@@ -129,6 +135,24 @@ enum TopicsCommand {
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=7))]
         replication_factor: i32,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum VerifyCommand {
+    /// Compares the hourly read model with the raw rows and prints every hour that differs.
+    Aggregates(WindowOptions),
+    /// Compares what the readings topic holds with what the table holds and prints what is missing or double.
+    Ledger(WindowOptions),
+}
+
+#[derive(Debug, Args)]
+struct WindowOptions {
+    /// Begin of the time to look at: an instant such as 2026-01-31T12:00:00Z, or a UTC day.
+    #[arg(long, value_parser = parse_instant)]
+    from: Timestamp,
+    /// Its end, which is not looked at itself.
+    #[arg(long, value_parser = parse_instant)]
+    to: Timestamp,
 }
 
 #[derive(Debug, Subcommand)]
@@ -239,6 +263,7 @@ async fn dispatch(arguments: Arguments) -> Result<u8> {
             let mut client = from_env(chassis::postgres::Settings::from_env)?.connect().await?;
             println!("dialect {}", database::migrate(&mut client, dialect.wanted()).await?.as_str());
         }
+        Command::Verify(command) => return verify(command, &progress).await,
         Command::Topics(TopicsCommand::Create { partitions, replication_factor }) => {
             let broker = from_env(chassis::kafka::Settings::from_env)?;
             let settings = topics::Settings { broker, partitions, replication: replication_factor };
@@ -251,6 +276,29 @@ async fn dispatch(arguments: Arguments) -> Result<u8> {
         }
     }
     Ok(0)
+}
+
+async fn verify(command: VerifyCommand, progress: &Progress) -> Result<u8> {
+    let client = from_env(chassis::postgres::Settings::from_env)?.connect().await?;
+    let findings = verify::Findings::new();
+    let is_clean = match command {
+        VerifyCommand::Aggregates(WindowOptions { from, to }) => {
+            let window = Window::new(from, to)?;
+            let outcome = verify::aggregates::compare(&client, window, progress, &findings).await?;
+            let verify::aggregates::Outcome { compared, differing } = outcome;
+            let json = json!({"summary": {"compared": compared, "differing": differing}});
+            findings.found(&format!("{compared} hours compared, {differing} differ"), &json);
+            differing == 0
+        }
+        VerifyCommand::Ledger(WindowOptions { from, to }) => {
+            let broker = from_env(chassis::kafka::Settings::from_env)?;
+            let window = Window::new(from, to)?;
+            let outcome = verify::ledger::compare(&client, &broker, window, progress, &findings).await?;
+            findings.found(&outcome.to_string(), &json!({"summary": outcome}));
+            outcome.is_clean()
+        }
+    };
+    Ok(u8::from(!is_clean))
 }
 
 async fn simulate(state: &State, ports: Ports, options: SimulateOptions) -> Result<()> {
@@ -320,6 +368,12 @@ fn parse_duration(text: &str) -> Result<Duration> {
     }
 }
 
+/// Reads an instant, or a UTC day as its first one.
+fn parse_instant(text: &str) -> Result<Timestamp> {
+    let day = || Timestamp::parse(&format!("{text}T00:00:00Z"));
+    Timestamp::parse(text).or_else(|_| day()).context("expected 2026-01-31T12:00:00Z or 2026-01-31")
+}
+
 /// Reads a rate that a device and this machine can keep.
 fn parse_rate(text: &str) -> Result<f64> {
     let rate = text.parse::<f64>().ok().filter(|rate| (0.001..=1000.0).contains(rate));
@@ -334,6 +388,14 @@ mod tests {
     fn options_fit_together() {
         use clap::CommandFactory as _;
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn instant_is_rfc_3339_or_a_utc_day() {
+        assert_eq!(parse_instant("2026-01-31").unwrap(), parse_instant("2026-01-31T01:00:00+01:00").unwrap());
+        for text in ["", "yesterday", "2026-02-30", "2026-01-31T12:00:00"] {
+            assert!(parse_instant(text).is_err(), "{text}");
+        }
     }
 
     #[test]

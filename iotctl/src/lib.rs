@@ -1,4 +1,4 @@
-//! The command line of a Fieldline installation: certificates, tokens, local servers, topics.
+//! The command line of a Fieldline installation: certificates, tokens, local servers, topics, audits.
 //!
 //! In:         the command line and the environment (`FIELDLINE_STATE`, `FIELDLINE_PORT_OFFSET`).
 //! Out:        files below one state folder, and processes that end with it; nothing else on the machine changes.
@@ -20,3 +20,4 @@ pub mod state;
 pub mod token;
 pub mod topics;
 pub mod up;
+pub mod verify;

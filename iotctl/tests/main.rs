@@ -5,6 +5,7 @@
 mod database;
 mod servers;
 mod topics;
+mod verify;
 
 use std::path::Path;
 
