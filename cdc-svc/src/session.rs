@@ -87,12 +87,11 @@ impl Session {
     async fn steps(&self, attempt: u32, had_streamed: &mut bool) -> Result<(), Failure> {
         // A standby must be able to take over, so every session looks at both sides first.
         self.patiently(crate::topic::check(&self.config.kafka)).await?.map_err(Failure::Kafka)?;
-        self.kafka.open();
         let control = self.control().await?;
         match slot::state(&control, &self.config.slot).await? {
             State::Free => {}
             State::Taken => {
-                self.postgres.open();
+                self.open();
                 return Err(Failure::Taken);
             }
             State::Absent => self.snapshot(attempt, &control).await?,
@@ -105,10 +104,15 @@ impl Session {
         let mut source = self.take_slot(attempt).await?;
         self.metrics.active.set(1);
         let mut sink = self.sink().await?;
-        self.postgres.open();
+        self.open();
         tracing::info!(slot = self.config.slot, "streaming");
         *had_streamed = true;
         stream::run(self, &mut source, &mut sink).await
+    }
+
+    fn open(&self) {
+        self.postgres.open();
+        self.kafka.open();
     }
 
     /// Opens a plain connection and checks the schema version.

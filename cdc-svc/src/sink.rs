@@ -7,7 +7,7 @@ use crate::topic::blocking;
 use anyhow::Context;
 use chassis::kafka::Settings;
 use rdkafka::error::KafkaError;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,9 +22,12 @@ const SETTLE_WAIT: Duration = Duration::from_secs(15);
 /// How long an open transaction may hold up the end of a session. Whoever comes next aborts it anyway.
 const ABORT_WAIT: Duration = Duration::from_secs(1);
 
+/// Serves delivery reports on a thread of its own: without one, an abort waits for reports that nobody takes.
+type Reporting = ThreadedProducer<DefaultProducerContext>;
+
 /// Writes to the update topics.
 pub struct Sink {
-    producer: Arc<BaseProducer>,
+    producer: Arc<Reporting>,
     settings: Settings,
     metrics: Metrics,
     records: usize,
@@ -42,7 +45,7 @@ impl Sink {
             .set("transaction.timeout.ms", TRANSACTION_MS)
             .set("message.timeout.ms", TRANSACTION_MS);
         let producer = blocking(move || {
-            let producer: BaseProducer = client.create().context("create the producer")?;
+            let producer: Reporting = client.create().context("create the producer")?;
             producer.init_transactions(SETTLE_WAIT).context("fence the predecessor")?;
             Ok(Arc::new(producer))
         })
@@ -74,10 +77,8 @@ impl Sink {
         self.records += 1;
         self.bytes += record.key.len() + record.value.as_ref().map_or(0, Vec::len);
         self.topics.push(record.topic);
-        self.producer.send(produced).map_err(|(error, _)| error).context("produce a change")?;
-        // Serves delivery reports; whether all were delivered is what the commit says.
-        self.producer.poll(Duration::ZERO);
-        Ok(())
+        // Whether it was delivered is what the commit says.
+        self.producer.send(produced).map_err(|(error, _)| error).context("produce a change")
     }
 
     /// Commits what was produced. When this returns without an error, all of it is durable and visible.
@@ -94,7 +95,7 @@ impl Sink {
 }
 
 /// Waits for every acknowledgement, then commits. Committing while delivery reports are queued would stall for 100 ms.
-fn settle(producer: &BaseProducer) -> anyhow::Result<()> {
+fn settle(producer: &Reporting) -> anyhow::Result<()> {
     let deadline = Instant::now() + SETTLE_WAIT;
     while producer.in_flight_count() > 0 && Instant::now() < deadline {
         producer.poll(Duration::from_millis(1));

@@ -25,6 +25,7 @@ async fn service_aborted_again_and_again_loses_nothing_and_reorders_nothing() {
     let devices = stage.kafka.read(DEVICES);
     let mut version = 1;
     let mut seen = 0;
+    stage.take_snapshot().await;
     for _ in 0..4 {
         let service = stage.start();
         for _ in 0..25 {
@@ -59,6 +60,7 @@ async fn killed_process_loses_no_change() {
     let devices = stage.kafka.read(DEVICES);
     let mut version = 1;
     let mut seen = 0;
+    stage.take_snapshot().await;
     for _ in 0..2 {
         let process = stage.spawn();
         while seen < version {
@@ -163,6 +165,21 @@ async fn session_cut_by_the_server_is_begun_again() {
             })
             .await;
     }
+    stage.stop(service).await;
+}
+
+#[tokio::test]
+async fn change_that_kafka_does_not_take_is_not_confirmed_and_comes_later() {
+    let stage = Stage::set().await;
+    let service = stage.start();
+    service.is_ready().await;
+    stage.remove_topic().await;
+    stage.add_device("a").await;
+    let closed = async || (!service.chassis.readiness.closed().is_empty()).then_some(());
+    until("the service to be not ready", closed).await;
+    stage.restore_topic().await;
+    expect(&stage.kafka.read(DEVICES), &["c a 1"]).await;
+    service.is_ready().await;
     stage.stop(service).await;
 }
 

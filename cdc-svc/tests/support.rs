@@ -2,10 +2,13 @@
 
 use cdc_svc::Config;
 use chassis::Chassis;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
 use schema::topics::Topic;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 use testkit::kafka::{Kafka, Reader, Record};
 use testkit::postgres::Database;
 use testkit::wait::until;
@@ -27,11 +30,28 @@ pub(crate) struct Service {
 /// A process of its own, so that it can be killed.
 pub(crate) struct Process(Child);
 
+/// Makes the topics and waits until the broker names their partitions: a reader that asks earlier would read none.
+async fn create_topics() -> Kafka {
+    let kafka = Kafka::create().await;
+    let settings = kafka.settings();
+    let admin: AdminClient<DefaultClientContext> = settings.client().create().unwrap();
+    for topic in schema::topics::ALL {
+        let name = settings.topic(topic.name);
+        let named = async || {
+            let metadata = admin.inner().fetch_metadata(Some(&name), Duration::from_secs(10)).unwrap();
+            let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions()).count();
+            (partitions > 0).then_some(())
+        };
+        until("the partitions of a topic", named).await;
+    }
+    kafka
+}
+
 impl Stage {
     pub(crate) async fn set() -> Self {
         let database = Database::create().await;
         let sql = database.client().await;
-        Self { kafka: Kafka::create().await, sql, database, slot: testkit::unique("t").replace('-', "_") }
+        Self { kafka: create_topics().await, sql, database, slot: testkit::unique("t").replace('-', "_") }
     }
 
     pub(crate) fn start(&self) -> Service {
@@ -57,6 +77,25 @@ impl Stage {
         Process(process.unwrap())
     }
 
+    /// Takes the topic of devices away: the broker neither takes nor finally refuses what is produced.
+    pub(crate) async fn remove_topic(&self) {
+        let topic = self.kafka.settings().topic(DEVICES.name);
+        let deleted = self.admin().delete_topics(&[&topic], &AdminOptions::new()).await.unwrap();
+        assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+    }
+
+    /// Brings it back, empty.
+    pub(crate) async fn restore_topic(&self) {
+        let topic = self.kafka.settings().topic(DEVICES.name);
+        let new = NewTopic::new(&topic, 1, TopicReplication::Fixed(1)).set("cleanup.policy", "compact");
+        let made = self.admin().create_topics([&new], &AdminOptions::new()).await.unwrap();
+        assert!(made.iter().all(Result::is_ok), "{made:?}");
+    }
+
+    fn admin(&self) -> AdminClient<DefaultClientContext> {
+        self.kafka.settings().client().create().unwrap()
+    }
+
     /// Waits until nobody holds the slot.
     pub(crate) async fn slot_is_free(&self) {
         let held = format!(
@@ -64,6 +103,13 @@ impl Stage {
             self.slot
         );
         until("the slot to be free", async || (self.database.count(&held).await == 0).then_some(())).await;
+    }
+
+    /// Runs the service until its snapshot is complete; before that, every start begins with the present state.
+    pub(crate) async fn take_snapshot(&self) {
+        let service = self.start();
+        service.is_ready().await;
+        self.stop(service).await;
     }
 
     pub(crate) async fn stop(&self, service: Service) {
