@@ -5,7 +5,7 @@ use chassis::kafka::Settings;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::OwnedHeaders;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,8 @@ pub(crate) enum Trouble {
 
 /// Writes alerts, dead letters and offsets, all or nothing.
 pub(crate) struct Transaction {
-    producer: BaseProducer,
+    // Serves delivery reports on a thread of its own: without one, an abort waits for reports that nobody takes.
+    producer: ThreadedProducer<DefaultProducerContext>,
 }
 
 impl Transaction {
@@ -41,7 +42,8 @@ impl Transaction {
             .set("message.timeout.ms", TRANSACTION_MS)
             // The commit flushes; waiting for more records would only delay the alert.
             .set("linger.ms", "0");
-        let producer: BaseProducer = config.create().context("create the producer").map_err(Trouble::Stop)?;
+        let producer: ThreadedProducer<_> =
+            config.create().context("create the producer").map_err(Trouble::Stop)?;
         let transaction = Self { producer };
         let started = transaction.producer.init_transactions(SETTLE_WAIT);
         transaction.check(started, "start the producer")?;
@@ -78,7 +80,6 @@ impl Transaction {
                 outcome => break outcome.map_err(|(error, _)| error),
             }
         };
-        self.producer.poll(Duration::ZERO);
         self.check(sent, "produce")
     }
 

@@ -1,11 +1,12 @@
 //! What comes once, whatever ends.
 
 use crate::support::{Rule, Stage, alert, reading};
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewPartitions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use schema::{ReadingCreatedEvent, topics};
 use std::collections::{BTreeMap, BTreeSet};
 use testkit::kafka::Reader;
+use testkit::wait::until;
 use uuid::Uuid;
 
 /// Enough sensors to reach every partition.
@@ -119,6 +120,40 @@ async fn instances_share_the_readings_and_hand_them_over_without_a_second_alert(
     seen.all(&events).await;
     first.stop().await;
     second.stop().await;
+}
+
+/// Lets the broker accept alerts, or refuse them as too large; the markers of transactions stay welcome.
+async fn accept(stage: &Stage, does: bool) {
+    let settings = stage.kafka.settings();
+    let admin: AdminClient<DefaultClientContext> = settings.client().create().unwrap();
+    let topic = settings.topic(topics::ALERTS.name);
+    let bytes = if does { "1000000" } else { "100" };
+    let config = AlterConfig::new(ResourceSpecifier::Topic(&topic)).set("max.message.bytes", bytes);
+    for outcome in admin.alter_configs([&config], &AdminOptions::new()).await.unwrap() {
+        outcome.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn alert_that_kafka_refuses_comes_once_when_it_does_not() {
+    let stage = Stage::set().await;
+    rules(&stage).await;
+    let alerts = stage.alerts();
+    let mut seen = Seen { alerts: &alerts, counts: BTreeMap::new() };
+    let service = stage.start("a");
+    service.is_ready().await;
+    let before = publish(&stage, SENSORS).await;
+    seen.all(&before).await;
+    accept(&stage, false).await;
+    let mut events = publish(&stage, SENSORS).await;
+    let closed = async || (!service.chassis.readiness.closed().is_empty()).then_some(());
+    until("the service to be not ready", closed).await;
+    accept(&stage, true).await;
+    events.extend(publish(&stage, SENSORS).await);
+    seen.all(&events).await;
+    let last = publish(&stage, SENSORS).await;
+    seen.all(&last).await;
+    service.stop().await;
 }
 
 #[tokio::test]
