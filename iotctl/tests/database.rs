@@ -27,7 +27,7 @@ async fn each_service_may_do_its_work_and_no_more() {
         ),
         ("device-svc", "DELETE FROM devices"),
         ("threshold-svc", "UPDATE sensor_thresholds SET enabled = false"),
-        ("command-svc", "SELECT ensure_reading_partition('2026-01-01')"),
+        ("command-svc", "SELECT ensure_reading_partition('2026-01-01'), drop_readings_before('2025-01-01')"),
         (
             "command-svc",
             "INSERT INTO readings_ingestion SELECT 'a', 'm', '2026-01-01 12:00Z', 1, gen_random_uuid(), now(), 'T', 'z' ON CONFLICT DO NOTHING",
@@ -50,6 +50,9 @@ async fn each_service_may_do_its_work_and_no_more() {
         ("threshold-svc", "DELETE FROM devices"),
         ("command-svc", "SELECT * FROM devices"),
         ("command-svc", "DELETE FROM readings_ingestion"),
+        ("command-svc", "DROP TABLE readings_ingestion_20260101"),
+        ("command-svc", "UPDATE storage_contract SET readings_kept_from = NULL"),
+        ("query-svc", "SELECT drop_readings_before('2027-01-01')"),
         ("command-svc", "CREATE TABLE mine ()"),
         ("cdc-svc", "UPDATE devices SET status = 'retired'"),
         ("cdc-svc", "SELECT * FROM readings_ingestion"),

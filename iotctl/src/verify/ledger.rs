@@ -23,6 +23,7 @@ use schema::{ReadingCreatedEvent, Timestamp, topics};
 use serde::Serialize;
 use serde_json::json;
 use time::OffsetDateTime;
+use tokio::task::block_in_place;
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
@@ -137,12 +138,12 @@ pub async fn compare(
     let mut outcome = Outcome::default();
     let topic = broker.topic(topics::READINGS.name);
     // In this order: what is committed by now has its dead letter by now.
-    let reader = Reader::open(broker, &topic).await?;
-    let committed = reader.committed().await?;
+    let reader = Reader::open(broker, &topic)?;
+    let committed = reader.committed()?;
     let mut dead_letters = HashSet::new();
     progress
         .step("read dead letters", async {
-            let letters = Reader::open(broker, &broker.topic(topics::READING_DLQ.name)).await?;
+            let letters = Reader::open(broker, &broker.topic(topics::READING_DLQ.name))?;
             letters
                 .read(window.from, None, async |record| {
                     dead_letters.extend(source_of(record, &topic));
@@ -294,33 +295,28 @@ struct Reader {
 }
 
 impl Reader {
-    async fn open(broker: &Broker, topic: &str) -> Result<Self> {
+    fn open(broker: &Broker, topic: &str) -> Result<Self> {
         let consumer: StreamConsumer = broker
             .consumer(GROUP)
             .set("enable.partition.eof", "true")
             .create()
             .context("make a Kafka client")?;
-        let topic = topic.to_owned();
-        blocking(move || {
-            let metadata =
-                consumer.fetch_metadata(Some(&topic), BROKER_WAIT).context("ask for partitions")?;
-            let found = metadata.topics().iter().flat_map(|topic| topic.partitions());
-            let partitions: Vec<i32> = found.map(|partition| partition.id()).collect();
-            ensure!(!partitions.is_empty(), "there is no topic {topic}");
-            Ok(Self { consumer, topic, partitions })
-        })
-        .await
+        let metadata = block_in_place(|| consumer.fetch_metadata(Some(topic), BROKER_WAIT));
+        let metadata = metadata.context("ask for partitions")?;
+        let found = metadata.topics().iter().flat_map(|topic| topic.partitions());
+        let partitions: Vec<i32> = found.map(|partition| partition.id()).collect();
+        ensure!(!partitions.is_empty(), "there is no topic {topic}");
+        Ok(Self { consumer, topic: topic.to_owned(), partitions })
     }
 
     /// Returns, for each partition that the group has committed, the first offset that it has not.
-    async fn committed(&self) -> Result<BTreeMap<i32, i64>> {
+    fn committed(&self) -> Result<BTreeMap<i32, i64>> {
         let mut wanted = TopicPartitionList::new();
         for partition in &self.partitions {
             wanted.add_partition(&self.topic, *partition);
         }
-        let committed = tokio::task::block_in_place(|| self.consumer.committed_offsets(wanted, BROKER_WAIT))
-            .context("ask for committed offsets")?;
-        Ok(offsets(&committed))
+        let committed = block_in_place(|| self.consumer.committed_offsets(wanted, BROKER_WAIT));
+        Ok(offsets(&committed.context("ask for committed offsets")?))
     }
 
     /// Finds, for each partition, the first record at or after an instant; partitions without one are left out.
@@ -330,7 +326,7 @@ impl Reader {
         for partition in &self.partitions {
             wanted.add_partition_offset(&self.topic, *partition, Offset::Offset(millis))?;
         }
-        let found = tokio::task::block_in_place(|| self.consumer.offsets_for_times(wanted, BROKER_WAIT));
+        let found = block_in_place(|| self.consumer.offsets_for_times(wanted, BROKER_WAIT));
         Ok(offsets(&found.context("ask for offsets by time")?))
     }
 
@@ -379,9 +375,4 @@ fn offsets(list: &TopicPartitionList) -> BTreeMap<i32, i64> {
             _ => None,
         })
         .collect()
-}
-
-/// Runs a question that blocks its thread on a thread of its own.
-async fn blocking<T: Send + 'static>(ask: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(ask).await.context("ask Kafka")?
 }
