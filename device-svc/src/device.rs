@@ -1,7 +1,7 @@
 //! What a device is and which requests make one. Pure.
 
 use chassis::http::{Fields, Problem, check_prose};
-use schema::{DeviceStatus, Timestamp, check_sensor_id};
+use schema::{Codec, DeviceStatus, Layout, Timestamp, check_sensor_id};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -14,11 +14,8 @@ const FINGERPRINTS_MAX: usize = 8;
 /// Bytes of a SHA-256.
 const FINGERPRINT_BYTES: usize = 32;
 
-/// Every codec that a device can be registered with. A new one enters here once the gateway decodes it, or devices
-/// would be registered whose readings all go to the dead letters.
-const CODECS: [(&str, &str); 1] = [("json", "json")];
 /// The codec of a device that is registered without one.
-pub(crate) const CODEC_DEFAULT: &str = "json";
+pub(crate) const CODEC_DEFAULT: Codec = Codec::Json;
 
 /// Fields of the resource that only the service writes; a caller who sends them expects something that will not happen.
 const READ_ONLY: [&str; 3] = ["version", "createdAt", "updatedAt"];
@@ -38,6 +35,8 @@ pub(crate) struct Device {
     pub(crate) device_type: String,
     pub(crate) zone_id: String,
     pub(crate) codec: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) codec_layout: Option<Value>,
     pub(crate) status: String,
     pub(crate) fingerprints: Vec<String>,
     pub(crate) version: i64,
@@ -54,7 +53,8 @@ pub(crate) struct Draft {
     pub(crate) display_name: String,
     pub(crate) device_type: String,
     pub(crate) zone_id: String,
-    pub(crate) codec: Option<&'static str>,
+    /// With the codec `binary` comes its layout, as JSON text; with every other comes none.
+    pub(crate) codec: Option<(Codec, Option<String>)>,
     pub(crate) status: Option<DeviceStatus>,
     pub(crate) fingerprints: Option<Vec<String>>,
 }
@@ -85,7 +85,7 @@ impl Draft {
             display_name: fields.text_optional("displayName", name).unwrap_or_default(),
             device_type: fields.text("deviceType", check_label),
             zone_id: fields.text("zoneId", check_label),
-            codec: fields.one_of_optional("codec", &CODECS),
+            codec: take_codec(&mut fields),
             status: fields.one_of_optional("status", &STATUSES),
             fingerprints: take_fingerprints(&mut fields),
         };
@@ -122,6 +122,33 @@ fn check_label(text: &str) -> Result<(), &'static str> {
         && bytes.len() <= LABEL_BYTES_MAX
         && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(byte));
     if valid { Ok(()) } else { Err("must match [A-Za-z0-9][A-Za-z0-9_.-]{0,63}") }
+}
+
+/// Takes the codec and what belongs to it, so that no device is registered whose readings all go to the dead letters.
+fn take_codec(fields: &mut Fields) -> Option<(Codec, Option<String>)> {
+    let words = Codec::ALL.map(|codec| (codec.as_str(), codec));
+    let codec = fields.one_of_optional("codec", &words);
+    let layout =
+        fields.take("codecLayout").filter(|layout| !layout.is_null()).map(|layout| layout.to_string());
+    match (codec, layout) {
+        (Some(Codec::Binary), Some(layout)) => {
+            if let Err(problems) = Layout::parse(&layout) {
+                for problem in problems {
+                    fields.problem("codecLayout", problem);
+                }
+            }
+            Some((Codec::Binary, Some(layout)))
+        }
+        (Some(Codec::Binary), None) => {
+            fields.problem("codecLayout", "is required with the codec binary");
+            None
+        }
+        (_, Some(_)) => {
+            fields.problem("codecLayout", "belongs to the codec binary; send that with it");
+            None
+        }
+        (codec, None) => codec.map(|codec| (codec, None)),
+    }
 }
 
 fn take_fingerprints(fields: &mut Fields) -> Option<Vec<String>> {
@@ -188,5 +215,27 @@ mod tests {
         let named = r#"{"sensorId":"s","deviceType":"T","zoneId":"z","fingerprints":[]}"#;
         assert_eq!(Draft::replacement(fields(named), "s").unwrap().fingerprints, Some(vec![]));
         assert_eq!(Draft::replacement(fields(named), "t").unwrap_err().errors[0].field, "sensorId");
+    }
+
+    #[test]
+    fn a_layout_comes_with_the_codec_binary_and_no_other() {
+        let read = |codec: &str| {
+            let json = format!(r#"{{"deviceType":"T","zoneId":"z"{codec}}}"#);
+            Draft::replacement(Fields::of_json(json.as_bytes()).unwrap(), "s")
+        };
+        let layout = r#","codecLayout":{"length":2,"fields":[{"metric":"t","at":0,"type":"i16be"}]}"#;
+        for codec in Codec::ALL {
+            let named = format!(r#","codec":"{}""#, codec.as_str());
+            assert_eq!(read(&named).is_ok(), codec != Codec::Binary, "{named}");
+            assert_eq!(read(&format!("{named}{layout}")).is_ok(), codec == Codec::Binary, "{named}");
+        }
+        for bad in [
+            layout,
+            r#","codec":"binary","codecLayout":{"fields":[{"metric":"t","at":-1}]}"#,
+            r#","codec":"morse""#,
+        ] {
+            let field = read(bad).unwrap_err().errors[0].field.clone();
+            assert!(field.starts_with("codec"), "{bad}: {field}");
+        }
     }
 }

@@ -11,7 +11,8 @@ use tokio_postgres::types::ToSql;
 
 macro_rules! columns {
     () => {
-        "sensor_id, display_name, device_type, zone_id, codec, status, fingerprints, version, created_at, updated_at"
+        "sensor_id, display_name, device_type, zone_id, codec, codec_layout, status, fingerprints, version, \
+         created_at, updated_at"
     };
 }
 
@@ -23,8 +24,8 @@ macro_rules! filtered {
 }
 
 const INSERT: &str = concat!(
-    "INSERT INTO devices (sensor_id, display_name, device_type, zone_id, codec, status, fingerprints) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING RETURNING ",
+    "INSERT INTO devices (sensor_id, display_name, device_type, zone_id, codec, status, fingerprints, codec_layout) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8::text::jsonb) ON CONFLICT DO NOTHING RETURNING ",
     columns!()
 );
 const SELECT: &str = concat!("SELECT ", columns!(), " FROM devices WHERE sensor_id = $1");
@@ -33,7 +34,8 @@ const LIST: &str = concat!("SELECT ", columns!(), filtered!(), " ORDER BY sensor
 // A retired device stays retired: with its last clause the statement itself refuses, whoever else writes meanwhile.
 const UPDATE: &str = concat!(
     "UPDATE devices SET display_name = $2, device_type = $3, zone_id = $4, codec = coalesce($5, codec), \
-       status = coalesce($6, status), fingerprints = coalesce($7, fingerprints), version = version + 1, \
+       status = coalesce($6, status), fingerprints = coalesce($7, fingerprints), \
+       codec_layout = CASE WHEN $5::text IS NULL THEN codec_layout ELSE $9::text::jsonb END, version = version + 1, \
        updated_at = now() \
      WHERE sensor_id = $1 AND ($8::int8[] IS NULL OR version = ANY ($8)) \
        AND (status <> 'retired' OR coalesce($6, status) = 'retired') RETURNING ",
@@ -49,6 +51,7 @@ fn read(row: &Row) -> Result<Device, Problem> {
         device_type: row.try_get("device_type")?,
         zone_id: row.try_get("zone_id")?,
         codec: row.try_get("codec")?,
+        codec_layout: row.try_get("codec_layout")?,
         status: row.try_get("status")?,
         fingerprints: row.try_get("fingerprints")?,
         version: row.try_get("version")?,
@@ -61,11 +64,22 @@ fn read(row: &Row) -> Result<Device, Problem> {
 pub(crate) async fn insert(pool: &Pool, sensor_id: &str, draft: &Draft) -> Result<Device, Problem> {
     let client = pool.get().await?;
     let statement = client.prepare_cached(INSERT).await?;
-    let codec = draft.codec.unwrap_or(CODEC_DEFAULT);
+    let (codec, layout) = match &draft.codec {
+        Some((codec, layout)) => (codec.as_str(), layout.as_deref()),
+        None => (CODEC_DEFAULT.as_str(), None),
+    };
     let status = draft.status.unwrap_or(DeviceStatus::Active).as_str();
     let fingerprints = draft.fingerprints.as_deref().unwrap_or_default();
-    let params: [&(dyn ToSql + Sync); 7] =
-        [&sensor_id, &draft.display_name, &draft.device_type, &draft.zone_id, &codec, &status, &fingerprints];
+    let params: [&(dyn ToSql + Sync); 8] = [
+        &sensor_id,
+        &draft.display_name,
+        &draft.device_type,
+        &draft.zone_id,
+        &codec,
+        &status,
+        &fingerprints,
+        &layout,
+    ];
     match client.query_opt(&statement, &params).await? {
         Some(row) => read(&row),
         None => Err(Problem::new(StatusCode::CONFLICT, "a device with this sensorId exists")),
@@ -105,15 +119,18 @@ pub(crate) async fn replace(
     let client = pool.get().await?;
     let statement = client.prepare_cached(UPDATE).await?;
     let status = draft.status.map(DeviceStatus::as_str);
-    let params: [&(dyn ToSql + Sync); 8] = [
+    let codec = draft.codec.as_ref().map(|(codec, _)| codec.as_str());
+    let layout = draft.codec.as_ref().and_then(|(_, layout)| layout.as_deref());
+    let params: [&(dyn ToSql + Sync); 9] = [
         &sensor_id,
         &draft.display_name,
         &draft.device_type,
         &draft.zone_id,
-        &draft.codec,
+        &codec,
         &status,
         &draft.fingerprints,
         &expected,
+        &layout,
     ];
     let row = client.query_opt(&statement, &params).await?;
     drop(client);
