@@ -15,6 +15,7 @@ pub mod decode;
 pub mod identity;
 pub mod mqtt;
 pub mod registry;
+pub mod spool;
 
 mod budget;
 mod config;
