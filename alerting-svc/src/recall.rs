@@ -2,10 +2,9 @@
 
 use crate::memory::{Cause, Memory};
 use anyhow::{Context, bail};
-use chassis::kafka::Settings;
-use rdkafka::client::ClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use chassis::kafka::{Quiet, Settings};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde::Deserialize;
@@ -85,19 +84,6 @@ pub(crate) fn recall(
     }
     Ok(())
 }
-
-/// Keeps the end of a partition, which we ask for, out of the log.
-struct Quiet;
-
-impl ClientContext for Quiet {
-    fn error(&self, error: KafkaError, reason: &str) {
-        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::PartitionEOF) {
-            tracing::warn!(%error, reason, "kafka client");
-        }
-    }
-}
-
-impl ConsumerContext for Quiet {}
 
 fn consumer(settings: &Settings, isolation: &str) -> anyhow::Result<BaseConsumer<Quiet>> {
     let mut config = settings.consumer("alerting-svc-recall");

@@ -1,9 +1,11 @@
 //! Kafka settings that keep our guarantees, and the one way to hold a compacted topic as a table.
 
 mod monitor;
+mod quiet;
 pub mod table;
 
 pub use monitor::{Monitor, REPORT_INTERVAL_MS};
+pub use quiet::Quiet;
 
 use crate::config::Env;
 use rdkafka::config::ClientConfig;

@@ -11,6 +11,9 @@ use testkit::kafka::Reader;
 use testkit::wait::PATIENCE;
 
 const DEVICES: usize = 4;
+/// The devices' clock starts here, in milliseconds since 1970. A message that is sent again keeps its timestamp: that is
+/// how it is recognised.
+const BEGIN_MS: u64 = 1_767_322_800_000;
 /// Time between two readings of a device.
 const PACE: Duration = Duration::from_millis(10);
 /// Every so many readings one lies beyond the threshold.
@@ -61,7 +64,7 @@ async fn killing_any_one_service_loses_nothing_and_doubles_nothing() {
                 let mut pace = tokio::time::interval(PACE);
                 while !stop.load(Ordering::Relaxed) {
                     let number = acknowledged + 1;
-                    let payload = json!({"number": value_of(number), "eventId": number.to_string()});
+                    let payload = json!({"number": value_of(number), "timestamp": BEGIN_MS + number});
                     publisher.publish(&payload.to_string()).await;
                     acknowledged = number;
                     pace.tick().await;

@@ -88,6 +88,15 @@ impl Kafka {
         for outcome in admin.create_topics(&wanted, &AdminOptions::new()).await.unwrap() {
             outcome.unwrap();
         }
+        // Created is not yet known to everybody: a reader that asks too early would find no partition.
+        for name in &names {
+            crate::wait::until(&format!("the partitions of {name}"), async || {
+                let metadata = admin.inner().fetch_metadata(Some(name), Duration::from_secs(10)).ok()?;
+                let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+                (partitions.filter(|partition| partition.leader() >= 0).count() > 0).then_some(())
+            })
+            .await;
+        }
         let producer = settings.producer().create().unwrap();
         Self { bootstrap: bootstrap.to_owned(), prefix, producer }
     }

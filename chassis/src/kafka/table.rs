@@ -1,6 +1,6 @@
 //! A compacted topic held whole: read to its end once, then followed live.
 
-use super::Settings;
+use super::{Quiet, Settings};
 use crate::admin::Latch;
 use crate::retry::Backoff;
 use anyhow::Context;
@@ -32,10 +32,10 @@ pub async fn follow(
     mut apply: impl FnMut(&[u8], Option<&[u8]>),
     loaded: impl FnOnce(),
 ) -> anyhow::Result<()> {
-    let consumer: StreamConsumer = settings
+    let consumer: StreamConsumer<Quiet> = settings
         .consumer(reader)
         .set("enable.partition.eof", "true")
-        .create()
+        .create_with_context(Quiet)
         .context("create the consumer of a table topic")?;
     let Some(mut unread) = assign_all(consumer, topic, shutdown).await? else { return Ok(()) };
     let mut loaded = Some(loaded);
@@ -63,13 +63,13 @@ pub async fn follow(
 }
 
 struct Unread {
-    consumer: StreamConsumer,
+    consumer: StreamConsumer<Quiet>,
     partitions: BTreeSet<i32>,
 }
 
 /// Assigns every partition of the topic from its beginning; waits until the topic is there.
 async fn assign_all(
-    consumer: StreamConsumer,
+    consumer: StreamConsumer<Quiet>,
     topic: &str,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Option<Unread>> {
@@ -104,7 +104,7 @@ async fn assign_all(
     }
 }
 
-fn partitions_of(consumer: &StreamConsumer, topic: &str) -> Result<BTreeSet<i32>, KafkaError> {
+fn partitions_of(consumer: &StreamConsumer<Quiet>, topic: &str) -> Result<BTreeSet<i32>, KafkaError> {
     let metadata = consumer.fetch_metadata(Some(topic), METADATA_WAIT)?;
     Ok(metadata
         .topics()

@@ -9,7 +9,7 @@
 //! On failure: full → [`Error::Full`] until there is room. Disk fails → [`Error::Failing`], while the spool tries again by
 //!             itself. Neither discards anything. Damaged file → [`OpenError::Damaged`]: nobody but an operator moves it.
 //!
-//! One thread owns the file (redb: copy-on-write, every page under a checksum; ADR 0007). It takes all appends that wait and
+//! One thread owns the file (redb: copy-on-write, every page under a checksum; ADR 0008). It takes all appends that wait and
 //! writes them as one group in one transaction, so the slower the disk, the larger the group.
 
 mod record;
