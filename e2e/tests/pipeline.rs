@@ -4,6 +4,17 @@ use e2e::{Service, System};
 use schema::{Alert, Limit, Status, topics};
 use serde_json::{Value, json};
 
+/// Takes a message off a live topic and holds it against the schema that consumers are given.
+async fn keeps_its_schema(system: &System, topic: topics::Topic, schema: &str) {
+    let path = format!("{}/../schema/json/{schema}.schema.json", env!("CARGO_MANIFEST_DIR"));
+    let schema: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let validator = jsonschema::options().should_validate_formats(true).build(&schema).unwrap();
+    let record = system.kafka.read(topic).next().await;
+    let message: Value = serde_json::from_str(record.text()).unwrap();
+    let complaints: Vec<_> = validator.iter_errors(&message).map(|error| error.to_string()).collect();
+    assert!(complaints.is_empty(), "{}: {complaints:?} in {message}", topic.name);
+}
+
 async fn hours(system: &System, sensor_id: &str) -> Vec<Value> {
     let path = format!(
         "/api/v1/sensors/{sensor_id}/aggregates/hourly?metric=temperature&from=2026-01-02T00:00:00Z&to=2026-01-03T00:00:00Z"
@@ -53,6 +64,11 @@ async fn a_published_reading_becomes_a_row_an_hour_a_latest_value_and_an_alert()
         system.rest(Service::Query, "GET", "/api/v1/readings/latest?sensorId=thermostat-1", None).await;
     assert_eq!(status, 200);
     assert_eq!((&latest["total"], &latest["resources"][0]["value"]), (&json!(1), &json!(20.0)));
+
+    keeps_its_schema(&system, topics::READINGS, "reading-created.1").await;
+    keeps_its_schema(&system, topics::ALERTS, "alert.1").await;
+    keeps_its_schema(&system, topics::DEVICE_UPDATES, "device-change.1").await;
+    keeps_its_schema(&system, topics::THRESHOLD_UPDATES, "threshold-change.1").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
