@@ -165,6 +165,9 @@ enum ServersCommand {
         /// A broker to use instead of starting one.
         #[arg(long, env = run::KAFKA_BOOTSTRAP)]
         kafka_bootstrap: Option<String>,
+        /// PostgreSQL waits for the disk at each commit, as in production: for measurements.
+        #[arg(long)]
+        durable: bool,
         /// The command and its arguments, after `--`.
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
@@ -270,8 +273,8 @@ async fn dispatch(arguments: Arguments) -> Result<u8> {
             let made = topics::create(&settings).await?;
             println!("made {made} of {} topics; the others were there", schema::topics::ALL.len());
         }
-        Command::Servers(ServersCommand::Run { database_url, kafka_bootstrap, command }) => {
-            let given = Given { database_url, kafka_bootstrap };
+        Command::Servers(ServersCommand::Run { database_url, kafka_bootstrap, durable, command }) => {
+            let given = Given { database_url, kafka_bootstrap, durable };
             return run::run(&state, &given, &command, &progress).await;
         }
     }

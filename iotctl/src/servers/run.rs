@@ -21,13 +21,15 @@ pub const DATABASE_URL: &str = "TEST_DATABASE_URL";
 /// Names the bootstrap address of a Kafka broker for tests.
 pub const KAFKA_BOOTSTRAP: &str = "TEST_KAFKA_BOOTSTRAP";
 
-/// Servers that exist already and are not started.
+/// Servers that exist already and are not started, and what is asked of those that are.
 #[derive(Debug, Clone, Default)]
 pub struct Given {
     /// The superuser's URL of a PostgreSQL server.
     pub database_url: Option<String>,
     /// The bootstrap address of a Kafka broker.
     pub kafka_bootstrap: Option<String>,
+    /// Whether a commit waits for the disk where PostgreSQL is started: what is measured must, what is tested need not.
+    pub durable: bool,
 }
 
 /// Servers in a folder of their own, which ends with them.
@@ -55,7 +57,7 @@ impl TestServers {
                 folder: folder.join("postgres"),
                 log: folder.join("postgres.log"),
                 port: free_port()?,
-                durable: false,
+                durable: given.durable,
             };
             let start = async {
                 servers.postgres = Some(Postgres::start(&settings).await?);
