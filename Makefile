@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help deps build up down clean test check audit
+.PHONY: help deps build up down clean test check audit bench-write
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -11,7 +11,7 @@ CARGO_DENY := 0.20.2
 
 help: ## Shows this list
 	@echo 'Fieldline: make TARGET'
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## Installs the Debian packages that are missing; changes nothing when all are there
 	@sh iotctl/install-deps.sh
@@ -41,3 +41,7 @@ check: deps ## Checks form: fmt, clippy, dependencies, documentation
 audit: ## Looks for published vulnerabilities in the dependencies; needs the network
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny --version $(CARGO_DENY)
 	cargo deny --locked check advisories
+
+bench-write: deps ## Measures the write side beside its limits and its peers; ARGS="--rows 500000 --rounds 1" for a short run
+	cargo build --locked --release -p command-svc -p bench -p iotctl
+	$(TARGET)/release/iotctl servers run --durable -- $(TARGET)/release/bench-write $(ARGS)
