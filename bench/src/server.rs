@@ -90,7 +90,7 @@ impl Server {
         let (base, _) = self.url.rsplit_once('/').context("the database URL has no /database")?;
         let database = Database { url: format!("{base}/{name}"), name };
         let mut client = database.connect().await?;
-        if iotctl::database::migrate(&mut client).await? == Dialect::Postgres {
+        if iotctl::database::migrate(&mut client, None).await? == Dialect::Postgres {
             let (first, last) = (workload.row(rows.start).reading_at, workload.row(rows.end).reading_at);
             let mut day = OffsetDateTime::from(first).date();
             while day <= OffsetDateTime::from(last).date() {
