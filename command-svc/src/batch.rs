@@ -3,7 +3,7 @@
 use rdkafka::message::{Message, OwnedMessage};
 use schema::{ReadingCreatedEvent, Timestamp, check_metric, check_sensor_id};
 use serde_json::{Map, Value};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 use time::{Date, OffsetDateTime};
 use uuid::Uuid;
@@ -166,21 +166,29 @@ pub struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    /// Lays the readings out in rows.
+    /// Lays the readings out in rows: those of a sensor's metric together, in the order in which they were pushed, and
+    /// these series in the order of the table's key. An index takes neighbours together much faster than scattered rows.
     pub fn of(entries: &'a [Entry]) -> Self {
-        let mut columns = Self::default();
+        let mut series: HashMap<(&str, &str), Vec<(&ReadingCreatedEvent, f64)>> = HashMap::new();
         for Entry { reading, .. } in entries {
-            let attributes = (!reading.attributes.is_empty()).then_some(&reading.attributes);
             for (metric, value) in &reading.values {
-                columns.sensor_id.push(&reading.sensor_id);
+                series.entry((&reading.sensor_id, metric)).or_default().push((reading, *value));
+            }
+        }
+        let mut series: Vec<_> = series.into_iter().collect();
+        series.sort_unstable_by_key(|(key, _)| *key);
+        let mut columns = Self::default();
+        for ((sensor_id, metric), rows) in series {
+            for (reading, value) in rows {
+                columns.sensor_id.push(sensor_id);
                 columns.metric.push(metric);
                 columns.reading_at.push(reading.reading_at.into());
-                columns.value.push(*value);
+                columns.value.push(value);
                 columns.event_id.push(reading.event_id);
                 columns.received_at.push(reading.received_at.into());
                 columns.device_type.push(&reading.device_type);
                 columns.zone_id.push(&reading.zone_id);
-                columns.attributes.push(attributes);
+                columns.attributes.push((!reading.attributes.is_empty()).then_some(&reading.attributes));
             }
         }
         columns
@@ -259,6 +267,19 @@ mod tests {
         assert_eq!(columns.metric, ["humidity", "temperature", "x"]);
         assert_eq!(columns.event_id[0], columns.event_id[1]);
         assert_eq!(columns.days().len(), 1);
+    }
+
+    #[test]
+    fn rows_of_a_series_lie_together_and_keep_their_order() {
+        let mut entries: Vec<_> = (0..6).map(|offset| entry(0, offset, &[("b", 2.0), ("a", 1.0)])).collect();
+        for entry in entries.iter_mut().step_by(2) {
+            entry.reading.sensor_id = "r".into();
+        }
+        let columns = Columns::of(&entries);
+        assert_eq!(columns.sensor_id, ["r", "r", "r", "r", "r", "r", "s", "s", "s", "s", "s", "s"]);
+        assert_eq!(columns.metric, ["a", "a", "a", "b", "b", "b", "a", "a", "a", "b", "b", "b"]);
+        let offsets: Vec<_> = columns.event_id.iter().map(Uuid::as_u128).collect();
+        assert_eq!(offsets, [0, 2, 4, 0, 2, 4, 1, 3, 5, 1, 3, 5]);
     }
 
     #[test]

@@ -1,8 +1,6 @@
 //! What a batch of new rows adds to the read models. Pure.
 
 use crate::batch::Columns;
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use time::OffsetDateTime;
 
 /// Sums up the rows of one key of `sensor_reading_hourly_aggregates`.
@@ -21,9 +19,9 @@ pub struct Hour<'a> {
 
 /// Sums the rows up by UTC hour.
 ///
-/// Shape: one element for each key, ordered by key.
+/// Shape: one element for each key, ordered by key. Rows may come in any order; those of a series together cost least.
 pub fn hours<'a>(columns: &Columns<'a>) -> Vec<Hour<'a>> {
-    let mut by_key: HashMap<_, Hour<'a>> = HashMap::new();
+    let mut hours: Vec<Hour<'a>> = Vec::new();
     for row in 0..columns.row_count() {
         let value = columns.value[row];
         let hour = Hour {
@@ -37,47 +35,63 @@ pub fn hours<'a>(columns: &Columns<'a>) -> Vec<Hour<'a>> {
             count: 1,
             sum: value,
         };
-        match by_key.entry(key(&hour)) {
-            Entry::Vacant(vacant) => {
-                vacant.insert(hour);
-            }
-            Entry::Occupied(mut occupied) => {
-                let sum = occupied.get_mut();
-                sum.min = sum.min.min(value);
-                sum.max = sum.max.max(value);
-                sum.count += 1;
-                sum.sum += value;
-            }
+        match hours.last_mut() {
+            Some(last) if key(last) == key(&hour) => last.add(&hour),
+            _ => hours.push(hour),
         }
     }
-    let mut hours: Vec<_> = by_key.into_values().collect();
-    hours.sort_unstable_by(|one, other| key(one).cmp(&key(other)));
+    // Stable, so that a sum does not depend on how equal keys are shuffled.
+    hours.sort_by(|one, other| key(one).cmp(&key(other)));
+    hours.dedup_by(|next, first| {
+        let is_same = key(next) == key(first);
+        if is_same {
+            first.add(next);
+        }
+        is_same
+    });
     hours
+}
+
+impl Hour<'_> {
+    fn add(&mut self, other: &Self) {
+        self.min = self.min.min(other.min);
+        self.max = self.max.max(other.max);
+        self.count += other.count;
+        self.sum += other.sum;
+    }
 }
 
 fn key<'a>(hour: &Hour<'a>) -> (&'a str, &'a str, OffsetDateTime, &'a str, &'a str) {
     (hour.sensor_id, hour.metric, hour.bucket, hour.device_type, hour.zone_id)
 }
 
+/// Counts in seconds: a count of nanoseconds needs wide integers, and this runs for each row.
 fn hour_of(instant: OffsetDateTime) -> OffsetDateTime {
-    schema::Timestamp::from(instant).hour().into()
+    let seconds = instant.unix_timestamp();
+    OffsetDateTime::from_unix_timestamp(seconds - seconds.rem_euclid(3_600))
+        .expect("the years of readings begin with an hour")
 }
 
 /// Finds the newest row of each sensor and metric: latest by the device's clock, then by event id, as the table keeps it.
 ///
 /// Shape: row numbers, one for each (sensor id, metric), ordered by that key.
 pub fn latest(columns: &Columns<'_>) -> Vec<usize> {
+    let series = |row: usize| (columns.sensor_id[row], columns.metric[row]);
     let age = |row: usize| (columns.reading_at[row], columns.event_id[row]);
-    let mut newest: HashMap<_, usize> = HashMap::new();
+    let mut newest: Vec<usize> = Vec::new();
     for row in 0..columns.row_count() {
-        let best = newest.entry((columns.sensor_id[row], columns.metric[row])).or_insert(row);
-        if age(row) > age(*best) {
-            *best = row;
+        match newest.last_mut() {
+            Some(last) if series(*last) == series(row) => {
+                if age(row) > age(*last) {
+                    *last = row;
+                }
+            }
+            _ => newest.push(row),
         }
     }
-    let mut rows: Vec<_> = newest.into_values().collect();
-    rows.sort_unstable_by_key(|row| (columns.sensor_id[*row], columns.metric[*row]));
-    rows
+    newest.sort_by(|one, other| (series(*one), age(*other)).cmp(&(series(*other), age(*one))));
+    newest.dedup_by_key(|row| series(*row));
+    newest
 }
 
 /// Finds the first row of each key.
