@@ -12,10 +12,13 @@ use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 /// Records between the router and a lane that are not in a batch yet.
 pub(crate) const LANE_RECORDS_MAX: usize = 2_048;
+/// A lane that writes has room again so soon. Pausing at once would be dear: librdkafka throws away what it has fetched
+/// ahead of a paused partition, and fetches it again.
+const ROOM_WAIT: Duration = Duration::from_millis(500);
 /// How often a full lane is asked for room.
 const ROOM_POLL: Duration = Duration::from_millis(2);
 /// How often an idle loop says that it is alive.
@@ -46,6 +49,22 @@ impl Inlet {
         }
         true
     }
+
+    /// Hands over, waiting a moment when the lane becomes full; false when it has no room even then.
+    async fn hand_over_soon(&mut self, new: OwnedMessage) -> bool {
+        let was_full = !self.held.is_empty();
+        if self.hand_over(Some(new)) {
+            return true;
+        }
+        // What still comes for a lane that is full already must not hold up the others.
+        if !was_full
+            && let Ok(Ok(room)) = timeout(ROOM_WAIT, self.sender.reserve()).await
+            && let Some(record) = self.held.pop_front()
+        {
+            room.send(record);
+        }
+        self.held.is_empty()
+    }
 }
 
 /// Routes until shutdown.
@@ -65,7 +84,7 @@ pub(crate) async fn route(
             received = consumer.recv() => match received {
                 Ok(record) => {
                     let lane = lane_of(record.partition(), inlets.len());
-                    if !inlets[lane].hand_over(Some(record.detach())) {
+                    if !inlets[lane].hand_over_soon(record.detach()).await {
                         consumer.pause(&partitions_of(consumer, lane, inlets.len())?).context("pause readings")?;
                     }
                 }
