@@ -24,7 +24,7 @@ const PROBE_EVERY: Duration = Duration::from_millis(5);
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// Between two shares of the offered load.
 const TICK: Duration = Duration::from_millis(1);
-/// Watched records of the first seconds warm the service up and do not count.
+/// Watched records of the first seconds do not count: the load is a step, and batches find their size.
 const WARM_UP: Duration = Duration::from_secs(2);
 /// Rows that are not seen so long after the last record are lost.
 const UNSEEN_MAX: Duration = Duration::from_secs(60);
@@ -48,11 +48,12 @@ pub(super) async fn measure(stage: &Stage, rate: u32) -> Result<()> {
     let offered = i64::from(rate) * i64::from(stage.options.latency_seconds);
     let database = stage.server.create("latency", &stage.workload, 0..offered).await?;
     let (mut service, group) = service::start(stage, Contender::Service, &database, &topic)?;
+    begin(&topic, &database).await?;
     let watching = tokio::spawn(watch(database.connect().await?, probe_count(stage)));
     let appended = offer(stage, &topic, rate).await?;
     let seen = tokio::time::timeout(UNSEEN_MAX, watching).await.context("rows are lost")???;
     service.process.ensure_running()?;
-    wait_for_rest(&database, offered + i64::try_from(appended.len())?).await?;
+    wait_for_rows(&database, 1 + offered + i64::try_from(appended.len())?).await?;
     service::stop(service, group).await?;
 
     let skipped = WARM_UP.as_millis() / PROBE_EVERY.as_millis();
@@ -155,8 +156,16 @@ async fn watch(client: Client, count: usize) -> Result<HashMap<usize, i64>> {
     Ok(seen)
 }
 
-/// Waits until the offered load is stored, too.
-async fn wait_for_rest(database: &Database, rows: i64) -> Result<()> {
+/// Waits until the service stores, so that what gathers during its start does not count.
+async fn begin(topic: &Topic, database: &Database) -> Result<()> {
+    let producer: FutureProducer = topic.settings.producer().create().context("create a producer")?;
+    let first = ReadingCreatedEvent { sensor_id: "first".to_owned(), ..probe(0) };
+    send(&producer, topic, &first)?.await.context("produce the first record")??;
+    wait_for_rows(database, 1).await
+}
+
+/// Waits until so many rows are stored.
+async fn wait_for_rows(database: &Database, rows: i64) -> Result<()> {
     let started = Instant::now();
     while let Err(error) = database.ensure_rows(rows, false).await {
         if started.elapsed() > UNSEEN_MAX {
