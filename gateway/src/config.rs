@@ -17,7 +17,8 @@ pub struct Config {
     pub kafka: kafka::Settings,
     /// `MQTT_LISTEN`: address and port for MQTT over TLS.
     pub listen: SocketAddr,
-    /// `TLS_CERT_FILE`, `TLS_KEY_FILE`, `TLS_CLIENT_CA_FILE`, and `TLS_CRL_FILE` if there is a list: PEM files.
+    /// `TLS_CERT_FILE`, `TLS_KEY_FILE`, `TLS_CLIENT_CA_FILE`, and `TLS_CRL_FILE` if there is a list: PEM files, followed while
+    /// the gateway runs.
     pub tls: tls::Files,
     /// How much of everything.
     pub limits: Limits,
@@ -34,7 +35,8 @@ pub struct Limits {
     /// `CONNECTIONS_PER_ADDRESS_MAX` (2,000): sockets of one address; a site behind one NAT fits, a single flooder does not
     /// take all.
     pub connections_per_address_max: usize,
-    /// `HANDSHAKES_MAX` (64): TLS handshakes at a time; each is a millisecond of one core, and the others wait their turn.
+    /// `HANDSHAKES_MAX` (16): TLS handshakes computed at a time. Each is a millisecond of one core, so a live connection waits
+    /// behind 16 ms of them at worst when a whole fleet comes back; one that waits for its peer holds no turn.
     pub handshakes_max: usize,
     /// `HANDSHAKE_MS_MAX` (10,000): from the accepted socket to the end of its handshake, waiting included.
     pub handshake_time_max: Duration,
@@ -82,7 +84,7 @@ impl Limits {
         let limits = Self {
             connections_max: env.count_in("CONNECTIONS_MAX", 20_000, 1..=1_000_000),
             connections_per_address_max: env.count_in("CONNECTIONS_PER_ADDRESS_MAX", 2_000, 1..=1_000_000),
-            handshakes_max: env.count_in("HANDSHAKES_MAX", 64, 1..=10_000),
+            handshakes_max: env.count_in("HANDSHAKES_MAX", 16, 1..=10_000),
             handshake_time_max: env.duration_ms("HANDSHAKE_MS_MAX", 10_000, 100..=120_000),
             connect_time_max: env.duration_ms("CONNECT_MS_MAX", 10_000, 100..=120_000),
             packet_bytes_max: env.count_in("PACKET_BYTES_MAX", 262_144, 1_024..=524_288),

@@ -1,4 +1,4 @@
-//! A device's certificate → who it is: subject CN and SHA-256 of the DER.
+//! A device's certificate → who it is: subject CN, SHA-256 of the DER, and what a revocation list would call it.
 //!
 //! Pure. TLS has verified the chain before; this only reads names, and refuses a certificate whose name is not a sensor id.
 
@@ -40,6 +40,19 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
+/// Issuer and serial number of a certificate, in 32 bytes: a revocation list knows certificates by these two alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Issue([u8; 32]);
+
+impl Issue {
+    /// Takes the DER of the issuer's name and the digits of the serial number, with or without leading zeros.
+    pub fn of(issuer: &[u8], serial: &[u8]) -> Self {
+        let zeros = serial.iter().take_while(|byte| **byte == 0).count();
+        // A name says its own length, so the two cannot be split elsewhere.
+        Self(Sha256::new().chain_update(issuer).chain_update(&serial[zeros..]).finalize().into())
+    }
+}
+
 /// Who holds a certificate. Whether it may publish is the registry's word.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -47,6 +60,8 @@ pub struct Identity {
     pub sensor_id: Arc<str>,
     /// The certificate itself, in 32 bytes.
     pub fingerprint: Fingerprint,
+    /// What a revocation list calls it.
+    pub issue: Issue,
 }
 
 /// Says why a certificate names no device.
@@ -74,7 +89,17 @@ impl Identity {
         let (Some(name), None) = (names.next(), names.next()) else { return Err(IdentityError::NotOneName) };
         let sensor_id = name.as_str().map_err(|_| IdentityError::NotSensorId)?;
         schema::check_sensor_id(sensor_id).map_err(|_| IdentityError::NotSensorId)?;
-        Ok(Self { sensor_id: sensor_id.into(), fingerprint: Fingerprint::of(der) })
+        let issue = Issue::of(certificate.issuer().as_raw(), certificate.raw_serial());
+        Ok(Self { sensor_id: sensor_id.into(), fingerprint: Fingerprint::of(der), issue })
+    }
+}
+
+#[cfg(test)]
+impl Identity {
+    /// The holder of a certificate that nobody parses.
+    pub(crate) fn of(sensor_id: &str, der: &[u8]) -> Self {
+        let issue = Issue::of(b"issuer", der);
+        Self { sensor_id: sensor_id.into(), fingerprint: Fingerprint::of(der), issue }
     }
 }
 

@@ -25,6 +25,7 @@ mod devices;
 mod listener;
 mod metrics;
 mod publish;
+mod reload;
 mod session;
 mod sessions;
 mod tls;
@@ -61,6 +62,8 @@ struct Gateway {
     budget: budget::Budget,
     publisher: publish::Publisher,
     metrics: metrics::Metrics,
+    tls: tls::Tls,
+    entrance: listener::Entrance,
     shutdown: CancellationToken,
 }
 
@@ -80,7 +83,7 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
 /// # Errors
 /// As [`run`].
 pub async fn serve(listener: TcpListener, config: Config, chassis: Chassis) -> anyhow::Result<()> {
-    let tls = tls::load(&config.tls)?;
+    let (files, loaded) = reload::Watch::start(config.tls)?;
     let metrics = metrics::Metrics::register(&chassis.registry)?;
     let publisher = publish::Publisher::new(&config.kafka, &metrics, chassis.readiness.latch("kafka"))?;
     let gateway = Arc::new(Gateway {
@@ -91,8 +94,11 @@ pub async fn serve(listener: TcpListener, config: Config, chassis: Chassis) -> a
         budget: budget::Budget::new(config.limits.in_flight_total_bytes_max),
         publisher,
         metrics,
+        tls: tls::Tls::new(loaded.clone()),
+        entrance: listener::Entrance::new(&config.limits),
         shutdown: chassis.shutdown.clone(),
     });
+    gateway.registry.revoke(loaded.revoked.clone());
     let (tasks, loaded) = (TaskTracker::new(), Notify::new());
     let reader = config.kafka.group("gateway");
     let topic = config.kafka.topic(topics::DEVICE_UPDATES.name);
@@ -100,7 +106,8 @@ pub async fn serve(listener: TcpListener, config: Config, chassis: Chassis) -> a
     let apply = |key: &[u8], value: Option<&[u8]>| devices::apply(&gateway, key, value);
     tokio::select! {
         outcome = table::follow(&config.kafka, &reader, &topic, &latch, &chassis.shutdown, apply, || loaded.notify_one()) => outcome?,
-        () = async { loaded.notified().await; listener::accept(&listener, tls, &gateway, &tasks).await } => {}
+        () = async { loaded.notified().await; listener::accept(&listener, &gateway, &tasks).await } => {}
+        () = files.follow(&gateway) => {}
         () = watch_kafka(&gateway, &chassis) => {}
         () = gateway.publisher.broken() => bail!("the producer cannot be used any more"),
     }

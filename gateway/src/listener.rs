@@ -1,12 +1,14 @@
 //! The socket that devices connect to: limits first, then TLS, each connection in its own task.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::net::{IpAddr, Ipv6Addr};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::ready;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustls::ServerConfig;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -15,26 +17,33 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
 
-use crate::Gateway;
 use crate::connection;
 use crate::identity::Identity;
+use crate::{Gateway, Limits};
 
 /// Without traffic for so long, the kernel asks whether the peer is still there: a client may promise no keep-alive at all.
 const PEER_PROBE_AFTER: Duration = Duration::from_secs(60);
 /// The wait after a failed accept: out of file descriptors, most likely.
 const ACCEPT_RETRY_WAIT: Duration = Duration::from_millis(100);
 
+/// What newcomers share: places, and turns at the handshake.
+pub(crate) struct Entrance {
+    places: Arc<Places>,
+    turns: Arc<Semaphore>,
+}
+
+impl Entrance {
+    /// Starts empty.
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self {
+            places: Arc::new(Places::new(limits.connections_max, limits.connections_per_address_max)),
+            turns: Arc::new(Semaphore::new(limits.handshakes_max)),
+        }
+    }
+}
+
 /// Accepts connections until the shutdown.
-pub(crate) async fn accept(
-    listener: &TcpListener,
-    tls: Arc<ServerConfig>,
-    gateway: &Arc<Gateway>,
-    tasks: &TaskTracker,
-) {
-    let limits = &gateway.limits;
-    let acceptor = TlsAcceptor::from(tls);
-    let handshakes = Arc::new(Semaphore::new(limits.handshakes_max));
-    let places = Arc::new(Places::new(limits.connections_max, limits.connections_per_address_max));
+pub(crate) async fn accept(listener: &TcpListener, gateway: &Arc<Gateway>, tasks: &TaskTracker) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -48,17 +57,15 @@ pub(crate) async fn accept(
                 continue;
             }
         };
-        let Some(place) = places.take(peer.ip()) else {
+        let Some(place) = gateway.entrance.places.take(peer.ip()) else {
             gateway.metrics.refusals.with_label_values(&["connections-max"]).inc();
             continue;
         };
-        let (gateway, acceptor, handshakes) = (gateway.clone(), acceptor.clone(), handshakes.clone());
+        let gateway = gateway.clone();
         tasks.spawn(async move {
             gateway.metrics.connections.inc();
             // Boxed, so that a long session does not carry the room that its handshake needed.
-            if let Some((identity, stream)) =
-                Box::pin(shake_hands(&gateway, acceptor, handshakes, socket)).await
-            {
+            if let Some((identity, stream)) = Box::pin(shake_hands(&gateway, socket)).await {
                 connection::serve(gateway.clone(), identity, stream).await;
             }
             gateway.metrics.connections.dec();
@@ -67,29 +74,21 @@ pub(crate) async fn accept(
     }
 }
 
-/// TLS, with a time limit that includes the wait for a turn.
-async fn shake_hands(
-    gateway: &Gateway,
-    acceptor: TlsAcceptor,
-    handshakes: Arc<Semaphore>,
-    socket: TcpStream,
-) -> Option<(Identity, TlsStream<TcpStream>)> {
+/// TLS, with a time limit that includes the wait for turns.
+async fn shake_hands(gateway: &Gateway, socket: TcpStream) -> Option<(Identity, TlsStream<TcpStream>)> {
     let refused = |reason: &str| gateway.metrics.refusals.with_label_values(&[reason]).inc();
     tune(&socket);
-    let handshake = timeout(gateway.limits.handshake_time_max, async {
-        // Never closed: an error cannot happen, and would only mean no turn.
-        let _turn = handshakes.acquire().await.ok()?;
-        Some(acceptor.accept(socket).await)
-    });
+    let acceptor = TlsAcceptor::from(gateway.tls.present().mqtt.clone());
+    let handshake = in_turns(&gateway.entrance.turns, acceptor.accept(socket));
     let stream = tokio::select! {
-        handshake = handshake => match handshake {
-            Ok(Some(Ok(stream))) => stream,
-            Ok(Some(Err(error))) => {
+        handshake = timeout(gateway.limits.handshake_time_max, handshake) => match handshake {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
                 refused("tls");
                 tracing::debug!(%error, "TLS handshake failed");
                 return None;
             }
-            Ok(None) | Err(_) => {
+            Err(_) => {
                 refused("handshake-timeout");
                 return None;
             }
@@ -109,6 +108,22 @@ async fn shake_hands(
             None
         }
     }
+}
+
+/// Polls `work` only while it has a turn, and gives the turn back while the peer is to speak: who computes is limited, who
+/// stays silent keeps nobody waiting.
+async fn in_turns<F: Future>(turns: &Arc<Semaphore>, work: F) -> F::Output {
+    let mut work = pin!(work);
+    let mut asked = None;
+    poll_fn(|cx| {
+        let turn = asked.get_or_insert_with(|| Box::pin(turns.clone().acquire_owned()));
+        let turn = ready!(turn.as_mut().poll(cx));
+        asked = None;
+        let outcome = work.as_mut().poll(cx);
+        drop(turn);
+        outcome
+    })
+    .await
 }
 
 /// Acknowledgements are small and wanted now; a dead peer is to be noticed.
@@ -199,6 +214,18 @@ mod tests {
         assert!(places.take(b).is_none(), "three are there");
         drop(first);
         assert!(places.take(b).is_some());
+    }
+
+    #[tokio::test]
+    async fn turn_is_given_back_while_the_peer_is_silent() {
+        let turns = Arc::new(Semaphore::new(1));
+        let (_silent, peer) = tokio::sync::oneshot::channel::<()>();
+        let held = turns.clone();
+        let waiting = tokio::spawn(async move { in_turns(&held, peer).await });
+        assert_eq!(in_turns(&turns, async { 7 }).await, 7);
+        assert!(!waiting.is_finished());
+        assert_eq!(turns.available_permits(), 1);
+        waiting.abort();
     }
 
     #[test]

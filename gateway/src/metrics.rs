@@ -32,6 +32,10 @@ pub(crate) struct Metrics {
     pub(crate) devices: IntGauge,
     /// Changes of devices that could not be read; such a device is refused.
     pub(crate) device_changes_unreadable: IntCounter,
+    /// Changes of the TLS files, by what became of them: loaded, refused.
+    pub(crate) tls_reloads: IntCounterVec,
+    /// 1 while the TLS files cannot be used and older ones are in force.
+    pub(crate) tls_files_stale: IntGauge,
 }
 
 impl Metrics {
@@ -90,6 +94,15 @@ impl Metrics {
             device_changes_unreadable: counter(
                 "gateway_device_changes_unreadable_total",
                 "Changes of devices that could not be read; such a device is refused.",
+            )?,
+            tls_reloads: counters(
+                "gateway_tls_reloads_total",
+                "Changes of the TLS files, by what became of them: loaded, refused.",
+                "outcome",
+            )?,
+            tls_files_stale: gauge(
+                "gateway_tls_files_stale",
+                "1 while the TLS files cannot be used and older ones are in force.",
             )?,
         })
     }

@@ -1,10 +1,10 @@
-//! The table of devices, in memory: who may publish, and as what.
+//! The table of devices, in memory: who may publish, and as what. The revocation lists stand beside it.
 //!
 //! [`Table`] is pure: changes in, devices out. [`Registry`] shares it between all connections. A connection asks again
 //! whenever the generation has moved, so that not one more message of a suspended device passes; idle connections are told
 //! by `sessions`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,7 +12,7 @@ use parking_lot::RwLock;
 use schema::{DeviceRow, DeviceStatus};
 
 use crate::decode::Format;
-use crate::identity::{Fingerprint, Identity};
+use crate::identity::{Fingerprint, Identity, Issue};
 
 /// What the gateway needs to know of a registered device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +44,9 @@ pub enum Denied {
     /// The device is active, but with other certificates.
     #[error("the certificate is not registered for this device")]
     Certificate,
+    /// The certificate is on a revocation list.
+    #[error("the certificate is revoked")]
+    Revoked,
 }
 
 /// Devices by sensor id, as the last change of each left them.
@@ -108,6 +111,7 @@ impl From<DeviceRow> for Device {
 #[derive(Debug, Default)]
 pub struct Registry {
     table: RwLock<Table>,
+    revoked: RwLock<Arc<HashSet<Issue>>>,
     generation: AtomicU64,
 }
 
@@ -118,11 +122,20 @@ impl Registry {
         self.generation.fetch_add(1, Ordering::Release);
     }
 
-    /// Looks up as [`Table::lookup`] does.
+    /// Puts the certificates of newly loaded revocation lists in the place of those known before.
+    pub fn revoke(&self, revoked: Arc<HashSet<Issue>>) {
+        *self.revoked.write() = revoked;
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Looks up as [`Table::lookup`] does, unless the certificate is revoked.
     ///
     /// # Errors
-    /// As there.
+    /// As there, and [`Denied::Revoked`].
     pub fn lookup(&self, identity: &Identity) -> Result<Arc<Device>, Denied> {
+        if self.revoked.read().contains(&identity.issue) {
+            return Err(Denied::Revoked);
+        }
         self.table.read().lookup(identity)
     }
 
@@ -165,28 +178,24 @@ mod tests {
         }
     }
 
-    fn identity(sensor_id: &str, der: &[u8]) -> Identity {
-        Identity { sensor_id: sensor_id.into(), fingerprint: Fingerprint::of(der) }
-    }
-
     #[test]
     fn only_an_active_device_with_a_registered_certificate_is_found() {
         let mut table = Table::default();
         table.apply("a", Some(row("a", DeviceStatus::Active, &[b"old", b"new"])));
         table.apply("s", Some(row("s", DeviceStatus::Suspended, &[b"c"])));
         table.apply("r", Some(row("r", DeviceStatus::Retired, &[b"c"])));
-        assert_eq!(table.lookup(&identity("a", b"old")).unwrap().zone_id, "zone-1");
-        assert!(table.lookup(&identity("a", b"new")).is_ok());
-        assert_eq!(table.lookup(&identity("a", b"other")), Err(Denied::Certificate));
-        assert_eq!(table.lookup(&identity("s", b"c")), Err(Denied::Suspended));
-        assert_eq!(table.lookup(&identity("r", b"c")), Err(Denied::Retired));
-        assert_eq!(table.lookup(&identity("x", b"c")), Err(Denied::Unregistered));
+        assert_eq!(table.lookup(&Identity::of("a", b"old")).unwrap().zone_id, "zone-1");
+        assert!(table.lookup(&Identity::of("a", b"new")).is_ok());
+        assert_eq!(table.lookup(&Identity::of("a", b"other")), Err(Denied::Certificate));
+        assert_eq!(table.lookup(&Identity::of("s", b"c")), Err(Denied::Suspended));
+        assert_eq!(table.lookup(&Identity::of("r", b"c")), Err(Denied::Retired));
+        assert_eq!(table.lookup(&Identity::of("x", b"c")), Err(Denied::Unregistered));
     }
 
     #[test]
     fn every_change_takes_effect_and_moves_the_generation() {
         let registry = Registry::default();
-        let device = identity("a", b"c");
+        let device = Identity::of("a", b"c");
         let steps = [
             (Some(row("a", DeviceStatus::Active, &[b"c"])), None),
             (Some(row("a", DeviceStatus::Active, &[])), Some(Denied::Certificate)),
@@ -197,6 +206,19 @@ mod tests {
         for (row, denied) in steps {
             let before = registry.generation();
             registry.apply("a", row);
+            assert!(registry.generation() > before);
+            assert_eq!(registry.lookup(&device).err(), denied);
+        }
+    }
+
+    #[test]
+    fn revoked_certificate_is_denied_until_the_lists_say_otherwise() {
+        let registry = Registry::default();
+        registry.apply("a", Some(row("a", DeviceStatus::Active, &[b"c"])));
+        let device = Identity::of("a", b"c");
+        for (revoked, denied) in [(vec![device.issue], Some(Denied::Revoked)), (vec![], None)] {
+            let before = registry.generation();
+            registry.revoke(Arc::new(revoked.into_iter().collect()));
             assert!(registry.generation() > before);
             assert_eq!(registry.lookup(&device).err(), denied);
         }
@@ -218,7 +240,7 @@ mod tests {
                 last.insert(sensor, status);
             }
             for (sensor, status) in &last {
-                let is_found = table.lookup(&identity(sensor, b"c")).is_ok();
+                let is_found = table.lookup(&Identity::of(sensor, b"c")).is_ok();
                 prop_assert_eq!(is_found, *status == Some(DeviceStatus::Active));
             }
             prop_assert_eq!(table.len(), last.values().flatten().count());

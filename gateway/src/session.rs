@@ -76,7 +76,7 @@ impl From<Denied> for End {
     fn from(denied: Denied) -> Self {
         let reason = match denied {
             Denied::Suspended | Denied::Retired => DisconnectReason::Administrative,
-            Denied::Unregistered | Denied::Certificate => DisconnectReason::NotAuthorized,
+            Denied::Unregistered | Denied::Certificate | Denied::Revoked => DisconnectReason::NotAuthorized,
         };
         Self::Told(reason, denied.to_string().into())
     }

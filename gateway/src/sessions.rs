@@ -56,6 +56,15 @@ impl Sessions {
         }
     }
 
+    /// Asks again about every connection of every device.
+    pub(crate) fn recheck_all(&self, lookup: impl Fn(&Identity) -> Option<Denied>) {
+        for session in self.live.lock().values().flatten() {
+            if let Some(denied) = lookup(&session.identity) {
+                session.window.close(Closing::Denied(denied));
+            }
+        }
+    }
+
     /// Asks every connection to end when nothing of it is in flight.
     pub(crate) fn drain(&self) {
         self.live.lock().values().flatten().for_each(|session| session.window.drain());
@@ -89,10 +98,9 @@ impl Drop for Entered {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::Fingerprint;
 
     fn identity(sensor_id: &str) -> Identity {
-        Identity { sensor_id: sensor_id.into(), fingerprint: Fingerprint::of(b"certificate") }
+        Identity::of(sensor_id, b"certificate")
     }
 
     #[test]

@@ -1,15 +1,26 @@
 //! TLS as the gateway speaks it: client certificates are required, and nothing is resumed.
+//!
+//! Without resumption each connection costs a whole handshake: about a millisecond of one core, and two kilobytes more on
+//! the wire. A device connects for hours, and a resumed session would not be asked for its certificate again.
 
-use std::path::PathBuf;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
+use parking_lot::RwLock;
 use rustls::RootCertStore;
 use rustls::ServerConfig;
 use rustls::crypto::ring;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use sha2::{Digest, Sha256};
+use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::revocation_list::CertificateRevocationList;
+
+use crate::identity::Issue;
 
 /// Where the gateway's own certificate is, and whose devices it believes. PEM.
 #[derive(Clone, Debug)]
@@ -24,48 +35,152 @@ pub struct Files {
     pub crl: Option<PathBuf>,
 }
 
-/// Reads the files into settings for new connections; the present ones keep theirs.
-///
-/// Guarantee: a client without a certificate of one of the authorities, or with a revoked one, does not get through the
-/// handshake. Sessions are not resumed, because a resumed one would not be asked for its certificate again.
-///
-/// # Errors
-/// A file cannot be read or holds something else (stop).
-pub(crate) fn load(files: &Files) -> anyhow::Result<Arc<ServerConfig>> {
-    let provider = Arc::new(ring::default_provider());
-    let mut roots = RootCertStore::empty();
-    for authority in certificates(&files.client_ca)? {
-        roots.add(authority).with_context(|| format!("use an authority of {}", files.client_ca.display()))?;
+impl Files {
+    /// All that are given.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
+        [&self.cert, &self.key, &self.client_ca].into_iter().chain(&self.crl).map(PathBuf::as_path)
     }
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
-    let verifier = match &files.crl {
-        Some(crl) => verifier.with_crls(revocations(crl)?).only_check_end_entity_revocation(),
-        None => verifier,
-    };
-    let verifier = verifier.build().context("set up the check of client certificates")?;
-    let key = PrivateKeyDer::from_pem_file(&files.key)
-        .with_context(|| format!("read the key in {}", files.key.display()))?;
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .context("choose TLS versions")?
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(certificates(&files.cert)?, key)
-        .context("use the gateway's certificate")?;
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.send_tls13_tickets = 0;
-    Ok(Arc::new(config))
+
+    /// Reads all of them.
+    ///
+    /// # Errors
+    /// One cannot be read.
+    pub(crate) fn read(&self) -> anyhow::Result<Contents> {
+        let read = |path: &Path| std::fs::read(path).with_context(|| format!("read {}", path.display()));
+        Ok(Contents {
+            cert: read(&self.cert)?,
+            key: read(&self.key)?,
+            client_ca: read(&self.client_ca)?,
+            crl: self.crl.as_deref().map(read).transpose()?,
+        })
+    }
 }
 
-fn certificates(path: &PathBuf) -> anyhow::Result<Vec<CertificateDer<'static>>> {
-    let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
-        .with_context(|| format!("read the certificates in {}", path.display()))?;
-    anyhow::ensure!(!certificates.is_empty(), "{} holds no certificate", path.display());
+/// The bytes of all files, as they were at one time.
+pub(crate) struct Contents {
+    cert: Vec<u8>,
+    key: Vec<u8>,
+    client_ca: Vec<u8>,
+    crl: Option<Vec<u8>>,
+}
+
+/// What new connections are served with.
+pub(crate) struct Loaded {
+    /// For MQTT: who has no certificate does not get through the handshake.
+    pub(crate) mqtt: Arc<ServerConfig>,
+    /// Every certificate of the revocation lists.
+    pub(crate) revoked: Arc<HashSet<Issue>>,
+}
+
+impl Contents {
+    /// Changes with any byte of any file.
+    pub(crate) fn digest(&self) -> [u8; 32] {
+        let mut digest = Sha256::new();
+        for part in [&self.cert, &self.key, &self.client_ca].into_iter().chain(&self.crl) {
+            digest.update((part.len() as u64).to_be_bytes());
+            digest.update(part);
+        }
+        digest.finalize().into()
+    }
+
+    /// Makes settings for new connections; the present ones keep theirs.
+    ///
+    /// Guarantee: a client with a certificate of another authority, or with a revoked one, does not get through the
+    /// handshake. Sessions are not resumed, because a resumed one would not be asked for its certificate again.
+    ///
+    /// # Errors
+    /// A file holds something else, or a revocation list is not signed by its authority.
+    pub(crate) fn load(&self) -> anyhow::Result<Loaded> {
+        let provider = Arc::new(ring::default_provider());
+        let authorities = certificates(&self.client_ca).context("read the authorities of devices")?;
+        let lists = match &self.crl {
+            Some(pem) => CertificateRevocationListDer::pem_slice_iter(pem)
+                .collect::<Result<Vec<_>, _>>()
+                .context("read the revocation lists")?,
+            None => Vec::new(),
+        };
+        // Without any list nothing would be checked: an empty file must not open the door that it is there to close.
+        ensure!(self.crl.is_none() || !lists.is_empty(), "the file of revocation lists holds none");
+        let revoked = revoked(&lists, &authorities).context("use the revocation lists")?;
+        let mut roots = RootCertStore::empty();
+        for authority in authorities {
+            roots.add(authority).context("use an authority of devices")?;
+        }
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+        let verifier = match &self.crl {
+            Some(_) => verifier.with_crls(lists).only_check_end_entity_revocation(),
+            None => verifier,
+        };
+        let verifier = verifier.build().context("set up the check of client certificates")?;
+        Ok(Loaded { mqtt: Arc::new(self.config(verifier)?), revoked: Arc::new(revoked) })
+    }
+
+    fn config(&self, verifier: Arc<dyn ClientCertVerifier>) -> anyhow::Result<ServerConfig> {
+        let key = PrivateKeyDer::from_pem_slice(&self.key).context("read the gateway's key")?;
+        let chain = certificates(&self.cert).context("read the gateway's certificate")?;
+        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .context("choose TLS versions")?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain, key)
+            .context("use the gateway's certificate")?;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok(config)
+    }
+}
+
+/// The settings of new connections; a newer version takes their place at once.
+pub(crate) struct Tls {
+    present: RwLock<Arc<Loaded>>,
+}
+
+impl Tls {
+    /// Starts with these.
+    pub(crate) fn new(loaded: Arc<Loaded>) -> Self {
+        Self { present: RwLock::new(loaded) }
+    }
+
+    /// The settings that stand now.
+    pub(crate) fn present(&self) -> Arc<Loaded> {
+        self.present.read().clone()
+    }
+
+    /// Puts newer ones in their place.
+    pub(crate) fn replace(&self, loaded: Arc<Loaded>) {
+        *self.present.write() = loaded;
+    }
+}
+
+fn certificates(pem: &[u8]) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let certificates = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>()?;
+    ensure!(!certificates.is_empty(), "the file holds no certificate");
     Ok(certificates)
 }
 
-fn revocations(path: &PathBuf) -> anyhow::Result<Vec<CertificateRevocationListDer<'static>>> {
-    CertificateRevocationListDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
-        .with_context(|| format!("read the revocation lists in {}", path.display()))
+/// Lists what the lists revoke. A list of an authority of the bundle must be signed by it: a forged one would lock out every
+/// device, and rustls looks at signatures only when a device comes.
+fn revoked(
+    lists: &[CertificateRevocationListDer<'_>],
+    authorities: &[CertificateDer<'_>],
+) -> anyhow::Result<HashSet<Issue>> {
+    let authorities = authorities
+        .iter()
+        .map(|der| X509Certificate::from_der(der).map(|(_, authority)| authority))
+        .collect::<Result<Vec<_>, _>>()
+        .context("parse an authority of devices")?;
+    let mut revoked = HashSet::new();
+    for list in lists {
+        let (_, list) = CertificateRevocationList::from_der(list).context("parse a revocation list")?;
+        let issuer = list.issuer();
+        let mut signers = authorities.iter().filter(|authority| authority.subject() == issuer).peekable();
+        ensure!(
+            signers.peek().is_none()
+                || signers.any(|authority| list.verify_signature(authority.public_key()).is_ok()),
+            "the list of {issuer} is not signed by it"
+        );
+        let entries = list.iter_revoked_certificates();
+        revoked.extend(entries.map(|entry| Issue::of(issuer.as_raw(), entry.raw_serial())));
+    }
+    Ok(revoked)
 }

@@ -3,6 +3,7 @@
 
 mod access;
 mod acknowledgement;
+mod certificates;
 mod clients;
 mod protocol;
 mod raw;

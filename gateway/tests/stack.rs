@@ -49,7 +49,12 @@ impl Stack {
 
     /// Starts a gateway with settings beside the necessary ones, and waits until it is ready.
     pub(crate) async fn with(settings: &[(&str, &str)]) -> Self {
-        let stack = Self::boot(Kafka::create().await, settings).await;
+        Self::with_pki(TestPki::create(), settings).await
+    }
+
+    /// The same with certificates that are there already.
+    pub(crate) async fn with_pki(pki: TestPki, settings: &[(&str, &str)]) -> Self {
+        let stack = Self::boot_with(pki, Kafka::create().await, settings).await;
         wait::until("the gateway is ready", async || {
             stack.chassis.readiness.closed().is_empty().then_some(())
         })
@@ -58,8 +63,11 @@ impl Stack {
     }
 
     pub(crate) async fn boot(kafka: Kafka, settings: &[(&str, &str)]) -> Self {
+        Self::boot_with(TestPki::create(), kafka, settings).await
+    }
+
+    pub(crate) async fn boot_with(pki: TestPki, kafka: Kafka, settings: &[(&str, &str)]) -> Self {
         chassis::install_tls_provider();
-        let pki = TestPki::create();
         let file = |name: &str| pki.path(name).to_string_lossy().into_owned();
         let variables = [
             ("KAFKA_BOOTSTRAP_SERVERS", kafka.bootstrap.clone()),
@@ -86,7 +94,15 @@ impl Stack {
     }
 
     pub(crate) async fn register_as(&self, sensor_id: &str, status: DeviceStatus) -> Registered {
-        let certificate = self.pki.device(sensor_id);
+        self.register_with(sensor_id, status, self.pki.device(sensor_id)).await
+    }
+
+    pub(crate) async fn register_with(
+        &self,
+        sensor_id: &str,
+        status: DeviceStatus,
+        certificate: DeviceCertificate,
+    ) -> Registered {
         let now = Timestamp::now();
         let row = DeviceRow {
             sensor_id: sensor_id.to_owned(),

@@ -1,0 +1,145 @@
+//! TLS files that change under a running gateway → settings for new connections, and the end of revoked ones.
+//!
+//! The files are looked at four times a second, rather than on a signal: a secret that is mounted into a container changes
+//! without one. Live connections keep what they have agreed on, except that one whose certificate is on a newly loaded list
+//! is closed. An authority that is taken out of the bundle signs nobody in any more, but closes nobody: the registry pins
+//! every certificate by its fingerprint, so that a stolen authority opens no door by itself.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+
+use crate::Gateway;
+use crate::tls::{Contents, Files, Loaded};
+
+/// How often the files are looked at: a revoked connection is to be closed within a second.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// Two writes so close together can have one time stamp; a file younger than this is read again, whatever its stamp says.
+const STAMP_TRUST_AFTER: Duration = Duration::from_secs(2);
+
+/// Files, and what was last seen of them.
+pub(crate) struct Watch {
+    files: Files,
+    stamps: Vec<Stamp>,
+    digest: Option<[u8; 32]>,
+    /// What was said last about files that cannot be used.
+    said: Option<String>,
+}
+
+/// Tells one version of a file from another without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    modified: SystemTime,
+    bytes: u64,
+    inode: u64,
+}
+
+impl Stamp {
+    fn of(path: &Path) -> anyhow::Result<Self> {
+        let stamp = path
+            .metadata()
+            .and_then(|file| Ok(Self { modified: file.modified()?, bytes: file.len(), inode: file.ino() }));
+        stamp.with_context(|| format!("look at {}", path.display()))
+    }
+
+    fn is_young(self) -> bool {
+        // A stamp of the future counts as young: the clock was set back.
+        SystemTime::now().duration_since(self.modified).map_or(true, |age| age < STAMP_TRUST_AFTER)
+    }
+}
+
+impl Watch {
+    /// Reads the files for the first time.
+    ///
+    /// # Errors
+    /// They cannot be used (stop).
+    pub(crate) fn start(files: Files) -> anyhow::Result<(Self, Arc<Loaded>)> {
+        let mut watch = Self { files, stamps: Vec::new(), digest: None, said: None };
+        let loaded = watch.look()?.context("TLS files are there at the start")?;
+        Ok((watch, loaded))
+    }
+
+    /// Loads the files if they have changed.
+    ///
+    /// # Errors
+    /// They have, and cannot be used.
+    fn look(&mut self) -> anyhow::Result<Option<Arc<Loaded>>> {
+        let contents = match self.read() {
+            Ok(Some(contents)) => contents,
+            Ok(None) => return Ok(None),
+            Err(error) => {
+                // Whatever can be read next is news, though it be what was there before.
+                (self.stamps, self.digest) = (Vec::new(), None);
+                return Err(error);
+            }
+        };
+        let digest = contents.digest();
+        if self.digest.replace(digest) == Some(digest) {
+            return Ok(None);
+        }
+        contents.load().map(|loaded| Some(Arc::new(loaded)))
+    }
+
+    /// Reads the files if their stamps say that they may have changed.
+    fn read(&mut self) -> anyhow::Result<Option<Contents>> {
+        let stamps = self.files.paths().map(Stamp::of).collect::<Result<Vec<_>, _>>()?;
+        if stamps == self.stamps && !stamps.iter().any(|stamp| stamp.is_young()) {
+            return Ok(None);
+        }
+        self.stamps = stamps;
+        self.files.read().map(Some)
+    }
+
+    /// Follows the files; never ends.
+    pub(crate) async fn follow(mut self, gateway: &Gateway) {
+        loop {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+            let looked = tokio::task::spawn_blocking(move || {
+                let outcome = self.look();
+                (self, outcome)
+            });
+            let outcome = match looked.await {
+                Ok((watch, outcome)) => {
+                    self = watch;
+                    outcome
+                }
+                // Only a panic ends up here, and takes the watch with it: the files of now stay.
+                Err(error) => {
+                    tracing::error!(%error, "TLS files are not followed any more");
+                    return std::future::pending().await;
+                }
+            };
+            match outcome {
+                Ok(None) => {}
+                Ok(Some(loaded)) => self.take(gateway, loaded),
+                Err(error) => self.complain(gateway, &error),
+            }
+        }
+    }
+
+    fn take(&mut self, gateway: &Gateway, loaded: Arc<Loaded>) {
+        self.said = None;
+        let revoked = loaded.revoked.len();
+        gateway.registry.revoke(loaded.revoked.clone());
+        gateway.tls.replace(loaded);
+        gateway.sessions.recheck_all(|identity| gateway.registry.lookup(identity).err());
+        tracing::info!(revoked, "new TLS files are in force");
+        gateway.metrics.tls_reloads.with_label_values(&["loaded"]).inc();
+        gateway.metrics.tls_files_stale.set(0);
+    }
+
+    /// Says once what is wrong with the files.
+    fn complain(&mut self, gateway: &Gateway, error: &anyhow::Error) {
+        let text = format!("{error:#}");
+        if self.said.as_ref() == Some(&text) {
+            return;
+        }
+        tracing::error!(error = text, "new TLS files cannot be used; those in force stay");
+        gateway.metrics.tls_files_stale.set(1);
+        gateway.metrics.tls_reloads.with_label_values(&["refused"]).inc();
+        self.said = Some(text);
+    }
+}
