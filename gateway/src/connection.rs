@@ -72,7 +72,11 @@ where
         packet_bytes_max: u32::try_from(gateway.limits.packet_bytes_max).unwrap_or(u32::MAX),
         assigned_client_id: was_assigned.then(|| client_id.to_string()),
         wanted_session: connect.session_expiry_s > 0,
+        note: connect.will.map(|_| "connected; a will is not published here"),
     };
+    if connect.will.is_some() {
+        gateway.metrics.wills_dropped.inc();
+    }
     drop(connect);
     encoder.accept(&accepted, &mut wire.output);
     drop((accepted, client_id));

@@ -32,6 +32,8 @@ pub(crate) struct Metrics {
     pub(crate) devices: IntGauge,
     /// Changes of devices that could not be read; such a device is refused.
     pub(crate) device_changes_unreadable: IntCounter,
+    /// CONNECT packets with a will, which is dropped.
+    pub(crate) wills_dropped: IntCounter,
     /// Changes of the TLS files, by what became of them: loaded, refused.
     pub(crate) tls_reloads: IntCounterVec,
     /// 1 while the TLS files cannot be used and older ones are in force.
@@ -94,6 +96,10 @@ impl Metrics {
             device_changes_unreadable: counter(
                 "gateway_device_changes_unreadable_total",
                 "Changes of devices that could not be read; such a device is refused.",
+            )?,
+            wills_dropped: counter(
+                "gateway_wills_dropped_total",
+                "CONNECT packets with a will, which is dropped.",
             )?,
             tls_reloads: counters(
                 "gateway_tls_reloads_total",

@@ -10,6 +10,9 @@ use super::{Connect, Version};
 /// Bytes of the longest reason string; a longer one is cut. Long enough for a sentence, short enough for any client.
 const REASON_BYTES_MAX: usize = 200;
 
+/// A client that takes no packet of this size gets a welcome without a note: the rest of it stays below a hundred bytes.
+const NOTED_BYTES_MIN: usize = 256;
+
 /// What an accepted CONNECT is told. 3.1.1 has no room for any of it.
 #[derive(Clone, Debug)]
 pub struct Accepted {
@@ -21,6 +24,8 @@ pub struct Accepted {
     pub assigned_client_id: Option<String>,
     /// Whether the client asked for a session that outlives its connection, so must hear that there is none.
     pub wanted_session: bool,
+    /// What else the client should know, in a sentence.
+    pub note: Option<&'static str>,
 }
 
 /// Why a CONNECT is refused.
@@ -78,6 +83,8 @@ pub enum DisconnectReason {
     Malformed = 0x81,
     /// A packet came that has no place here.
     Protocol = 0x82,
+    /// A packet was not complete in time; the table has no code for it alone.
+    FrameTime = 0x83,
     /// The certificate is not that of an active device any more.
     NotAuthorized = 0x87,
     /// What was sent could not be made durable; it was not acknowledged.
@@ -144,6 +151,10 @@ impl Encoder {
             wildcard_subscription_available: Some(1),
             subscription_identifiers_available: Some(0),
             shared_subscription_available: Some(0),
+            reason_string: accepted
+                .note
+                .filter(|_| self.packet_bytes_max >= NOTED_BYTES_MIN)
+                .map(str::to_owned),
             ..ConnAckProperties::default()
         };
         self.write(Packet::ConnAck(connack, Some(properties)), out);

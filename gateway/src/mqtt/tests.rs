@@ -282,6 +282,7 @@ fn welcome_tells_the_truth() {
         packet_bytes_max: 65_536,
         assigned_client_id: None,
         wanted_session: true,
+        note: None,
     };
     let frame = encode(Version::V5, |encoder, out| encoder.accept(&accepted, out));
     let expected = [
