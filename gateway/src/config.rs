@@ -50,6 +50,13 @@ pub struct Limits {
     pub in_flight_bytes_max: usize,
     /// `IN_FLIGHT_TOTAL_BYTES_MAX` (67,108,864): the same over all connections; half of the producer's own queue.
     pub in_flight_total_bytes_max: usize,
+    /// `PUBLISH_RATE_MAX` (1,000): messages of one device in a second, over all its connections. A sensor has tens at most and
+    /// a device that samples faster sends batches; beyond this it is a loop gone wild, whose socket then waits. A logger
+    /// that comes home with a year of minutes has delivered them in nine minutes.
+    pub publish_rate_max: u32,
+    /// `PUBLISH_BURST_MAX` (5,000): messages of one device that pass at once after quiet: what a device kept while it was
+    /// out of reach for an hour.
+    pub publish_burst_max: u32,
     /// `DRAIN_MS_MAX` (10,000): how long a stopping gateway waits for acknowledgements that are under way.
     pub drain_time_max: Duration,
 }
@@ -91,6 +98,10 @@ impl Limits {
             in_flight_max: u16::try_from(env.number_in("IN_FLIGHT_MAX", 100, 1..=10_000)).unwrap_or(100),
             in_flight_bytes_max: env.count_in("IN_FLIGHT_BYTES_MAX", 1 << 20, 4_096..=32 << 20),
             in_flight_total_bytes_max: env.count_in("IN_FLIGHT_TOTAL_BYTES_MAX", 64 << 20, 65_536..=96 << 20),
+            publish_rate_max: u32::try_from(env.number_in("PUBLISH_RATE_MAX", 1_000, 1..=1_000_000))
+                .unwrap_or(1_000),
+            publish_burst_max: u32::try_from(env.number_in("PUBLISH_BURST_MAX", 5_000, 1..=1_000_000))
+                .unwrap_or(5_000),
             drain_time_max: env.duration_ms("DRAIN_MS_MAX", 10_000, 0..=120_000),
         };
         if limits.in_flight_bytes_max < 2 * limits.packet_bytes_max + RECORD_OVERHEAD_BYTES {

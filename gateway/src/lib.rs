@@ -8,7 +8,7 @@
 //!             Undecodable → dead letter, then PUBACK. Unregistered, suspended, retired → refused, or closed while connected.
 //!
 //! What MQTT has and the gateway has not: QoS 2 (MQTT 5 is told so; in 3.1.1 such a PUBLISH ends the connection), retained
-//! messages (3.1.1: the flag is ignored), wills (read and dropped), sessions that outlive a connection, topic aliases. A
+//! messages (3.1.1: the flag is ignored), wills (read and dropped: ADR 0008), sessions that outlive a connection, topic aliases. A
 //! SUBSCRIBE below `devices/{sensor_id}/` is granted, but nothing is delivered there yet.
 
 pub mod decode;
@@ -25,6 +25,7 @@ mod devices;
 mod listener;
 mod metrics;
 mod publish;
+mod rate;
 mod reload;
 mod session;
 mod sessions;
@@ -64,6 +65,7 @@ struct Gateway {
     metrics: metrics::Metrics,
     tls: tls::Tls,
     entrance: listener::Entrance,
+    rates: Arc<rate::Rates>,
     shutdown: CancellationToken,
 }
 
@@ -96,6 +98,7 @@ pub async fn serve(listener: TcpListener, config: Config, chassis: Chassis) -> a
         metrics,
         tls: tls::Tls::new(loaded.clone()),
         entrance: listener::Entrance::new(&config.limits),
+        rates: Arc::new(rate::Rates::new(config.limits.publish_rate_max, config.limits.publish_burst_max)),
         shutdown: chassis.shutdown.clone(),
     });
     gateway.registry.revoke(loaded.revoked.clone());

@@ -26,6 +26,7 @@ use crate::mqtt::{
     topic,
 };
 use crate::publish::{DeadLetter, NotTaken, Record};
+use crate::rate::Rate;
 use crate::registry::{Denied, Device};
 use crate::window::{Closing, Outcome, Promise, RECORD_OVERHEAD_BYTES, Window};
 use crate::wire::Wire;
@@ -38,8 +39,11 @@ const FREE_FRAME_BYTES_MAX: usize = 16 * 1024;
 const OUTPUT_BYTES_MAX: usize = 16 * 1024;
 /// A client that takes none of its output for so long is gone.
 const STALL_TIME_MAX: Duration = Duration::from_secs(30);
-/// A frame that is not complete after so long is held back on purpose: the largest takes 30 s on a 64 kbit/s line.
-const FRAME_TIME_MAX: Duration = Duration::from_secs(120);
+/// A frame may take so long, and one second more for every [`FRAME_BYTES_PER_S_MIN`]: it may hold a share of the budget of all
+/// connections meanwhile, and the largest frame of a 64 kbit/s line is there after 32 s.
+const FRAME_TIME_BASE: Duration = Duration::from_secs(10);
+/// A sensor on the slowest line that carries MQTT is faster than this; one that dribbles its frame on purpose is not.
+const FRAME_BYTES_PER_S_MIN: usize = 8 * 1024;
 /// The wait before a full producer queue is tried again.
 const RETRY_WAIT: Duration = Duration::from_millis(5);
 
@@ -124,6 +128,7 @@ pub(crate) struct Session<S> {
     births: Births,
     pending: Option<Pending>,
     share: Share,
+    rate: Rate,
     keep_alive: Option<Duration>,
     heard_at: Instant,
     frame_since: Option<Instant>,
@@ -147,6 +152,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     pub(crate) fn new(gateway: Arc<Gateway>, admitted: Admitted, decoder: Decoder, wire: Wire<S>) -> Self {
         let Admitted { identity, device, generation, encoder, keep_alive_s, window } = admitted;
         Self {
+            rate: gateway.rates.of(&identity.sensor_id),
             gateway,
             identity,
             wire,
@@ -249,7 +255,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         match self.decoder.frame_bytes(&self.wire.input) {
             // Twice: the frame, and the event that it becomes while the frame is still there.
             Some(bytes) if bytes > FREE_FRAME_BYTES_MAX => {
-                Ok(self.poll_share(cx, 2 * bytes + RECORD_OVERHEAD_BYTES).is_ready())
+                let has_waited = self.share.is_waiting();
+                let is_ready = self.poll_share(cx, 2 * bytes + RECORD_OVERHEAD_BYTES).is_ready();
+                if has_waited && is_ready {
+                    // Nothing was read meanwhile: the clocks start again.
+                    (self.frame_since, self.heard_at) = (Some(Instant::now()), Instant::now());
+                }
+                Ok(is_ready)
             }
             _ => Ok(true),
         }
@@ -308,12 +320,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Qos::AtMostOnce => Promise::Nothing,
             Qos::AtLeastOnce | Qos::ExactlyOnce => Promise::Ack(publish.packet_id),
         };
+        let wait = self.rate.take(self.heard_at);
         let records = self.records(publish);
         if let (true, Promise::Ack(packet_id)) = (records.is_empty(), last) {
+            // Nothing waits for a turn here; what it took off the rate, the next message waits for.
             self.window.settle(packet_id);
             return self.acknowledge();
         }
         self.pending = Some(Pending { records, last });
+        if let Some(wait) = wait {
+            self.gateway.metrics.read_pauses.with_label_values(&["rate"]).inc();
+            self.retry_at = Some(self.heard_at + wait);
+        }
         Ok(())
     }
 
@@ -452,7 +470,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     fn check_deadlines(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
         let is_reading = self.pending.is_none() && !self.share.is_waiting();
         let silence = self.keep_alive.filter(|_| is_reading).map(|keep_alive| self.heard_at + keep_alive);
-        let frame = self.frame_since.filter(|_| is_reading).map(|since| since + FRAME_TIME_MAX);
+        let frame = self.frame_since.filter(|_| is_reading).map(|since| since + self.frame_time_max());
         let stall = self.stalled_since.map(|since| since + STALL_TIME_MAX);
         let next = [silence, frame, stall, self.retry_at].into_iter().flatten().min();
         if self.deadline.poll(cx, next).is_pending() {
@@ -464,9 +482,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Ok(())
         } else if next == stall {
             Err(End::Stalled)
+        } else if next == frame {
+            Err(End::told(DisconnectReason::FrameTime, "a packet took too long to be complete"))
         } else {
             Err(End::told(DisconnectReason::KeepAlive, "silent for longer than the keep-alive allows"))
         }
+    }
+
+    /// How long the frame that is under way may take.
+    fn frame_time_max(&self) -> Duration {
+        let bytes = self.decoder.frame_bytes(&self.wire.input).unwrap_or_default();
+        FRAME_TIME_BASE + Duration::from_secs((bytes / FRAME_BYTES_PER_S_MIN) as u64)
     }
 
     /// Writes the last words and closes; the socket takes them now or never.

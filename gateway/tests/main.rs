@@ -5,6 +5,8 @@ mod access;
 mod acknowledgement;
 mod certificates;
 mod clients;
+mod hostile;
+mod limits;
 mod protocol;
 mod raw;
 mod stack;
