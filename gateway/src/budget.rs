@@ -21,6 +21,11 @@ impl Budget {
         let bytes_max = u32::try_from(bytes_max).unwrap_or(u32::MAX);
         Self { free: Arc::new(Semaphore::new(bytes_max as usize)), bytes_max }
     }
+
+    /// Takes `bytes` if they are free, and nobody has waited for them before.
+    pub(crate) fn try_take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        self.free.clone().try_acquire_many_owned(u32::try_from(bytes).ok()?).ok()
+    }
 }
 
 /// A share that is asked for, or held until a record takes it along.

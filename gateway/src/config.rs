@@ -4,11 +4,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use chassis::config::Env;
-use chassis::kafka;
+use chassis::{auth, kafka};
 
 use crate::decode::TimestampBounds;
 use crate::tls;
 use crate::window::RECORD_OVERHEAD_BYTES;
+
+/// What the largest number of readings in a request costs beside its own bytes: 2 KiB for each of 1,024.
+const HTTP_EVENTS_BYTES_MAX: usize = 2 << 20;
 
 /// Everything the gateway is told.
 #[derive(Clone, Debug)]
@@ -17,6 +20,11 @@ pub struct Config {
     pub kafka: kafka::Settings,
     /// `MQTT_LISTEN`: address and port for MQTT over TLS.
     pub listen: SocketAddr,
+    /// `HTTP_LISTEN`: address and port for `POST /api/v1/readings` over HTTPS; without it there is no HTTP.
+    pub http_listen: Option<SocketAddr>,
+    /// `JWT_JWKS_FILE`, and with it `JWT_ISSUER` and `JWT_AUDIENCE`: whose tokens stand in for a certificate over HTTP;
+    /// without them a certificate is needed there, too.
+    pub tokens: Option<auth::Settings>,
     /// `TLS_CERT_FILE`, `TLS_KEY_FILE`, `TLS_CLIENT_CA_FILE`, and `TLS_CRL_FILE` if there is a list: PEM files, followed while
     /// the gateway runs.
     pub tls: tls::Files,
@@ -50,6 +58,8 @@ pub struct Limits {
     pub in_flight_bytes_max: usize,
     /// `IN_FLIGHT_TOTAL_BYTES_MAX` (67,108,864): the same over all connections; half of the producer's own queue.
     pub in_flight_total_bytes_max: usize,
+    /// `HTTP_BODY_BYTES_MAX` (1,048,576): the largest body of a request; a thousand readings of a kilobyte.
+    pub http_body_bytes_max: usize,
     /// `PUBLISH_RATE_MAX` (1,000): messages of one device in a second, over all its connections. A sensor has tens at most and
     /// a device that samples faster sends batches; beyond this it is a loop gone wild, whose socket then waits. A logger
     /// that comes home with a year of minutes has delivered them in nine minutes.
@@ -67,6 +77,8 @@ impl Config {
         Self {
             kafka: kafka::Settings::from_env(env),
             listen: env.socket("MQTT_LISTEN"),
+            http_listen: env.text_optional("HTTP_LISTEN").map(|_| env.socket("HTTP_LISTEN")),
+            tokens: env.text_optional("JWT_JWKS_FILE").map(|_| auth::Settings::from_env(env)),
             tls: tls::Files {
                 cert: env.path("TLS_CERT_FILE"),
                 key: env.path("TLS_KEY_FILE"),
@@ -98,6 +110,7 @@ impl Limits {
             in_flight_max: u16::try_from(env.number_in("IN_FLIGHT_MAX", 100, 1..=10_000)).unwrap_or(100),
             in_flight_bytes_max: env.count_in("IN_FLIGHT_BYTES_MAX", 1 << 20, 4_096..=32 << 20),
             in_flight_total_bytes_max: env.count_in("IN_FLIGHT_TOTAL_BYTES_MAX", 64 << 20, 65_536..=96 << 20),
+            http_body_bytes_max: env.count_in("HTTP_BODY_BYTES_MAX", 1 << 20, 1_024..=16 << 20),
             publish_rate_max: u32::try_from(env.number_in("PUBLISH_RATE_MAX", 1_000, 1..=1_000_000))
                 .unwrap_or(1_000),
             publish_burst_max: u32::try_from(env.number_in("PUBLISH_BURST_MAX", 5_000, 1..=1_000_000))
@@ -106,6 +119,11 @@ impl Limits {
         };
         if limits.in_flight_bytes_max < 2 * limits.packet_bytes_max + RECORD_OVERHEAD_BYTES {
             env.problem("IN_FLIGHT_BYTES_MAX must hold twice PACKET_BYTES_MAX and 1024 bytes: a packet and the event it becomes");
+        }
+        if limits.in_flight_total_bytes_max < HTTP_EVENTS_BYTES_MAX + 2 * limits.http_body_bytes_max
+            && env.text_optional("HTTP_LISTEN").is_some()
+        {
+            env.problem("IN_FLIGHT_TOTAL_BYTES_MAX must hold twice HTTP_BODY_BYTES_MAX and 2 MiB: a body and the events it becomes");
         }
         if limits.in_flight_total_bytes_max < limits.in_flight_bytes_max {
             env.problem("IN_FLIGHT_TOTAL_BYTES_MAX must not be below IN_FLIGHT_BYTES_MAX");
@@ -129,5 +147,8 @@ mod tests {
         let mut bad = env_of(&[("PACKET_BYTES_MAX", "8192"), ("IN_FLIGHT_BYTES_MAX", "16384")]);
         Limits::from_env(&mut bad);
         assert!(bad.finish().is_err());
+        let mut small = env_of(&[("HTTP_LISTEN", "127.0.0.1:1"), ("IN_FLIGHT_TOTAL_BYTES_MAX", "4000000")]);
+        Limits::from_env(&mut small);
+        assert!(small.finish().is_err());
     }
 }

@@ -1,6 +1,7 @@
-//! MQTT over mutual TLS → Kafka `iot-reading-topic`.
+//! MQTT over mutual TLS, and HTTPS → Kafka `iot-reading-topic`.
 //!
-//! In:         MQTT 3.1.1 and 5, `devices/{sensor_id}/readings` and below; topic `iot-device-updates`, all of it.
+//! In:         MQTT 3.1.1 and 5, `devices/{sensor_id}/readings` and below; `POST /api/v1/readings`; topic
+//!             `iot-device-updates`, all of it; TLS files, followed while it runs.
 //! Out:        topic `iot-reading-topic`, key `sensor_id`; topic `iot-producer-dlq` for what cannot be decoded.
 //! Guarantee:  a PUBACK means that Kafka has the reading (acks=all); acknowledgements leave in PUBLISH order. A device
 //!             publishes as its certificate's CN, and only while the registry says that it may.
@@ -22,6 +23,7 @@ mod config;
 mod connection;
 mod deadline;
 mod devices;
+mod http;
 mod listener;
 mod metrics;
 mod publish;
@@ -33,11 +35,13 @@ mod tls;
 mod window;
 mod wire;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use chassis::Chassis;
+use chassis::auth::Verifier;
 use chassis::kafka::table;
 use schema::topics;
 use tokio::net::TcpListener;
@@ -66,6 +70,7 @@ struct Gateway {
     tls: tls::Tls,
     entrance: listener::Entrance,
     rates: Arc<rate::Rates>,
+    tokens: Option<Verifier>,
     shutdown: CancellationToken,
 }
 
@@ -74,18 +79,33 @@ struct Gateway {
 /// # Errors
 /// The address, the certificates or the Kafka client cannot be used, or the producer broke (stop).
 pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(config.listen)
-        .await
-        .with_context(|| format!("listen for devices on {}", config.listen))?;
-    serve(listener, config, chassis).await
+    let bind = async |address: SocketAddr| {
+        TcpListener::bind(address).await.with_context(|| format!("listen for devices on {address}"))
+    };
+    let mqtt = bind(config.listen).await?;
+    let http = match config.http_listen {
+        Some(address) => Some(bind(address).await?),
+        None => None,
+    };
+    serve(Listeners { mqtt, http }, config, chassis).await
 }
 
-/// Runs the gateway on a socket that listens already, until the shutdown.
+/// Sockets that listen already.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For MQTT.
+    pub mqtt: TcpListener,
+    /// For HTTP, if it is wanted.
+    pub http: Option<TcpListener>,
+}
+
+/// Runs the gateway on sockets that listen already, until the shutdown.
 ///
 /// # Errors
 /// As [`run`].
-pub async fn serve(listener: TcpListener, config: Config, chassis: Chassis) -> anyhow::Result<()> {
+pub async fn serve(listeners: Listeners, config: Config, chassis: Chassis) -> anyhow::Result<()> {
     let (files, loaded) = reload::Watch::start(config.tls)?;
+    let tokens = config.tokens.as_ref().map(Verifier::open).transpose()?;
     let metrics = metrics::Metrics::register(&chassis.registry)?;
     let publisher = publish::Publisher::new(&config.kafka, &metrics, chassis.readiness.latch("kafka"))?;
     let gateway = Arc::new(Gateway {
@@ -99,6 +119,7 @@ pub async fn serve(listener: TcpListener, config: Config, chassis: Chassis) -> a
         tls: tls::Tls::new(loaded.clone()),
         entrance: listener::Entrance::new(&config.limits),
         rates: Arc::new(rate::Rates::new(config.limits.publish_rate_max, config.limits.publish_burst_max)),
+        tokens,
         shutdown: chassis.shutdown.clone(),
     });
     gateway.registry.revoke(loaded.revoked.clone());
@@ -109,12 +130,12 @@ pub async fn serve(listener: TcpListener, config: Config, chassis: Chassis) -> a
     let apply = |key: &[u8], value: Option<&[u8]>| devices::apply(&gateway, key, value);
     tokio::select! {
         outcome = table::follow(&config.kafka, &reader, &topic, &latch, &chassis.shutdown, apply, || loaded.notify_one()) => outcome?,
-        () = async { loaded.notified().await; listener::accept(&listener, &gateway, &tasks).await } => {}
+        () = async { loaded.notified().await; listener::open(&listeners, &gateway, &tasks).await } => {}
         () = files.follow(&gateway) => {}
         () = watch_kafka(&gateway, &chassis) => {}
         () = gateway.publisher.broken() => bail!("the producer cannot be used any more"),
     }
-    drop(listener);
+    drop(listeners);
     drain(&gateway, &tasks).await;
     Ok(())
 }

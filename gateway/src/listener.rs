@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::connection;
 use crate::identity::Identity;
-use crate::{Gateway, Limits};
+use crate::{Gateway, Limits, Listeners, http};
 
 /// Without traffic for so long, the kernel asks whether the peer is still there: a client may promise no keep-alive at all.
 const PEER_PROBE_AFTER: Duration = Duration::from_secs(60);
@@ -42,8 +42,23 @@ impl Entrance {
     }
 }
 
-/// Accepts connections until the shutdown.
-pub(crate) async fn accept(listener: &TcpListener, gateway: &Arc<Gateway>, tasks: &TaskTracker) {
+/// What is spoken behind the handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    Mqtt,
+    Http,
+}
+
+/// Accepts connections on all sockets until the shutdown.
+pub(crate) async fn open(listeners: &Listeners, gateway: &Arc<Gateway>, tasks: &TaskTracker) {
+    let mqtt = accept(&listeners.mqtt, Protocol::Mqtt, gateway, tasks);
+    match &listeners.http {
+        Some(http) => tokio::join!(mqtt, accept(http, Protocol::Http, gateway, tasks)).0,
+        None => mqtt.await,
+    }
+}
+
+async fn accept(listener: &TcpListener, protocol: Protocol, gateway: &Arc<Gateway>, tasks: &TaskTracker) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -65,8 +80,15 @@ pub(crate) async fn accept(listener: &TcpListener, gateway: &Arc<Gateway>, tasks
         tasks.spawn(async move {
             gateway.metrics.connections.inc();
             // Boxed, so that a long session does not carry the room that its handshake needed.
-            if let Some((identity, stream)) = Box::pin(shake_hands(&gateway, socket)).await {
-                connection::serve(gateway.clone(), identity, stream).await;
+            match Box::pin(shake_hands(&gateway, protocol, socket)).await {
+                Some((Some(identity), stream)) if protocol == Protocol::Mqtt => {
+                    connection::serve(gateway.clone(), identity, stream).await;
+                }
+                Some((identity, stream)) if protocol == Protocol::Http => {
+                    Box::pin(http::serve(gateway.clone(), identity, stream)).await;
+                }
+                // Nobody gets through an MQTT handshake without a certificate.
+                Some(_) | None => {}
             }
             gateway.metrics.connections.dec();
             drop(place);
@@ -74,11 +96,19 @@ pub(crate) async fn accept(listener: &TcpListener, gateway: &Arc<Gateway>, tasks
     }
 }
 
-/// TLS, with a time limit that includes the wait for turns.
-async fn shake_hands(gateway: &Gateway, socket: TcpStream) -> Option<(Identity, TlsStream<TcpStream>)> {
+/// TLS, with a time limit that includes the wait for turns; and who came, if there is a certificate.
+async fn shake_hands(
+    gateway: &Gateway,
+    protocol: Protocol,
+    socket: TcpStream,
+) -> Option<(Option<Identity>, TlsStream<TcpStream>)> {
     let refused = |reason: &str| gateway.metrics.refusals.with_label_values(&[reason]).inc();
     tune(&socket);
-    let acceptor = TlsAcceptor::from(gateway.tls.present().mqtt.clone());
+    let settings = gateway.tls.present();
+    let acceptor = TlsAcceptor::from(match protocol {
+        Protocol::Mqtt => settings.mqtt.clone(),
+        Protocol::Http => settings.http.clone(),
+    });
     let handshake = in_turns(&gateway.entrance.turns, acceptor.accept(socket));
     let stream = tokio::select! {
         handshake = timeout(gateway.limits.handshake_time_max, handshake) => match handshake {
@@ -96,15 +126,11 @@ async fn shake_hands(gateway: &Gateway, socket: TcpStream) -> Option<(Identity, 
         () = gateway.shutdown.cancelled() => return None,
     };
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-    match certificate.map(|der| Identity::from_certificate(der)) {
-        Some(Ok(identity)) => Some((identity, stream)),
-        Some(Err(error)) => {
+    match certificate.map(|der| Identity::from_certificate(der)).transpose() {
+        Ok(identity) => Some((identity, stream)),
+        Err(error) => {
             refused("certificate");
             tracing::info!(%error, "certificate names no device");
-            None
-        }
-        None => {
-            refused("certificate");
             None
         }
     }

@@ -32,6 +32,8 @@ pub(crate) struct Metrics {
     pub(crate) devices: IntGauge,
     /// Changes of devices that could not be read; such a device is refused.
     pub(crate) device_changes_unreadable: IntCounter,
+    /// HTTP requests answered, by status.
+    pub(crate) http_requests: IntCounterVec,
     /// CONNECT packets with a will, which is dropped.
     pub(crate) wills_dropped: IntCounter,
     /// Changes of the TLS files, by what became of them: loaded, refused.
@@ -96,6 +98,11 @@ impl Metrics {
             device_changes_unreadable: counter(
                 "gateway_device_changes_unreadable_total",
                 "Changes of devices that could not be read; such a device is refused.",
+            )?,
+            http_requests: counters(
+                "gateway_http_requests_total",
+                "HTTP requests answered, by status.",
+                "status",
             )?,
             wills_dropped: counter(
                 "gateway_wills_dropped_total",

@@ -198,6 +198,11 @@ impl Publisher {
         self.health.up();
     }
 
+    /// Tells whether Kafka took records when it was last heard of.
+    pub(crate) fn is_up(&self) -> bool {
+        self.health.is_up.load(Ordering::Relaxed)
+    }
+
     /// Resolves when the producer cannot be used any more; only a restart helps then.
     pub(crate) async fn broken(&self) {
         self.health.broken.cancelled().await;

@@ -86,6 +86,22 @@ impl Rate {
         let wait = full_at(before).saturating_sub(now.saturating_add(*burst_ns));
         (wait > 0).then(|| Duration::from_nanos(wait))
     }
+
+    /// Counts `messages` if all of them may go at once; otherwise counts none, and says when to ask again.
+    ///
+    /// More than a burst pass when the bucket is full: they could never pass otherwise.
+    pub(crate) fn take_now(&self, messages: usize, at: Instant) -> Result<(), Duration> {
+        let (now, Rates { interval_ns, burst_ns, .. }) = (self.rates.ns(at), &*self.rates);
+        let cost = interval_ns.saturating_mul(messages as u64);
+        let full_at = |before: u64| before.max(now).saturating_add(cost);
+        let allowed = now.saturating_add((*burst_ns).max(cost));
+        self.full_at_ns
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |before| {
+                Some(full_at(before)).filter(|after| *after <= allowed)
+            })
+            .map(|_| ())
+            .map_err(|before| Duration::from_nanos(full_at(before).saturating_sub(allowed)))
+    }
 }
 
 #[cfg(test)]
@@ -112,6 +128,18 @@ mod tests {
     }
 
     #[test]
+    fn messages_of_one_request_pass_together_or_not_at_all() {
+        let rates = rates(10, 3);
+        let (one, start) = (rates.of(&"a".into()), rates.start);
+        assert_eq!(one.take_now(2, start), Ok(()));
+        assert_eq!(one.take_now(2, start), Err(Duration::from_millis(100)));
+        assert_eq!(one.take_now(2, start + Duration::from_millis(100)), Ok(()));
+        let quiet = start + Duration::from_secs(9);
+        assert_eq!(one.take_now(50, quiet), Ok(()), "more than a burst, but after quiet");
+        assert_eq!(one.take_now(1, quiet), Err(Duration::from_millis(4_800)));
+    }
+
+    #[test]
     fn full_buckets_are_not_kept() {
         let rates = rates(1_000_000, 1);
         for number in 0..10 * BUCKETS_MIN {
@@ -131,7 +159,7 @@ mod tests {
             let (mut now, mut passed) = (rates.start, 0_u64);
             for gap in gaps_ms {
                 now += Duration::from_millis(gap);
-                passed += u64::from(one.take(now).is_none());
+                passed += u64::from(one.take_now(1, now).is_ok());
             }
             let seconds = (now - rates.start).as_secs_f64();
             let allowed = f64::from(burst) + seconds * f64::from(rate) + 1.0;

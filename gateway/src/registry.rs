@@ -73,10 +73,22 @@ impl Table {
     /// # Errors
     /// [`Denied`] says why it may not publish.
     pub fn lookup(&self, identity: &Identity) -> Result<Arc<Device>, Denied> {
-        let device = self.devices.get(&*identity.sensor_id).ok_or(Denied::Unregistered)?;
+        let device = self.active(&identity.sensor_id)?;
+        if device.fingerprints.contains(&identity.fingerprint) {
+            Ok(device)
+        } else {
+            Err(Denied::Certificate)
+        }
+    }
+
+    /// Finds a device by its name alone: whoever asks has proven it without a certificate.
+    ///
+    /// # Errors
+    /// [`Denied`] says why it may not publish.
+    pub fn active(&self, sensor_id: &str) -> Result<Arc<Device>, Denied> {
+        let device = self.devices.get(sensor_id).ok_or(Denied::Unregistered)?;
         match device.status {
-            DeviceStatus::Active if device.fingerprints.contains(&identity.fingerprint) => Ok(device.clone()),
-            DeviceStatus::Active => Err(Denied::Certificate),
+            DeviceStatus::Active => Ok(device.clone()),
             DeviceStatus::Suspended => Err(Denied::Suspended),
             DeviceStatus::Retired => Err(Denied::Retired),
         }
@@ -137,6 +149,14 @@ impl Registry {
             return Err(Denied::Revoked);
         }
         self.table.read().lookup(identity)
+    }
+
+    /// Looks up as [`Table::active`] does.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn active(&self, sensor_id: &str) -> Result<Arc<Device>, Denied> {
+        self.table.read().active(sensor_id)
     }
 
     /// Grows with every change; as long as it stands still, so does the answer of [`Registry::lookup`].

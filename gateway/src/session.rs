@@ -502,7 +502,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 }
 
-fn encode(reading: &schema::ReadingCreatedEvent) -> Result<Record, Undecodable> {
+/// The record that a reading becomes.
+pub(crate) fn encode(reading: &schema::ReadingCreatedEvent) -> Result<Record, Undecodable> {
     match serde_json::to_vec(reading) {
         Ok(event) if event.len() <= EVENT_BYTES_MAX => Ok(Record::Reading(event)),
         // A reading is plain data under text keys, which always encodes; if not, its size is not the reason to lose it.

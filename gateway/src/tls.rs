@@ -68,6 +68,8 @@ pub(crate) struct Contents {
 pub(crate) struct Loaded {
     /// For MQTT: who has no certificate does not get through the handshake.
     pub(crate) mqtt: Arc<ServerConfig>,
+    /// For HTTP: a certificate is checked just as strictly, but a token may stand in for it.
+    pub(crate) http: Arc<ServerConfig>,
     /// Every certificate of the revocation lists.
     pub(crate) revoked: Arc<HashSet<Issue>>,
 }
@@ -106,13 +108,19 @@ impl Contents {
         for authority in authorities {
             roots.add(authority).context("use an authority of devices")?;
         }
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-        let verifier = match &self.crl {
-            Some(_) => verifier.with_crls(lists).only_check_end_entity_revocation(),
-            None => verifier,
+        let builder = || {
+            let verifier =
+                WebPkiClientVerifier::builder_with_provider(Arc::new(roots.clone()), provider.clone());
+            match &self.crl {
+                Some(_) => verifier.with_crls(lists.iter().cloned()).only_check_end_entity_revocation(),
+                None => verifier,
+            }
         };
-        let verifier = verifier.build().context("set up the check of client certificates")?;
-        Ok(Loaded { mqtt: Arc::new(self.config(verifier)?), revoked: Arc::new(revoked) })
+        let context = "set up the check of client certificates";
+        let mqtt = self.config(builder().build().context(context)?)?;
+        let mut http = self.config(builder().allow_unauthenticated().build().context(context)?)?;
+        http.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Loaded { mqtt: Arc::new(mqtt), http: Arc::new(http), revoked: Arc::new(revoked) })
     }
 
     fn config(&self, verifier: Arc<dyn ClientCertVerifier>) -> anyhow::Result<ServerConfig> {

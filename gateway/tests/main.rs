@@ -6,6 +6,7 @@ mod acknowledgement;
 mod certificates;
 mod clients;
 mod hostile;
+mod http;
 mod limits;
 mod protocol;
 mod raw;

@@ -34,6 +34,25 @@ impl Client {
         self.stream.flush().await.unwrap();
     }
 
+    /// Sends a request and reads its answer: status, head in lower case, body.
+    pub(crate) async fn ask(&mut self, request: &[u8]) -> (u16, String, String) {
+        self.send(request).await;
+        timeout(PATIENCE, self.read_answer()).await.expect("waited in vain for an answer")
+    }
+
+    async fn read_answer(&mut self) -> (u16, String, String) {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(self.stream.read_u8().await.unwrap());
+        }
+        let head = String::from_utf8(head).unwrap().to_lowercase();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+        let mut body = vec![0; length.parse().unwrap()];
+        self.stream.read_exact(&mut body).await.unwrap();
+        (status, head, String::from_utf8(body).unwrap())
+    }
+
     /// The next frame, or none when the gateway has closed.
     pub(crate) async fn frame(&mut self) -> Option<Vec<u8>> {
         timeout(PATIENCE, self.read_frame()).await.expect("waited in vain for a frame or the end")

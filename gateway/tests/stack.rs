@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chassis::Chassis;
 use chassis::config::Env;
-use gateway::Config;
+use gateway::{Config, Listeners};
 use iotctl::pki::DeviceCertificate;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::producer::{FutureProducer, FutureRecord};
@@ -26,6 +26,7 @@ pub(crate) struct Stack {
     pub(crate) kafka: Kafka,
     pub(crate) chassis: Chassis,
     pub(crate) port: u16,
+    pub(crate) http_port: Option<u16>,
     pub(crate) running: JoinHandle<anyhow::Result<()>>,
 }
 
@@ -81,11 +82,16 @@ impl Stack {
         let mut env = Env::of(variables.into_iter().chain(own).map(|(name, value)| (name.to_owned(), value)));
         let config = Config::from_env(&mut env);
         env.finish().unwrap();
-        let listener = TcpListener::bind(config.listen).await.unwrap();
-        let port = listener.local_addr().unwrap().port();
+        let mqtt = TcpListener::bind(config.listen).await.unwrap();
+        let port = mqtt.local_addr().unwrap().port();
+        let http = match config.http_listen {
+            Some(address) => Some(TcpListener::bind(address).await.unwrap()),
+            None => None,
+        };
+        let http_port = http.as_ref().map(|http| http.local_addr().unwrap().port());
         let chassis = Chassis::new();
-        let running = tokio::spawn(gateway::serve(listener, config, chassis.clone()));
-        Self { pki, kafka, chassis, port, running }
+        let running = tokio::spawn(gateway::serve(Listeners { mqtt, http }, config, chassis.clone()));
+        Self { pki, kafka, chassis, port, http_port, running }
     }
 
     /// Makes a certificate, registers it, and waits until the gateway knows it.
