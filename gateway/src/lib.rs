@@ -9,7 +9,7 @@
 //!             Undecodable → dead letter, then PUBACK. Unregistered, suspended, retired → refused, or closed while connected.
 //!
 //! What MQTT has and the gateway has not: QoS 2 (MQTT 5 is told so; in 3.1.1 such a PUBLISH ends the connection), retained
-//! messages (3.1.1: the flag is ignored), wills (read and dropped: ADR 0008), sessions that outlive a connection, topic aliases. A
+//! messages (3.1.1: the flag is ignored), wills (read and dropped: ADR 0009), sessions that outlive a connection, topic aliases. A
 //! SUBSCRIBE below `devices/{sensor_id}/` is granted, but nothing is delivered there yet.
 
 pub mod decode;
