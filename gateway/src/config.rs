@@ -1,6 +1,7 @@
 //! Settings of the gateway, from the environment.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use chassis::config::Env;
@@ -30,9 +31,23 @@ pub struct Config {
     pub tls: tls::Files,
     /// How much of everything.
     pub limits: Limits,
+    /// `SPOOL_…`: where records go that Kafka does not acknowledge in time; without it they wait, unacknowledged.
+    pub spool: Option<Spool>,
     /// `READING_AGE_DAYS_MAX` (366) and `READING_FUTURE_S_MAX` (86,400): how far a device's clock may be off. A device
     /// without a clock says 1970; a year lets a logger deliver what it stored over a winter.
     pub timestamps: TimestampBounds,
+}
+
+/// The spool.
+#[derive(Clone, Debug)]
+pub struct Spool {
+    /// `SPOOL_DIR`: its directory, on a disk that outlives the process. One gateway's own.
+    pub dir: PathBuf,
+    /// `SPOOL_BYTES_MAX` (536,870,912): what its records may take of the disk; a million readings of 400 bytes.
+    pub bytes_max: u64,
+    /// `SPOOL_PATIENCE_MS` (2,000): how long Kafka may take to acknowledge a record. Longer than the election of a leader
+    /// usually takes, and shorter than a device's own patience.
+    pub patience: Duration,
 }
 
 /// Bounds of what clients may take. Each is a variable of the same name in capitals; times end in `_MS_MAX`.
@@ -86,6 +101,7 @@ impl Config {
                 crl: env.path_optional("TLS_CRL_FILE"),
             },
             limits: Limits::from_env(env),
+            spool: Spool::from_env(env),
             timestamps: TimestampBounds {
                 age_max: Duration::from_secs(86_400 * env.number_in("READING_AGE_DAYS_MAX", 366, 1..=36_500)),
                 future_max: Duration::from_secs(env.number_in(
@@ -95,6 +111,15 @@ impl Config {
                 )),
             },
         }
+    }
+}
+
+impl Spool {
+    fn from_env(env: &mut Env) -> Option<Self> {
+        let dir = env.text_optional("SPOOL_DIR").map(PathBuf::from);
+        let bytes_max = env.number_in("SPOOL_BYTES_MAX", 512 << 20, 16 << 20..=1 << 40);
+        let patience = env.duration_ms("SPOOL_PATIENCE_MS", 2_000, 10..=600_000);
+        dir.map(|dir| Self { dir, bytes_max, patience })
     }
 }
 

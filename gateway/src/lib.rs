@@ -3,9 +3,11 @@
 //! In:         MQTT 3.1.1 and 5, `devices/{sensor_id}/readings` and below; `POST /api/v1/readings`; topic
 //!             `iot-device-updates`, all of it; TLS files, followed while it runs.
 //! Out:        topic `iot-reading-topic`, key `sensor_id`; topic `iot-producer-dlq` for what cannot be decoded.
-//! Guarantee:  a PUBACK means that Kafka has the reading (acks=all); acknowledgements leave in PUBLISH order. A device
-//!             publishes as its certificate's CN, and only while the registry says that it may.
-//! On failure: Kafka away → no PUBACK, then no reading from sockets; what fails is never acknowledged and its connection ends.
+//! Guarantee:  a PUBACK means that Kafka has the reading (acks=all), or the spool's disk; acknowledgements leave in PUBLISH
+//!             order. A device publishes as its certificate's CN, and only while the registry says that it may.
+//! On failure: Kafka away → the spool takes over ([`spool`]), and Kafka gets all of it, in order per sensor, when it is back; some
+//!             of it twice, with the same event id. Spool full, failing, or none → no PUBACK, then no reading from sockets; what
+//!             fails is never acknowledged and its connection ends.
 //!             Undecodable → dead letter, then PUBACK. Unregistered, suspended, retired → refused, or closed while connected.
 //!
 //! What MQTT has and the gateway has not: QoS 2 (MQTT 5 is told so; in 3.1.1 such a PUBLISH ends the connection), retained
@@ -22,7 +24,9 @@ mod budget;
 mod config;
 mod connection;
 mod deadline;
+mod delivery;
 mod devices;
+mod forward;
 mod http;
 mod listener;
 mod metrics;
@@ -36,13 +40,15 @@ mod window;
 mod wire;
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use chassis::Chassis;
+use chassis::admin::Latch;
 use chassis::auth::Verifier;
-use chassis::kafka::table;
+use chassis::kafka::{self, table};
 use schema::topics;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -50,7 +56,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use config::{Config, Limits};
+pub use config::{Config, Limits, Spool as SpoolConfig};
 pub use tls::Files as TlsFiles;
 
 /// How often Kafka is asked whether it is there; with traffic, delivery reports say so sooner.
@@ -107,7 +113,8 @@ pub async fn serve(listeners: Listeners, config: Config, chassis: Chassis) -> an
     let (files, loaded) = reload::Watch::start(config.tls)?;
     let tokens = config.tokens.as_ref().map(Verifier::open).transpose()?;
     let metrics = metrics::Metrics::register(&chassis.registry)?;
-    let publisher = publish::Publisher::new(&config.kafka, &metrics, chassis.readiness.latch("kafka"))?;
+    let (publisher, spool_latch) =
+        open_publisher(&config.kafka, config.spool.as_ref(), &metrics, &chassis).await?;
     let gateway = Arc::new(Gateway {
         limits: config.limits,
         timestamps: config.timestamps,
@@ -127,17 +134,41 @@ pub async fn serve(listeners: Listeners, config: Config, chassis: Chassis) -> an
     let reader = config.kafka.group("gateway");
     let topic = config.kafka.topic(topics::DEVICE_UPDATES.name);
     let latch = chassis.readiness.latch("devices");
+    let mut spooling = pin!(gateway.publisher.run_spool(spool_latch));
     let apply = |key: &[u8], value: Option<&[u8]>| devices::apply(&gateway, key, value);
     tokio::select! {
         outcome = table::follow(&config.kafka, &reader, &topic, &latch, &chassis.shutdown, apply, || loaded.notify_one()) => outcome?,
         () = async { loaded.notified().await; listener::open(&listeners, &gateway, &tasks).await } => {}
         () = files.follow(&gateway) => {}
         () = watch_kafka(&gateway, &chassis) => {}
+        () = &mut spooling => {}
         () = gateway.publisher.broken() => bail!("the producer cannot be used any more"),
     }
     drop(listeners);
-    drain(&gateway, &tasks).await;
+    tokio::select! {
+        () = drain(&gateway, &tasks) => {}
+        () = &mut spooling => {}
+    }
+    gateway.publisher.close().await;
     Ok(())
+}
+
+/// Opens the spool, if there is to be one, and the producer; one latch stands for both.
+async fn open_publisher(
+    kafka: &kafka::Settings,
+    settings: Option<&SpoolConfig>,
+    metrics: &metrics::Metrics,
+    chassis: &Chassis,
+) -> anyhow::Result<(publish::Publisher, Option<Latch>)> {
+    let Some(settings) = settings else {
+        let latch = chassis.readiness.latch("kafka");
+        return Ok((publish::Publisher::new(kafka, metrics, Some(latch), None)?, None));
+    };
+    let latch = chassis.readiness.latch("spool");
+    let limits = spool::Limits { bytes_max: settings.bytes_max };
+    let spool = spool::Spool::open(&settings.dir, limits).await?;
+    let delivery = delivery::Delivery::new(spool, settings.patience, metrics.clone());
+    Ok((publish::Publisher::new(kafka, metrics, None, Some(delivery))?, Some(latch)))
 }
 
 /// Asks Kafka from time to time; never ends.
@@ -155,7 +186,11 @@ async fn watch_kafka(gateway: &Arc<Gateway>, chassis: &Chassis) {
 async fn drain(gateway: &Gateway, tasks: &TaskTracker) {
     tasks.close();
     gateway.sessions.drain();
-    if timeout(gateway.limits.drain_time_max, tasks.wait()).await.is_err() {
+    let mut is_drained = timeout(gateway.limits.drain_time_max, tasks.wait()).await.is_ok();
+    if !is_drained && gateway.publisher.give_up() {
+        is_drained = timeout(CLOSE_TIME_MAX, tasks.wait()).await.is_ok();
+    }
+    if !is_drained {
         tracing::warn!(
             sessions = tasks.len(),
             "drain ends with messages in flight; they are not acknowledged"

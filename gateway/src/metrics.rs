@@ -40,6 +40,8 @@ pub(crate) struct Metrics {
     pub(crate) tls_reloads: IntCounterVec,
     /// 1 while the TLS files cannot be used and older ones are in force.
     pub(crate) tls_files_stale: IntGauge,
+    /// What goes by way of the spool.
+    pub(crate) spool: Spool,
 }
 
 impl Metrics {
@@ -48,6 +50,9 @@ impl Metrics {
     /// # Errors
     /// The registry has one of these names already (stop).
     pub(crate) fn register(registry: &Registry) -> anyhow::Result<Self> {
+        let ack_seconds =
+            HistogramOpts::new("gateway_ack_seconds", "Seconds from a PUBLISH read to its acknowledgement.")
+                .buckets(ACK_SECONDS.to_vec());
         let counters = |name: &str, help: &str, label: &str| {
             register(registry, IntCounterVec::new(Opts::new(name, help), &[label])?)
         };
@@ -70,16 +75,7 @@ impl Metrics {
                 "gateway_acknowledgements_total",
                 "PUBACK packets written for messages that are durable.",
             )?,
-            ack_seconds: register(
-                registry,
-                Histogram::with_opts(
-                    HistogramOpts::new(
-                        "gateway_ack_seconds",
-                        "Seconds from a PUBLISH read to its acknowledgement.",
-                    )
-                    .buckets(ACK_SECONDS.to_vec()),
-                )?,
-            )?,
+            ack_seconds: register(registry, Histogram::with_opts(ack_seconds)?)?,
             produce_failures: counter(
                 "gateway_produce_failures_total",
                 "Messages that Kafka did not take; never acknowledged.",
@@ -116,6 +112,45 @@ impl Metrics {
             tls_files_stale: gauge(
                 "gateway_tls_files_stale",
                 "1 while the TLS files cannot be used and older ones are in force.",
+            )?,
+            spool: Spool::register(registry)?,
+        })
+    }
+}
+
+/// What goes by way of the spool. The docstring of each is its help text.
+#[derive(Clone, Debug)]
+pub(crate) struct Spool {
+    /// 1 while every record goes to the spool, 0 while Kafka acknowledges in time.
+    pub(crate) is_active: IntGauge,
+    /// Records in the spool.
+    pub(crate) records: IntGauge,
+    /// Bytes that they take of SPOOL_BYTES_MAX.
+    pub(crate) bytes: IntGauge,
+    /// Records that are or were durable in the spool.
+    pub(crate) appended: IntCounter,
+    /// Records of the spool that Kafka has acknowledged, repetitions included.
+    pub(crate) forwarded: IntCounter,
+}
+
+impl Spool {
+    fn register(registry: &Registry) -> anyhow::Result<Self> {
+        let counter = |name: &str, help: &str| register(registry, IntCounter::new(name, help)?);
+        let gauge = |name: &str, help: &str| register(registry, IntGauge::new(name, help)?);
+        Ok(Self {
+            is_active: gauge(
+                "gateway_spooling",
+                "1 while every record goes to the spool, 0 while Kafka acknowledges in time.",
+            )?,
+            records: gauge("gateway_spool_records", "Records in the spool.")?,
+            bytes: gauge("gateway_spool_bytes", "Bytes that they take of SPOOL_BYTES_MAX.")?,
+            appended: counter(
+                "gateway_spool_appended_total",
+                "Records that are or were durable in the spool.",
+            )?,
+            forwarded: counter(
+                "gateway_spool_forwarded_total",
+                "Records of the spool that Kafka has acknowledged, repetitions included.",
             )?,
         })
     }

@@ -1,4 +1,5 @@
-//! Records → Kafka. A record's slot is completed by Kafka's delivery report (acks=all), not before.
+//! Records → Kafka, or the spool. A record's slot is completed by Kafka's delivery report (acks=all) or by the spool's group
+//! that is on disk, not before.
 //!
 //! Delivery reports come in on the producer's own thread, which completes the slot directly: no future, no channel and no
 //! task per message.
@@ -18,7 +19,10 @@ use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer}
 use schema::{ReadingCreatedEvent, Timestamp, topics};
 use tokio_util::sync::CancellationToken;
 
+use crate::delivery::{Delivery, Ticket};
+use crate::forward::Batch;
 use crate::metrics::Metrics;
+use crate::spool;
 use crate::window::{Outcome, Slot};
 
 /// How long the probe waits for a broker's answer.
@@ -76,12 +80,28 @@ pub(crate) struct Publisher {
     readings: Arc<str>,
     dead_letters: Arc<str>,
     health: Arc<Health>,
+    metrics: Metrics,
+    delivery: Option<Arc<Delivery>>,
 }
+
+/// What a delivery report is about.
+pub(crate) enum Opaque {
+    /// A record that nobody keeps: without a spool.
+    Only(Slot),
+    /// A record whose copy is kept.
+    Copy(Ticket),
+    /// A record of the spool.
+    Forwarded(Arc<Batch>, usize),
+}
+
+/// What the producer did not take, with what it was to report.
+type Unsent = (KafkaError, Box<Opaque>);
 
 /// What the producer's thread knows about Kafka.
 struct Health {
     is_up: AtomicBool,
-    latch: Latch,
+    /// None when a spool stands in for Kafka: then its absence is no reason to be unready.
+    latch: Option<Latch>,
     /// Cancelled when the producer cannot be used any more.
     broken: CancellationToken,
 }
@@ -90,22 +110,23 @@ impl Health {
     fn up(&self) {
         if !self.is_up.swap(true, Ordering::Relaxed) {
             tracing::info!("Kafka takes records");
-            self.latch.open();
+            self.latch.iter().for_each(Latch::open);
         }
     }
 
     fn down(&self, error: &KafkaError) {
         if self.is_up.swap(false, Ordering::Relaxed) {
             tracing::warn!(%error, "Kafka does not take records");
-            self.latch.close();
+            self.latch.iter().for_each(Latch::close);
         }
     }
 }
 
 /// Receives delivery reports.
-struct Reports {
+pub(crate) struct Reports {
     health: Arc<Health>,
     metrics: Metrics,
+    delivery: Option<Arc<Delivery>>,
 }
 
 impl ClientContext for Reports {
@@ -122,39 +143,80 @@ impl ClientContext for Reports {
 }
 
 impl ProducerContext for Reports {
-    type DeliveryOpaque = Box<Slot>;
+    type DeliveryOpaque = Box<Opaque>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, slot: Box<Slot>) {
-        match result {
+    fn delivery(&self, result: &DeliveryResult<'_>, opaque: Box<Opaque>) {
+        let error = match result {
             Ok(_) => {
                 self.health.up();
-                slot.complete(Outcome::Stored);
+                None
             }
             Err((error, _)) => {
-                self.health.down(error);
-                self.metrics.produce_failures.inc();
-                slot.complete(Outcome::Failed);
+                // What is purged was given up before.
+                if !is_purge(error) {
+                    self.health.down(error);
+                    self.metrics.produce_failures.inc();
+                }
+                Some(error)
             }
+        };
+        match (*opaque, &self.delivery) {
+            (Opaque::Only(slot), _) => {
+                slot.complete(if error.is_none() { Outcome::Stored } else { Outcome::Failed });
+            }
+            (Opaque::Forwarded(batch, index), _) => batch.report(index, error.is_none()),
+            (Opaque::Copy(ticket), Some(delivery)) => match error {
+                None => delivery.acknowledged(ticket),
+                Some(error) if is_refusal(error) => delivery.refused(ticket),
+                Some(_) => delivery.failed(ticket),
+            },
+            // No copy is kept without a spool.
+            (Opaque::Copy(_), None) => {}
         }
     }
 }
 
+/// Says whether the record itself is what Kafka does not want: another try would end the same.
+fn is_refusal(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{InvalidRecord, InvalidTimestamp, MessageSizeTooLarge};
+    matches!(error.rdkafka_error_code(), Some(MessageSizeTooLarge | InvalidRecord | InvalidTimestamp))
+}
+
+fn is_purge(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{PurgeInflight, PurgeQueue};
+    matches!(error.rdkafka_error_code(), Some(PurgeQueue | PurgeInflight))
+}
+
 impl Publisher {
-    /// Makes the producer; `latch` is open while Kafka takes records.
+    /// Makes the producer; `latch` is open while Kafka takes records. With a spool, [`Publisher::run_spool`] must run.
     ///
     /// # Errors
     /// The settings cannot be used (stop).
-    pub(crate) fn new(settings: &Settings, metrics: &Metrics, latch: Latch) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        settings: &Settings,
+        metrics: &Metrics,
+        latch: Option<Latch>,
+        delivery: Option<Delivery>,
+    ) -> anyhow::Result<Self> {
         let health =
             Arc::new(Health { is_up: AtomicBool::new(false), latch, broken: CancellationToken::new() });
-        let reports = Reports { health: health.clone(), metrics: metrics.clone() };
-        let producer = ThreadedProducer::from_config_and_context(&settings.producer(), reports)
-            .context("create the producer")?;
+        let delivery = delivery.map(Arc::new);
+        let reports =
+            Reports { health: health.clone(), metrics: metrics.clone(), delivery: delivery.clone() };
+        let mut client = settings.producer();
+        if delivery.is_some() {
+            // The patience says when a record is given up. A producer that gave up one by itself could still deliver the next.
+            client.set("message.timeout.ms", "0");
+        }
+        let producer =
+            ThreadedProducer::from_config_and_context(&client, reports).context("create the producer")?;
         Ok(Self {
             producer,
             readings: settings.topic(topics::READINGS.name).into(),
             dead_letters: settings.topic(topics::PRODUCER_DLQ.name).into(),
             health,
+            metrics: metrics.clone(),
+            delivery,
         })
     }
 
@@ -167,20 +229,69 @@ impl Publisher {
             Record::Reading(event) => (&self.readings, event, reading_headers()),
             Record::DeadLetter(letter) => (&self.dead_letters, &letter.payload, dead_letter_headers(letter)),
         };
-        let base = BaseRecord::with_opaque_to(topic, Box::new(slot))
-            .key(sensor_id)
-            .payload(payload.as_slice())
-            .headers(headers);
-        self.producer.send(base).map_err(|(error, base)| {
-            let slot = *base.delivery_opaque;
-            match error.rdkafka_error_code() {
-                Some(RDKafkaErrorCode::QueueFull) => NotTaken::Full(slot),
-                _ => {
-                    self.health.down(&error);
-                    NotTaken::Broken
-                }
+        let Some(delivery) = &self.delivery else {
+            let opaque = Box::new(Opaque::Only(slot));
+            return self.send_parts(topic, sensor_id, payload, &headers, opaque).map_err(
+                |(error, opaque)| match *opaque {
+                    Opaque::Only(slot) => self.not_taken(&error, slot),
+                    Opaque::Copy(_) | Opaque::Forwarded(..) => NotTaken::Broken,
+                },
+            );
+        };
+        let copy = spool::Record {
+            topic: topic.clone(),
+            sensor_id: sensor_id.into(),
+            headers,
+            payload: payload.clone(),
+        };
+        let produce = |ticket, record: &spool::Record| {
+            self.send(record, Opaque::Copy(ticket)).map_err(|(error, _)| error)
+        };
+        delivery.take(copy, slot, produce, |error, slot| self.not_taken(&error, slot))
+    }
+
+    fn not_taken(&self, error: &KafkaError, slot: Slot) -> NotTaken {
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::QueueFull) => NotTaken::Full(slot),
+            _ => {
+                self.health.down(error);
+                NotTaken::Broken
             }
-        })
+        }
+    }
+
+    /// Gives a record to the producer.
+    pub(crate) fn send(&self, record: &spool::Record, opaque: Opaque) -> Result<(), Unsent> {
+        let spool::Record { topic, sensor_id, headers, payload } = record;
+        self.send_parts(topic, sensor_id, payload, headers, Box::new(opaque))
+    }
+
+    fn send_parts(
+        &self,
+        topic: &str,
+        sensor_id: &str,
+        payload: &[u8],
+        headers: &[(String, Vec<u8>)],
+        opaque: Box<Opaque>,
+    ) -> Result<(), Unsent> {
+        let mut owned = OwnedHeaders::new_with_capacity(headers.len());
+        for (key, value) in headers {
+            owned = owned.insert(Header { key, value: Some(value) });
+        }
+        let base = BaseRecord::with_opaque_to(topic, opaque).key(sensor_id).payload(payload).headers(owned);
+        self.producer.send(base).map_err(|(error, base)| (error, base.delivery_opaque))
+    }
+
+    pub(crate) fn producer(&self) -> &ThreadedProducer<Reports> {
+        &self.producer
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    pub(crate) fn delivery(&self) -> Option<&Delivery> {
+        self.delivery.as_deref()
     }
 
     /// Asks a broker for both topics; with no traffic, this is what opens the latch. Blocks for up to [`PROBE_WAIT`] each.
@@ -198,9 +309,24 @@ impl Publisher {
         self.health.up();
     }
 
-    /// Tells whether Kafka took records when it was last heard of.
+    /// Tells whether records are durable soon: Kafka took them when it was last heard of, or the spool does.
     pub(crate) fn is_up(&self) -> bool {
-        self.health.is_up.load(Ordering::Relaxed)
+        match &self.delivery {
+            Some(delivery) => delivery.spool().status().health == spool::Health::Ready,
+            None => self.health.is_up.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Has no more patience with Kafka; false when there is no spool to turn to.
+    pub(crate) fn give_up(&self) -> bool {
+        self.delivery().map(Delivery::give_up).is_some()
+    }
+
+    /// Closes the spool: what is in it stays for the next run.
+    pub(crate) async fn close(&self) {
+        if let Some(delivery) = &self.delivery {
+            delivery.spool().close().await;
+        }
     }
 
     /// Resolves when the producer cannot be used any more; only a restart helps then.
@@ -215,16 +341,20 @@ impl std::fmt::Debug for Publisher {
     }
 }
 
-fn reading_headers() -> OwnedHeaders {
-    OwnedHeaders::new_with_capacity(1)
-        .insert(Header { key: "schema", value: Some(ReadingCreatedEvent::SCHEMA) })
+fn reading_headers() -> Vec<(String, Vec<u8>)> {
+    vec![header("schema", ReadingCreatedEvent::SCHEMA)]
 }
 
-fn dead_letter_headers(letter: &DeadLetter) -> OwnedHeaders {
-    OwnedHeaders::new_with_capacity(5)
-        .insert(Header { key: "reason", value: Some(letter.reason) })
-        .insert(Header { key: "detail", value: Some(&letter.detail) })
-        .insert(Header { key: "codec", value: Some(&letter.codec) })
-        .insert(Header { key: "topic", value: Some(&letter.mqtt_topic) })
-        .insert(Header { key: "received_at", value: Some(&letter.received_at.to_string()) })
+fn dead_letter_headers(letter: &DeadLetter) -> Vec<(String, Vec<u8>)> {
+    vec![
+        header("reason", letter.reason),
+        header("detail", &letter.detail),
+        header("codec", &letter.codec),
+        header("topic", &letter.mqtt_topic),
+        header("received_at", &letter.received_at.to_string()),
+    ]
+}
+
+fn header(name: &str, value: &str) -> (String, Vec<u8>) {
+    (name.to_owned(), value.as_bytes().to_vec())
 }

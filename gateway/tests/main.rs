@@ -10,4 +10,5 @@ mod http;
 mod limits;
 mod protocol;
 mod raw;
+mod spooling;
 mod stack;

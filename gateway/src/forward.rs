@@ -1,0 +1,188 @@
+//! Spool → Kafka, in order. One task, from the start of the gateway: a former run may have left records.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use chassis::admin::Latch;
+use chassis::retry::Backoff;
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::producer::{Producer, PurgeConfig};
+use tokio::sync::{Notify, watch};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use crate::delivery::Delivery;
+use crate::metrics::Metrics;
+use crate::publish::{Opaque, Publisher};
+use crate::spool::{self, Health, Record, Seq};
+
+/// Records that are forwarded together: a few milliseconds' worth, and few enough to repeat after a crash.
+const BATCH_RECORDS_MAX: usize = 1000;
+/// How often the patience is looked at: late by this much at most.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// The wait before a full producer queue is tried again.
+const QUEUE_WAIT: Duration = Duration::from_millis(5);
+/// How long purged copies may take to be reported before they are purged again.
+const PURGE_WAIT: Duration = Duration::from_secs(1);
+/// With nothing to forward, Kafka is tried with new records after so long: the spool had failed, or all was reported in time.
+const IDLE_WAIT: Duration = Duration::from_secs(1);
+/// Failed batches are tried again after 0.1 s, and up to 5 s later each time.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+
+/// What became of a batch that is being produced.
+pub(crate) struct Batch {
+    unreported: AtomicUsize,
+    /// Index of the first record that failed.
+    failed_from: AtomicUsize,
+    all_reported: Notify,
+}
+
+impl Batch {
+    fn new(records: usize) -> Arc<Self> {
+        Arc::new(Self {
+            unreported: AtomicUsize::new(records),
+            failed_from: AtomicUsize::new(records),
+            all_reported: Notify::new(),
+        })
+    }
+
+    /// Takes a report down; each record has one.
+    pub(crate) fn report(&self, index: usize, is_stored: bool) {
+        if !is_stored {
+            self.failed_from.fetch_min(index, Ordering::AcqRel);
+        }
+        if self.unreported.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.all_reported.notify_one();
+        }
+    }
+}
+
+impl Publisher {
+    /// Forwards the spool and watches over it; never ends, and does nothing when there is none.
+    pub(crate) async fn run_spool(&self, latch: Option<Latch>) {
+        let (Some(delivery), Some(latch)) = (self.delivery(), latch) else {
+            return std::future::pending().await;
+        };
+        let look = async {
+            let mut ticks = interval(LOOK_INTERVAL);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                delivery.look();
+            }
+        };
+        tokio::select! {
+            () = look => {}
+            () = show(delivery.spool().statuses(), &latch, self.metrics()) => {}
+            () = self.forward(delivery) => {}
+        }
+    }
+
+    async fn forward(&self, delivery: &Delivery) {
+        let (mut from, mut purged_switches, mut backoff) = (1, 0, BACKOFF);
+        loop {
+            tokio::select! {
+                () = delivery.spool().wait_for(from) => {}
+                () = delivery.switched() => {}
+                () = sleep(IDLE_WAIT), if delivery.is_spooling() => {}
+            }
+            let switches = delivery.switches();
+            if switches != purged_switches {
+                self.purge(delivery).await;
+                purged_switches = switches;
+            }
+            let Ok(batch) = delivery.spool().read(from, BATCH_RECORDS_MAX).await else {
+                // Said once, with the readiness; nothing can be read before the disk is back.
+                sleep(backoff.next_wait()).await;
+                continue;
+            };
+            let Some((last, _)) = batch.last() else {
+                delivery.resume(switches);
+                continue;
+            };
+            if *last >= delivery.spool().status().durable_through {
+                delivery.hand_over();
+            }
+            let (last, stored) = (*last, self.produce_all(&batch).await);
+            self.metrics().spool.forwarded.inc_by(stored as u64);
+            if let Some((through, _)) = stored.checked_sub(1).and_then(|index| batch.get(index)) {
+                delivery.spool().remove_through(*through);
+                from = through + 1;
+            }
+            if from > last {
+                backoff.reset();
+                delivery.resume(switches);
+            } else {
+                if backoff.failures() == 0 {
+                    tracing::warn!(
+                        records = batch.len() - stored,
+                        "Kafka does not take spooled records; trying again"
+                    );
+                }
+                sleep(backoff.next_wait()).await;
+            }
+        }
+    }
+
+    /// Has the producer forget the copies of what is in the spool now, so that none overtakes.
+    async fn purge(&self, delivery: &Delivery) {
+        loop {
+            let producer = self.producer().clone();
+            let purge = move || producer.purge(PurgeConfig::default().queue().inflight());
+            // A purge that panics has purged nothing: the next one comes.
+            let _ = tokio::task::spawn_blocking(purge).await;
+            if timeout(PURGE_WAIT, delivery.settled()).await.is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// Produces records in order, waits for all reports, and returns how many from the first on Kafka has.
+    async fn produce_all(&self, records: &[(Seq, Record)]) -> usize {
+        let batch = Batch::new(records.len());
+        'records: for (index, (_, record)) in records.iter().enumerate() {
+            loop {
+                match self.send(record, Opaque::Forwarded(batch.clone(), index)) {
+                    Ok(()) => break,
+                    Err((error, _)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) => {
+                        sleep(QUEUE_WAIT).await;
+                    }
+                    Err(_) => {
+                        // None behind it may overtake it.
+                        (index..records.len()).for_each(|index| batch.report(index, false));
+                        break 'records;
+                    }
+                }
+            }
+        }
+        batch.all_reported.notified().await;
+        batch.failed_from.load(Ordering::Acquire)
+    }
+}
+
+/// Shows how the spool is, in the metrics and the readiness.
+async fn show(mut statuses: watch::Receiver<spool::Status>, latch: &Latch, metrics: &Metrics) {
+    let mut before = None;
+    loop {
+        let status = *statuses.borrow_and_update();
+        metrics.spool.records.set(i64::try_from(status.records).unwrap_or(i64::MAX));
+        metrics.spool.bytes.set(i64::try_from(status.bytes).unwrap_or(i64::MAX));
+        if before != Some(status.health) {
+            match status.health {
+                Health::Ready => latch.open(),
+                Health::Full => {
+                    tracing::error!(bytes = status.bytes, "the spool is full: nothing more is read");
+                    latch.close();
+                }
+                Health::Failing => {
+                    tracing::error!("the spool's disk fails: what Kafka does not take is not acknowledged");
+                    latch.close();
+                }
+            }
+        }
+        before = Some(status.health);
+        if statuses.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
