@@ -3,5 +3,6 @@
 
 mod faults;
 mod pipeline;
+mod revocation;
 mod tidy;
 mod up;
