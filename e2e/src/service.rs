@@ -83,6 +83,7 @@ pub(crate) fn spawn(system: &System, service: Service) -> Child {
                 .env("TLS_CERT_FILE", system.pki.path("server.pem"))
                 .env("TLS_KEY_FILE", system.pki.path("server.key"))
                 .env("TLS_CLIENT_CA_FILE", system.pki.path("device-ca.pem"))
+                .env("SPOOL_DIR", system.folder.path().join("spool"))
                 .env("READING_AGE_DAYS_MAX", "10000");
         }
         Service::Cdc => {

@@ -85,7 +85,7 @@ fn readme_commands(state: &Path) -> Vec<String> {
         .filter(|block| !block.contains("make "))
         .map(|block| {
             let mut block = block.replace(".fieldline", &state.display().to_string());
-            for port in [8080_u16, 8081, 8082, 8883, 19092] {
+            for port in [8080_u16, 8081, 8082, 8443, 8883, 19092] {
                 block = block.replace(&port.to_string(), &(port + offset).to_string());
             }
             block.replace("target/debug/iotctl", &iotctl().display().to_string())
@@ -128,11 +128,15 @@ async fn a_newcomer_pastes_what_up_prints_stops_it_and_finds_the_data_again() {
     let mut up = start(&state);
     let lines = wait_for_final_message(&mut up).await;
     let (mild, hot) = (find(&lines, "mosquitto_pub", "21.5"), find(&lines, "mosquitto_pub", "35.5"));
-    let (latest, hours) = (find(&lines, "curl", "thermostat-1"), find(&lines, "curl", "aggregates/hourly"));
+    let (latest, hours) =
+        (find(&lines, "curl", "sensorId=thermostat-1"), find(&lines, "curl", "aggregates/hourly"));
     let alerts = find(&lines, "kcat", "iot-alerts").replace("-o end", "-o beginning -e");
     let published = paste(mild);
     assert!(published.status.success(), "{published:?}");
     shows(latest, r#""value":21.5"#).await;
+    let posted = paste(find(&lines, "curl", "--cacert"));
+    assert!(String::from_utf8_lossy(&posted.stdout).contains(r#""readings":1"#), "{posted:?}");
+    shows(latest, r#""value":22.5"#).await;
     assert!(paste(hot).status.success());
     shows(&alerts, r#""value":35.5"#).await;
     shows(hours, r#""resources":[{"#).await;
@@ -143,7 +147,7 @@ async fn a_newcomer_pastes_what_up_prints_stops_it_and_finds_the_data_again() {
 
     let mut up = start(&state);
     let lines = wait_for_final_message(&mut up).await;
-    shows(find(&lines, "curl", "thermostat-1"), r#""value":35.5"#).await;
+    shows(find(&lines, "curl", "sensorId=thermostat-1"), r#""value":35.5"#).await;
     let commands = readme_commands(&state);
     assert!(commands.len() >= 5, "{commands:?}");
     for block in &commands {

@@ -93,11 +93,12 @@ pub struct Ports {
 type Port = (&'static str, u16);
 
 /// Every listener; chosen beside the usual ports of PostgreSQL (5432) and Kafka (9092), which the machine may use itself.
-const ALL: [Port; 14] = [
+const ALL: [Port; 15] = [
     ("PostgreSQL", 15432),
     ("Kafka", 19092),
     ("Kafka controller", 19093),
     ("MQTT", 8883),
+    ("HTTPS", 8443),
     ("query-svc", 8080),
     ("device-svc", 8081),
     ("threshold-svc", 8082),

@@ -41,7 +41,7 @@ const WATCH_EVERY: Duration = Duration::from_millis(500);
 const DOWN_WITHIN: Duration = Duration::from_secs(150);
 
 /// Everything that `up` writes below the state folder, so that `clean` removes nothing else.
-const WRITTEN: [&str; 12] = [
+const WRITTEN: [&str; 13] = [
     "jwt",
     "kafka",
     "kafka-jars",
@@ -51,6 +51,7 @@ const WRITTEN: [&str; 12] = [
     "postgres",
     "run",
     "secrets",
+    "spool",
     "test",
     "token",
     "up.lock",

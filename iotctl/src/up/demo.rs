@@ -187,6 +187,10 @@ pub(super) fn what_to_try(state: &State, ports: Ports, pki: &Pki, token: &str) -
         )
     };
     let (mild, hot) = (publish(r#"{"temperature": 21.5}"#), publish(r#"{"temperature": 35.5}"#));
+    let post = format!(
+        "curl -s --cacert {ca} --cert {cert} --key {key} -H 'Content-Type: application/json' -d '{{\"temperature\": 22.5}}' https://127.0.0.1:{}/api/v1/readings",
+        ports.of("HTTPS")
+    );
     let (devices, thresholds) = (ports.of("device-svc"), ports.of("threshold-svc"));
     let (kafka, alerts, simulated) = (ports.of("Kafka"), topics::ALERTS.name, SIMULATED.join(", "));
     let logs = state.path("logs");
@@ -197,6 +201,8 @@ Fieldline runs. The simulator plays {simulated}; {yours} is yours.
 
   Publish a reading:
     {mild}
+  Or over HTTPS:
+    {post}
   See it:
     curl -s {bearer} '{latest}'
   Watch alerts in another terminal, and raise one:

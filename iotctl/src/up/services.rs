@@ -72,9 +72,11 @@ impl Local<'_> {
         match name {
             "gateway" => {
                 own.push(("MQTT_LISTEN", listen("MQTT")));
+                own.push(("HTTP_LISTEN", listen("HTTPS")));
                 own.push(("TLS_CERT_FILE", display(&self.state.path("pki/server.pem"))));
                 own.push(("TLS_KEY_FILE", display(&self.state.path("pki/server.key"))));
                 own.push(("TLS_CLIENT_CA_FILE", display(&self.pki.device_ca_file())));
+                own.push(("SPOOL_DIR", display(&self.state.path("spool"))));
                 // Old series can be replayed here with their own timestamps.
                 own.push(("READING_AGE_DAYS_MAX", "10000".to_owned()));
             }
