@@ -3,9 +3,11 @@
 //! Every [`System`] has its own database, topics, certificates and ports, so systems run side by side.
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
+mod fleet;
 mod publisher;
 mod service;
 
+pub use fleet::{Acknowledged, Fleet, Member};
 pub use publisher::Publisher;
 pub use service::Service;
 
@@ -44,7 +46,15 @@ impl System {
     /// # Panics
     /// A service does not become ready; its log is printed.
     pub async fn start() -> Self {
-        let (kafka, database) = tokio::join!(Kafka::create(), Database::create());
+        Self::start_on(Kafka::create().await).await
+    }
+
+    /// Does so on those topics, whose broker may be the test's own.
+    ///
+    /// # Panics
+    /// As [`System::start`].
+    pub async fn start_on(kafka: Kafka) -> Self {
+        let database = Database::create().await;
         let folder = TempDir::new().unwrap();
         let signer = Signer::open_or_create(folder.path()).unwrap();
         let token = signer.mint("e2e", &["admin"], Duration::from_secs(3_600)).unwrap();

@@ -133,6 +133,21 @@ impl Kafka {
         self.producer.send(record, Timeout::After(Duration::from_secs(30))).await.unwrap();
     }
 
+    /// Counts the records that a topic of one-by-one producers has got, repetitions included.
+    ///
+    /// # Panics
+    /// The broker refuses it.
+    pub fn count(&self, topic: topics::Topic) -> i64 {
+        let reader = self.read(topic);
+        let assignment = reader.consumer.assignment().unwrap();
+        let partitions = assignment.elements();
+        let ends = partitions.iter().map(|one| {
+            let wait = Duration::from_secs(30);
+            reader.consumer.fetch_watermarks(&reader.topic, one.partition(), wait).unwrap()
+        });
+        ends.map(|(low, high)| high - low).sum()
+    }
+
     /// Reads a topic from its beginning, as a `read_committed` consumer without a group.
     ///
     /// # Panics

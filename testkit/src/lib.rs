@@ -4,6 +4,7 @@
 //! makes its own database and its own topic prefix, so tests run side by side.
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
+pub mod broker;
 pub mod device;
 pub mod kafka;
 pub mod pki;
