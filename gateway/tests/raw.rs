@@ -29,6 +29,11 @@ impl Client {
         Ok(Self { stream })
     }
 
+    /// The bare connection.
+    pub(crate) fn into_stream(self) -> TlsStream<TcpStream> {
+        self.stream
+    }
+
     pub(crate) async fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).await.unwrap();
         self.stream.flush().await.unwrap();

@@ -2,70 +2,27 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use iotctl::servers::kafka;
-use iotctl::state::{State, free_port};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use schema::topics;
-use tempfile::TempDir;
+use testkit::broker::Broker;
 use testkit::kafka::{Kafka, Reader};
 use testkit::wait;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::process::Process;
 use crate::raw::{Client, puback, publish};
-use crate::stack::{Registered, Stack, next_reading};
+use crate::stack::{Stack, next_reading};
 
-/// A broker of one test's own, which can be frozen.
-struct Broker {
-    server: kafka::Kafka,
-    pid: Pid,
-    _folder: TempDir,
-}
-
-impl Broker {
-    async fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let jars = State::open(None).unwrap().kafka_jars();
-        kafka::resolve_jars(&jars).await.unwrap();
-        let settings = kafka::Settings {
-            folder: folder.path().join("kafka"),
-            jars,
-            log: folder.path().join("kafka.log"),
-            port: free_port().unwrap(),
-            controller_port: free_port().unwrap(),
-            short_lived: true,
-        };
-        let server = kafka::Kafka::start(&settings).await.unwrap();
-        let pid = iotctl::process::recorded(&settings.folder.join("kafka.pid")).unwrap();
-        Self { server, pid, _folder: folder }
-    }
-
-    async fn topics(&self) -> Kafka {
-        Kafka::at(self.server.bootstrap()).await
-    }
-
-    fn freeze(&self) {
-        kill(self.pid, Signal::SIGSTOP).unwrap();
-    }
-
-    fn thaw(&self) {
-        kill(self.pid, Signal::SIGCONT).unwrap();
-    }
-}
-
-fn spool_settings(folder: &Path) -> [(&'static str, &str); 2] {
+pub(crate) fn spool_settings(folder: &Path) -> [(&'static str, &str); 2] {
     [("SPOOL_DIR", folder.to_str().unwrap()), ("SPOOL_PATIENCE_MS", "300")]
 }
 
-async fn ready(stack: &Stack) {
+pub(crate) async fn ready(stack: &Stack) {
     wait::until("the gateway is ready", async || stack.chassis.readiness.closed().is_empty().then_some(()))
         .await;
 }
@@ -108,7 +65,7 @@ impl Sender {
     }
 }
 
-async fn burst(client: &mut Client, mqtt_topic: &str, after: u32) {
+pub(crate) async fn burst(client: &mut Client, mqtt_topic: &str, after: u32) {
     for packet_id in 1..=BURST {
         let payload = format!(r#"{{"seq":{}}}"#, after + u32::from(packet_id));
         client.send(&publish(4, 1, packet_id, mqtt_topic, payload.as_bytes())).await;
@@ -120,7 +77,7 @@ async fn burst(client: &mut Client, mqtt_topic: &str, after: u32) {
 
 /// Reads until every sensor has its readings 1 to n; returns how many came again. Their order is that of publishing, and what comes
 /// again has the same event id.
-async fn find_all(readings: &Reader, expected: &HashMap<String, u32>) -> usize {
+pub(crate) async fn find_all(readings: &Reader, expected: &HashMap<String, u32>) -> usize {
     let (mut last, mut ids, mut again) = (HashMap::<String, u32>::new(), HashMap::new(), 0);
     let mut distinct = HashSet::new();
     while expected.iter().any(|(sensor_id, count)| last.get(sensor_id).unwrap_or(&0) < count) {
@@ -189,66 +146,31 @@ async fn stalled_kafka_delays_no_puback_and_gets_every_reading_in_its_order() {
     assert!(appended > 0.0 && forwarded >= appended);
 }
 
-/// The gateway as a process, on the certificates and topics of a stack.
-fn spawn(stack: &Stack, folder: &Path, port: u16, admin_port: u16) -> Child {
-    let file = |name: &str| stack.pki.path(name);
-    Command::new(env!("CARGO_BIN_EXE_gateway"))
-        .envs(spool_settings(folder))
-        .env("ADMIN_LISTEN", format!("127.0.0.1:{admin_port}"))
-        .env("MQTT_LISTEN", format!("127.0.0.1:{port}"))
-        .env("KAFKA_BOOTSTRAP_SERVERS", &stack.kafka.bootstrap)
-        .env("KAFKA_TOPIC_PREFIX", &stack.kafka.prefix)
-        .env("TLS_CERT_FILE", file("server.pem"))
-        .env("TLS_KEY_FILE", file("server.key"))
-        .env("TLS_CLIENT_CA_FILE", file("device-ca.pem"))
-        .stdin(Stdio::null())
-        .spawn()
-        .unwrap()
-}
-
-async fn is_ready(admin_port: u16) -> Option<()> {
-    let mut socket = TcpStream::connect(("127.0.0.1", admin_port)).await.ok()?;
-    socket.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.ok()?;
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).await.ok()?;
-    answer.starts_with("HTTP/1.1 200").then_some(())
-}
-
-async fn enter(stack: &Stack, port: u16, device: &Registered) -> Client {
-    let mut client = Client::dial(port, &stack.pki.root_pem(), Some(&device.certificate)).await.unwrap();
-    client.enter(4, "c").await;
-    client
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_or_stopped_gateway_forwards_what_it_acknowledged_when_it_runs_again() {
     let (broker, folder) = (Broker::start().await, tempfile::tempdir().unwrap());
     let stack = Stack::boot(broker.topics().await, &[]).await;
     ready(&stack).await;
     let device = stack.register("a-1").await;
-    let (port, admin_port) = (free_port().unwrap(), free_port().unwrap());
     let mut sent = 0;
     for signal in [Signal::SIGKILL, Signal::SIGTERM] {
-        let mut process = spawn(&stack, folder.path(), port, admin_port);
-        wait::until("the process is ready", async || is_ready(admin_port).await).await;
-        let mut client = enter(&stack, port, &device).await;
+        let mut process = Process::start(&stack, &spool_settings(folder.path())).await;
+        let mut client = process.enter(&stack, &device, "c").await;
         burst(&mut client, &device.mqtt_topic(), sent).await;
         broker.freeze();
         for index in 1..=10 {
             burst(&mut client, &device.mqtt_topic(), sent + index * u32::from(BURST)).await;
         }
         sent += 11 * u32::from(BURST);
-        kill(Pid::from_raw(i32::try_from(process.id()).unwrap()), signal).unwrap();
-        let status = wait::until("the process ends", async || process.try_wait().unwrap()).await;
+        process.signal(signal);
+        let status = process.ended().await;
         assert_eq!(status.code(), (signal == Signal::SIGTERM).then_some(0));
         broker.thaw();
     }
-    let mut last = spawn(&stack, folder.path(), port, admin_port);
+    let _last = Process::spawn(&stack, &spool_settings(folder.path()));
     let expected = HashMap::from([(device.sensor_id.clone(), sent)]);
     let again = find_all(&stack.kafka.read(topics::READINGS), &expected).await;
     eprintln!("{sent} readings, {again} there twice");
-    last.kill().unwrap();
-    last.wait().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
