@@ -173,18 +173,25 @@ fn admit(
     let refuse = |refusal, text: &str| Err((refusal, text.to_owned()));
     let is_v5 = connect.version == Version::V5;
     if connect.has_authentication_method {
-        return refuse(ConnectRefusal::AuthenticationMethod, "the certificate is the authentication");
+        return refuse(
+            ConnectRefusal::AuthenticationMethod,
+            "no authentication method is offered: the certificate is the authentication",
+        );
     }
     if !is_v5 && connect.client_id.is_empty() && !connect.clean_start {
         return refuse(ConnectRefusal::ClientId, "a kept session needs a client id");
     }
     match connect.will {
-        Some((Qos::ExactlyOnce, _)) if is_v5 => return refuse(ConnectRefusal::Qos, "the maximum QoS is 1"),
-        Some((_, true)) if is_v5 => return refuse(ConnectRefusal::Retain, "messages are not retained"),
+        Some((Qos::ExactlyOnce, _)) if is_v5 => {
+            return refuse(ConnectRefusal::Qos, "QoS 2 is not offered, for a will neither");
+        }
+        Some((_, true)) if is_v5 => {
+            return refuse(ConnectRefusal::Retain, "messages are not retained, a will neither");
+        }
         _ => {}
     }
     if gateway.shutdown.is_cancelled() {
-        return refuse(ConnectRefusal::Unavailable, "the gateway stops");
+        return refuse(ConnectRefusal::Unavailable, "the gateway stops: connect again");
     }
     // Read before the look-up: a change in between makes the session look again.
     let generation = gateway.registry.generation();

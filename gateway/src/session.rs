@@ -44,6 +44,11 @@ const STALL_TIME_MAX: Duration = Duration::from_secs(30);
 const FRAME_TIME_BASE: Duration = Duration::from_secs(10);
 /// A sensor on the slowest line that carries MQTT is faster than this; one that dribbles its frame on purpose is not.
 const FRAME_BYTES_PER_S_MIN: usize = 8 * 1024;
+/// What a device is told that publishes elsewhere.
+const OWN_TOPIC_ONLY: &str =
+    "publish to devices/<your sensor id>/readings or below it only; the sensor id is your certificate's CN";
+/// What a device is told whose messages were not acknowledged.
+const NOT_STORED: &str = "not stored: connect again and publish again what has no PUBACK";
 /// The wait before a full producer queue is tried again.
 const RETRY_WAIT: Duration = Duration::from_millis(5);
 
@@ -89,9 +94,14 @@ impl From<Denied> for End {
 impl From<Closing> for End {
     fn from(closing: Closing) -> Self {
         match closing {
-            Closing::TakenOver => Self::told(DisconnectReason::TakenOver, "connected again"),
+            Closing::TakenOver => {
+                let text = "another connection came with this certificate and client id";
+                Self::told(DisconnectReason::TakenOver, text)
+            }
             Closing::Denied(denied) => denied.into(),
-            Closing::ShuttingDown => Self::told(DisconnectReason::ShuttingDown, "the gateway stops"),
+            Closing::ShuttingDown => {
+                Self::told(DisconnectReason::ShuttingDown, "the gateway stops: connect again")
+            }
         }
     }
 }
@@ -210,12 +220,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 gateway.metrics.ack_seconds.observe(done.took.as_secs_f64());
             }
             (Promise::Ack(packet_id), Outcome::NotAuthorized) => {
-                let text = "a device publishes to devices/{its own id}/readings";
-                encoder.puback(packet_id, PubAckReason::NotAuthorized, text, &mut wire.output);
+                encoder.puback(packet_id, PubAckReason::NotAuthorized, OWN_TOPIC_ONLY, &mut wire.output);
             }
             (Promise::Part | Promise::Ack(_), Outcome::Failed) => has_failed = true,
         });
-        if has_failed { Err(End::told(DisconnectReason::Busy, "not stored: publish again")) } else { Ok(()) }
+        if has_failed { Err(End::told(DisconnectReason::Busy, NOT_STORED)) } else { Ok(()) }
     }
 
     fn obey(&self) -> Result<(), End> {
@@ -307,13 +316,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             self.generation = generation;
         }
         if !topic::may_publish(&self.identity.sensor_id, &publish.mqtt_topic) {
-            let text = "a device publishes to devices/{its own id}/readings";
             return match (self.encoder.version(), publish.qos) {
                 (Version::V5, Qos::AtLeastOnce) => {
                     self.window.refuse(publish.packet_id);
                     self.acknowledge()
                 }
-                _ => Err(End::told(DisconnectReason::NotAuthorized, text)),
+                _ => Err(End::told(DisconnectReason::NotAuthorized, OWN_TOPIC_ONLY)),
             };
         }
         let last = match publish.qos {
@@ -340,19 +348,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     fn check_offer(&self, publish: &Publish) -> Result<(), End> {
         let is_v5 = self.encoder.version() == Version::V5;
         if publish.qos == Qos::ExactlyOnce {
-            return Err(End::told(DisconnectReason::Qos, "the maximum QoS is 1"));
+            let text = "QoS 2 is not offered: publish at QoS 1, with a timestamp or event-id so that a resend is recognised";
+            return Err(End::told(DisconnectReason::Qos, text));
         }
         if publish.retain && is_v5 {
-            return Err(End::told(DisconnectReason::Retain, "messages are not retained"));
+            let text = "messages are not retained: publish without the retain flag";
+            return Err(End::told(DisconnectReason::Retain, text));
         }
         if publish.topic_alias.is_some() {
-            return Err(End::told(DisconnectReason::TopicAlias, "the topic alias maximum is 0"));
+            return Err(End::told(DisconnectReason::TopicAlias, "topic aliases are not offered"));
         }
         let is_owed = publish.qos == Qos::AtLeastOnce;
         if is_v5 && is_owed && self.window.load().owed >= usize::from(self.gateway.limits.in_flight_max) {
             return Err(End::told(
                 DisconnectReason::ReceiveMaximum,
-                "more in flight than the receive maximum",
+                "more PUBLISH packets without their PUBACK than the receive maximum of the CONNACK",
             ));
         }
         Ok(())
@@ -433,7 +443,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 self.retry_at = Some(Instant::now() + RETRY_WAIT);
                 Ok(Some(record))
             }
-            Err(NotTaken::Broken) => Err(End::told(DisconnectReason::Busy, "not stored: publish again")),
+            Err(NotTaken::Broken) => Err(End::told(DisconnectReason::Busy, NOT_STORED)),
         }
     }
 
@@ -483,9 +493,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         } else if next == stall {
             Err(End::Stalled)
         } else if next == frame {
-            Err(End::told(DisconnectReason::FrameTime, "a packet took too long to be complete"))
+            Err(End::told(
+                DisconnectReason::FrameTime,
+                "a packet was not complete in time: 10 s and one for every 8 KiB",
+            ))
         } else {
-            Err(End::told(DisconnectReason::KeepAlive, "silent for longer than the keep-alive allows"))
+            Err(End::told(
+                DisconnectReason::KeepAlive,
+                "nothing came for one and a half times the keep-alive: send PINGREQ in time",
+            ))
         }
     }
 

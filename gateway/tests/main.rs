@@ -4,10 +4,10 @@
 mod access;
 mod acknowledgement;
 mod certificates;
-mod clients;
 mod flooding;
 mod hostile;
 mod http;
+mod interop;
 mod limits;
 mod process;
 mod protocol;

@@ -13,6 +13,9 @@ const REASON_BYTES_MAX: usize = 200;
 /// A client that takes no packet of this size gets a welcome without a note: the rest of it stays below a hundred bytes.
 const NOTED_BYTES_MIN: usize = 256;
 
+/// Bytes of the longest variable byte integer.
+const LENGTH_BYTES_MAX: usize = 4;
+
 /// What an accepted CONNECT is told. 3.1.1 has no room for any of it.
 #[derive(Clone, Debug)]
 pub struct Accepted {
@@ -73,6 +76,18 @@ pub enum SubAckReason {
     Shared,
     /// The packet carries a subscription identifier.
     Identifier,
+}
+
+impl SubAckReason {
+    /// What MQTT 5 is told besides the code.
+    fn text(self) -> &'static str {
+        match self {
+            Self::Granted => "",
+            Self::NotAuthorized => "subscribe below devices/<your sensor id>/ only",
+            Self::Shared => "shared subscriptions are not offered",
+            Self::Identifier => "subscription identifiers are not offered",
+        }
+    }
 }
 
 /// Why the gateway ends a connection, with its MQTT 5 code (table 3-13).
@@ -165,7 +180,7 @@ impl Encoder {
         let Some(code) = self.refusal_code(refusal) else { return };
         match self.version {
             Version::V311 => out.put_slice(&[0x20, 2, 0, code]),
-            Version::V5 => self.put_with_reason(0x20, &[0, code], reason, true, out),
+            Version::V5 => self.put_with_reason(0x20, &[0, code], reason, &[], out),
         }
     }
 
@@ -195,24 +210,37 @@ impl Encoder {
         match (reason, self.version) {
             (PubAckReason::Success, _) => out.put_slice(&[0x40, 2, high, low]),
             (PubAckReason::NotAuthorized, Version::V5) => {
-                self.put_with_reason(0x40, &[high, low, 0x87], text, self.wants_problem_info, out);
+                let text = if self.wants_problem_info { text } else { "" };
+                self.put_with_reason(0x40, &[high, low, 0x87], text, &[], out);
             }
             (PubAckReason::NotAuthorized, Version::V311) => {}
         }
     }
 
-    /// SUBACK, one code for each filter.
+    /// SUBACK, one code for each filter; MQTT 5 is told why the first of those was refused that were.
     pub fn suback(&self, packet_id: u16, reasons: &[SubAckReason], out: &mut BytesMut) {
-        use protocol::SubscribeReasonCode as Code;
         let code = |reason: &SubAckReason| match (reason, self.version) {
-            (SubAckReason::Granted, _) => Code::QoS0,
-            (_, Version::V311) => Code::Failure,
-            (SubAckReason::NotAuthorized, Version::V5) => Code::NotAuthorized,
-            (SubAckReason::Shared, Version::V5) => Code::SharedSubscriptionsNotSupported,
-            (SubAckReason::Identifier, Version::V5) => Code::SubscriptionIdNotSupported,
+            (SubAckReason::Granted, _) => 0x00,
+            (_, Version::V311) => 0x80,
+            (SubAckReason::NotAuthorized, Version::V5) => 0x87,
+            (SubAckReason::Shared, Version::V5) => 0x9E,
+            (SubAckReason::Identifier, Version::V5) => 0xA1,
         };
-        let suback = protocol::SubAck { pkid: packet_id, return_codes: reasons.iter().map(code).collect() };
-        self.write(Packet::SubAck(suback, None), out);
+        let codes: Vec<u8> = reasons.iter().map(code).collect();
+        let id = packet_id.to_be_bytes();
+        match self.version {
+            Version::V311 => {
+                out.put_u8(0x90);
+                put_length(id.len() + codes.len(), out);
+                out.put_slice(&id);
+                out.put_slice(&codes);
+            }
+            Version::V5 => {
+                let text = reasons.iter().map(|reason| reason.text()).find(|text| !text.is_empty());
+                let text = text.filter(|_| self.wants_problem_info).unwrap_or_default();
+                self.put_with_reason(0x90, &id, text, &codes, out);
+            }
+        }
     }
 
     /// UNSUBACK: there was never anything to deliver, so leaving always succeeds.
@@ -230,7 +258,7 @@ impl Encoder {
     /// DISCONNECT with a reason. A 3.1.1 server has none to send; it closes.
     pub fn disconnect(&self, reason: DisconnectReason, text: &str, out: &mut BytesMut) {
         if self.version == Version::V5 {
-            self.put_with_reason(0xE0, &[reason as u8], text, true, out);
+            self.put_with_reason(0xE0, &[reason as u8], text, &[], out);
         }
     }
 
@@ -242,38 +270,36 @@ impl Encoder {
         debug_assert!(written.is_ok(), "every packet built here has a length its header can carry");
     }
 
-    /// A v5 packet of fixed fields and at most one property, Reason String (31). The string is left out when the client does
-    /// not want it or could not take the packet with it (MQTT-3.1.2-24).
-    fn put_with_reason(&self, first: u8, fields: &[u8], text: &str, is_wanted: bool, out: &mut BytesMut) {
+    /// A v5 packet of fixed fields, at most one property, Reason String (31), and what follows it. The string is left out when
+    /// it is empty or the client could not take the packet with it (MQTT-3.1.2-24).
+    fn put_with_reason(&self, first: u8, fields: &[u8], text: &str, rest: &[u8], out: &mut BytesMut) {
         let text = &text[..text.floor_char_boundary(REASON_BYTES_MAX)];
-        let bare = fields.len() + 1;
-        let full = bare + property_bytes(text);
-        let has_text = is_wanted && !text.is_empty() && full + 3 <= self.packet_bytes_max;
+        let property_bytes = 3 + text.len();
+        let bare = fields.len() + 1 + rest.len();
+        let full = bare + property_bytes + usize::from(property_bytes > 127);
+        let has_text = !text.is_empty() && 1 + LENGTH_BYTES_MAX + full <= self.packet_bytes_max;
         out.put_u8(first);
-        put_length(if has_text { full + usize::from(full - bare > 127) } else { bare }, out);
+        put_length(if has_text { full } else { bare }, out);
         out.put_slice(fields);
         if has_text {
-            put_length(property_bytes(text), out);
+            put_length(property_bytes, out);
             out.put_u8(31);
             out.put_slice(&u16::try_from(text.len()).unwrap_or(0).to_be_bytes());
             out.put_slice(text.as_bytes());
         } else {
             out.put_u8(0);
         }
+        out.put_slice(rest);
     }
 }
 
-fn property_bytes(text: &str) -> usize {
-    3 + text.len()
-}
-
-/// A variable byte integer of up to two bytes; nothing that is written here is longer.
+/// A variable byte integer.
 #[expect(clippy::cast_possible_truncation, reason = "each byte is masked to seven bits first")]
-fn put_length(len: usize, out: &mut BytesMut) {
-    debug_assert!(len < 1 << 14, "packets written by hand are short");
-    if len < 0x80 {
-        out.put_u8(len as u8);
-    } else {
-        out.put_slice(&[(len & 0x7f) as u8 | 0x80, ((len >> 7) & 0x7f) as u8]);
+fn put_length(mut len: usize, out: &mut BytesMut) {
+    debug_assert!(len < 1 << (7 * LENGTH_BYTES_MAX), "an answer is no longer than what it answers");
+    while len >= 0x80 {
+        out.put_u8((len & 0x7f) as u8 | 0x80);
+        len >>= 7;
     }
+    out.put_u8(len as u8);
 }
