@@ -2,12 +2,14 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help deps build up down clean test check audit bench-write
+.PHONY: help deps build up down clean test fuzz check audit bench-write
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 IOTCTL := $(TARGET)/debug/iotctl
 CARGO_DENY := 0.20.2
+# Optimises what is fuzzed and leaves its checks for overflow and its debug assertions in.
+FUZZ_SPEED := --config profile.dev.package.gateway.opt-level=3 --config profile.dev.package.schema.opt-level=3
 
 help: ## Shows this list
 	@echo 'Fieldline: make TARGET'
@@ -30,6 +32,11 @@ clean: ## Stops it and forgets its certificates, databases, topics and logs
 
 test: build ## Runs every test against servers that it starts itself
 	$(IOTCTL) servers run -- cargo test --locked --workspace
+
+# Coverage-guided fuzzing needs a nightly compiler; this is mutational, from a corpus, by generators that know the formats.
+fuzz: build ## Fuzzes the MQTT codec, every decoder and whole sessions, FUZZ_SECONDS=60 for each, with new rounds each time
+	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) FUZZ_FROM=$$(date +%s)000000000 $(IOTCTL) servers run -- \
+	  cargo test --locked $(FUZZ_SPEED) -p gateway fuzz -- --nocapture --test-threads 1
 
 check: deps ## Checks form: fmt, clippy, dependencies, documentation
 	cargo fmt --all --check

@@ -27,6 +27,9 @@ mod deadline;
 mod delivery;
 mod devices;
 mod forward;
+#[cfg(test)]
+#[path = "../fuzz/mod.rs"]
+mod fuzz;
 mod http;
 mod listener;
 mod metrics;

@@ -5,6 +5,9 @@ mod access;
 mod acknowledgement;
 mod certificates;
 mod flooding;
+#[path = "../fuzz/mod.rs"]
+mod fuzz;
+mod fuzzed;
 mod hostile;
 mod http;
 mod interop;

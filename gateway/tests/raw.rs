@@ -6,7 +6,7 @@ use std::sync::Arc;
 use iotctl::pki::DeviceCertificate;
 use rustls_pki_types::ServerName;
 use testkit::wait::PATIENCE;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -56,6 +56,11 @@ impl Client {
         let mut body = vec![0; length.parse().unwrap()];
         self.stream.read_exact(&mut body).await.unwrap();
         (status, head, String::from_utf8(body).unwrap())
+    }
+
+    /// Sends chunks while it listens, ends its own side, and returns all that came until the gateway has ended the other.
+    pub(crate) async fn exchange(self, chunks: &[&[u8]]) -> Vec<u8> {
+        exchange(self.stream, chunks).await
     }
 
     /// The next frame, or none when the gateway has closed.
@@ -113,6 +118,25 @@ impl Client {
         assert_eq!(connack[..1], [0x20], "{connack:02x?}");
         assert_eq!(connack[3], 0, "{connack:02x?}");
     }
+}
+
+/// As [`Client::exchange`], over any stream.
+pub(crate) async fn exchange(stream: impl AsyncRead + AsyncWrite, chunks: &[&[u8]]) -> Vec<u8> {
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let send = async {
+        for chunk in chunks {
+            writer.write_all(chunk).await?;
+            writer.flush().await?;
+        }
+        writer.shutdown().await
+    };
+    let mut received = Vec::new();
+    let (_, read) = timeout(PATIENCE, async { tokio::join!(send, reader.read_to_end(&mut received)) })
+        .await
+        .expect("waited in vain for the end of a connection");
+    // A gateway that has heard enough resets the connection or ends it without TLS's good-bye; either is an end.
+    drop(read);
+    received
 }
 
 /// A packet with a true length.

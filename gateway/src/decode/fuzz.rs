@@ -1,80 +1,33 @@
 //! Every decoder under mutated payloads: none panics, and what it lets through keeps every promise of a reading.
 
-use std::path::PathBuf;
-
 use schema::Codec;
 
 use super::tests::{BOUNDS, message};
 use super::*;
+use crate::fuzz::{Dice, Round, Rounds, Seed, corpus, mutate, seeds};
 
 /// Rounds for each codec unless `FUZZ_ROUNDS` says otherwise: two seconds in all.
 const ROUNDS: u64 = 5_000;
-/// Bytes of the largest mutated payload.
-const PAYLOAD_BYTES_MAX: usize = 16_384;
 
-/// One file of the corpus.
+/// One file of the corpus, with the Sparkplug kind that its name begins with.
 #[derive(Clone)]
-struct Seed {
-    /// `ok` or the reason of the refusal.
-    outcome: String,
+struct Payload {
+    seed: Seed,
     subtopic: String,
-    payload: Vec<u8>,
-}
-
-fn corpus() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz")
 }
 
 fn layout() -> String {
     std::fs::read_to_string(corpus().join("binary/layout.json")).unwrap()
 }
 
-/// The corpus of a codec, in the order of its names.
-fn seeds(codec: Codec) -> Vec<Seed> {
-    let mut paths: Vec<_> = std::fs::read_dir(corpus().join(codec.as_str()))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| !path.ends_with("layout.json"))
-        .collect();
-    paths.sort();
-    let seed = |path: &PathBuf| {
-        let name = path.file_name().unwrap().to_str().unwrap();
-        let (outcome, what) = name.split_once('.').unwrap();
-        let text = std::fs::read_to_string(path).unwrap();
-        let payload = match what.strip_suffix(".hex") {
-            Some(_) => hex::decode(text.split_whitespace().collect::<String>()).unwrap(),
-            None => text.into_bytes(),
-        };
-        let kind = what.split(['-', '.']).next().unwrap();
+/// The corpus of a codec.
+fn payloads(codec: Codec) -> Vec<Payload> {
+    let payload = |seed: Seed| {
+        let kind = seed.what.split(['-', '.']).next().unwrap();
         let subtopic = if kind.starts_with('D') { format!("{kind}/pump 1") } else { kind.to_owned() };
-        Seed { outcome: outcome.to_owned(), subtopic, payload }
+        Payload { seed, subtopic }
     };
-    paths.iter().map(seed).collect()
-}
-
-/// A generator of numbers that is the same everywhere (SplitMix64).
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// A number below `end`; 0 if there is none.
-    fn below(&mut self, end: usize) -> usize {
-        usize::try_from(self.next() % u64::try_from(end.max(1)).unwrap()).unwrap()
-    }
-
-    fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
-        &from[self.below(from.len())]
-    }
-
-    fn byte(&mut self) -> u8 {
-        self.next().to_le_bytes()[0]
-    }
+    seeds(codec.as_str()).into_iter().map(payload).collect()
 }
 
 /// What parsers trip over: lengths near the edges of their types, brackets, breaks, signs of the formats.
@@ -103,34 +56,9 @@ const TOKENS: [&[u8]; 22] = [
     b"\\ud800",
 ];
 
-/// Changes a payload in one place, or in up to eight.
-fn mutate(dice: &mut Dice, seeds: &[Seed], payload: &mut Vec<u8>) {
-    for _ in 0..1 << dice.below(4) {
-        let at = dice.below(payload.len() + 1);
-        let end = at + dice.below((payload.len() - at).min(64) + 1);
-        match dice.below(12) {
-            0..=3 if at < payload.len() => payload[at] ^= 1 << dice.below(8),
-            4..=6 if at < payload.len() => payload[at] = dice.byte(),
-            7 => payload.truncate(at),
-            8 => drop(payload.drain(at..end)),
-            9 => {
-                let copied = payload[at..end].repeat(1 + dice.below(20));
-                payload.splice(at..at, copied);
-            }
-            10 => {
-                let other = &dice.pick(seeds).payload;
-                let from = dice.below(other.len());
-                payload.splice(at..end, other[from..].iter().copied());
-            }
-            _ => drop(payload.splice(at..end, dice.pick(&TOKENS).iter().copied())),
-        }
-    }
-    payload.truncate(PAYLOAD_BYTES_MAX);
-}
-
 /// Holds readings against what the rest of the platform relies on.
 fn check(codec: Codec, message: &Message<'_>, readings: &[ReadingCreatedEvent]) {
-    assert!(!readings.is_empty() || (codec == Codec::SparkplugB && !message.subtopic.contains("DATA")));
+    assert!(!readings.is_empty() || codec == Codec::SparkplugB, "only there a message may measure nothing");
     assert!(readings.len() <= READINGS_MAX);
     for (n, reading) in readings.iter().enumerate() {
         assert!((1..=METRICS_MAX).contains(&reading.values.len()));
@@ -148,60 +76,65 @@ fn check(codec: Codec, message: &Message<'_>, readings: &[ReadingCreatedEvent]) 
     }
 }
 
-/// Says which round failed, when one does.
-struct Round<'a>(Codec, u64, &'a [u8]);
-
-impl Drop for Round<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("{} FUZZ_ROUND={} {}", self.0.as_str(), self.1, hex::encode(self.2));
-        }
-    }
-}
-
 /// One decoder, and what it is fed with.
 struct Target {
     codec: Codec,
+    payloads: Vec<Payload>,
     seeds: Vec<Seed>,
     layout: Seed,
-    /// Those of the rounds before.
-    births: Births,
 }
 
 impl Target {
     fn new(codec: Codec) -> Self {
-        let layout =
-            Seed { outcome: "ok".to_owned(), subtopic: String::new(), payload: layout().into_bytes() };
-        Self { codec, seeds: seeds(codec), layout, births: Births::default() }
+        let layout = Seed { outcome: "ok".to_owned(), what: String::new(), bytes: layout().into_bytes() };
+        let payloads = payloads(codec);
+        let seeds = payloads.iter().map(|payload| payload.seed.clone()).collect();
+        Self { codec, payloads, seeds, layout }
+    }
+
+    /// What an earlier message of the connection has declared, as far as it was none to refuse.
+    fn births(&self, dice: &mut Dice) -> Births {
+        let mut births = Births::default();
+        let declaring: Vec<_> =
+            self.payloads.iter().filter(|payload| payload.subtopic.contains("BIRTH")).collect();
+        if self.codec == Codec::SparkplugB && !dice.once_in(4) {
+            let birth = *dice.pick(&declaring);
+            let mut bytes = birth.seed.bytes.clone();
+            if dice.once_in(4) {
+                mutate(dice, &self.seeds, &TOKENS, &mut bytes);
+            }
+            let message = Message { subtopic: &birth.subtopic, ..message(&bytes) };
+            // Whatever it is, its declarations are what the next message finds.
+            let _ = decode(&Format::SparkplugB, &message, &mut births, &BOUNDS);
+        }
+        births
     }
 
     /// Decodes what round `number` makes of the corpus; tells whether it could be decoded.
-    fn round(&mut self, number: u64) -> bool {
+    fn round(&self, number: u64) -> bool {
         let mut dice = Dice(number);
-        let mut seed = dice.pick(&self.seeds);
+        let mut chosen = dice.pick(&self.payloads);
         // What is refused already is mostly refused again: three of four rounds begin with what is not.
-        while seed.outcome != "ok" && !number.is_multiple_of(4) {
-            seed = dice.pick(&self.seeds);
+        while chosen.seed.outcome != "ok" && !number.is_multiple_of(4) {
+            chosen = dice.pick(&self.payloads);
         }
-        let mut payload = seed.payload.clone();
-        mutate(&mut dice, &self.seeds, &mut payload);
-        let mut layout = self.layout.payload.clone();
-        if self.codec == Codec::Binary && dice.below(2) == 0 {
-            mutate(&mut dice, std::slice::from_ref(&self.layout), &mut layout);
+        let mut payload = chosen.seed.bytes.clone();
+        mutate(&mut dice, &self.seeds, &TOKENS, &mut payload);
+        let mut layout = self.layout.bytes.clone();
+        if self.codec == Codec::Binary && dice.once_in(2) {
+            mutate(&mut dice, std::slice::from_ref(&self.layout), &TOKENS, &mut layout);
         }
         let format = Format::of(self.codec.as_str(), Some(&String::from_utf8_lossy(&layout)));
-        let event_id = (dice.below(2) == 0).then_some("e-7");
-        let other = dice.pick(&self.seeds);
-        let subtopic = if dice.below(4) == 0 { &other.subtopic } else { &seed.subtopic };
+        let event_id = dice.once_in(2).then_some("e-7");
+        let other = dice.pick(&self.payloads);
+        let subtopic = if dice.once_in(4) { &other.subtopic } else { &chosen.subtopic };
+        let mut births = self.births(&mut dice);
         let message = Message { subtopic, event_id, ..message(&payload) };
-        let _round = Round(self.codec, number, &payload);
-        if dice.below(16) == 0 {
-            self.births = Births::default();
-        }
-        let mut same_births = self.births.clone();
-        let decoded = decode(&format, &message, &mut self.births, &BOUNDS);
+        let _round = Round(self.codec.as_str(), number, &payload);
+        let mut same_births = births.clone();
+        let decoded = decode(&format, &message, &mut births, &BOUNDS);
         assert_eq!(decoded, decode(&format, &message, &mut same_births, &BOUNDS), "not pure");
-        assert!(self.births.len() <= BORN_MAX && self.births == same_births);
+        assert!(births.len() <= BORN_MAX && births == same_births);
         match &decoded {
             Ok(readings) => check(self.codec, &message, readings),
             Err(undecodable) => assert!(!undecodable.reason().is_empty()),
@@ -210,33 +143,29 @@ impl Target {
     }
 }
 
-fn number_from_env(name: &str) -> Option<u64> {
-    std::env::var_os(name).map(|text| text.to_str().unwrap().parse().unwrap())
-}
-
 #[test]
 fn every_file_of_the_corpus_has_its_outcome() {
     for codec in Codec::ALL {
         let format = Format::of(codec.as_str(), Some(&layout()));
-        for seed in seeds(codec) {
-            let message = Message { subtopic: &seed.subtopic, ..message(&seed.payload) };
+        for Payload { seed, subtopic } in payloads(codec) {
+            let message = Message { subtopic: &subtopic, ..message(&seed.bytes) };
             let decoded = decode(&format, &message, &mut Births::default(), &BOUNDS);
             let outcome = decoded.as_ref().map_or_else(Undecodable::reason, |_| "ok");
-            assert_eq!(outcome, seed.outcome, "{} {:x?}: {decoded:?}", codec.as_str(), seed.payload);
+            assert_eq!(outcome, seed.outcome, "{} {:x?}: {decoded:?}", codec.as_str(), seed.bytes);
         }
     }
 }
 
 #[test]
 fn no_mutated_payload_panics_or_breaks_a_promise() {
-    let first = number_from_env("FUZZ_ROUND");
-    let rounds = first.map_or(number_from_env("FUZZ_ROUNDS").unwrap_or(ROUNDS), |_| 1);
     for codec in Codec::ALL {
-        let mut target = Target::new(codec);
-        let first = first.unwrap_or(0);
-        let decoded = (first..first + rounds).filter(|number| target.round(*number)).count();
-        // A mutator that breaks everything would test nothing but the first byte.
-        assert!(rounds < ROUNDS || decoded > 50, "{}: {decoded} decoded", codec.as_str());
-        println!("{}: {rounds} rounds, {decoded} decoded", codec.as_str());
+        let target = Target::new(codec);
+        let mut rounds = Rounds::of(codec.as_str(), ROUNDS);
+        while let Some(number) = rounds.next() {
+            if target.round(number) {
+                rounds.accept();
+            }
+        }
+        assert!(!rounds.is_sample() || rounds.accepted_percent() > 1.0, "{}", codec.as_str());
     }
 }

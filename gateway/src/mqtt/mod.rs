@@ -18,6 +18,8 @@ mod decode;
 mod encode;
 mod fields;
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;
 pub mod topic;
 

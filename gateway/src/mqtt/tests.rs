@@ -1,14 +1,15 @@
-//! The codec against known bad frames, against any bytes, and against any split of a stream.
+//! What the codec reads and writes, against any bytes, and against any split of a stream. The known bad frames are the corpus of
+//! [`super::fuzz`].
 
 use bytes::BytesMut;
 use proptest::prelude::*;
 
 use super::*;
 
-const PACKET_BYTES_MAX: usize = 4096;
+pub(super) const PACKET_BYTES_MAX: usize = 4096;
 
 /// Decodes all of `chunks`, fed one after the other, up to the first refusal.
-fn decode<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Packet>, Option<Refusal>) {
+pub(super) fn decode<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Packet>, Option<Refusal>) {
     let mut decoder = Decoder::new(PACKET_BYTES_MAX);
     let mut stream = BytesMut::new();
     let mut packets = Vec::new();
@@ -25,7 +26,7 @@ fn decode<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Packet>, Optio
     (packets, None)
 }
 
-fn connect_frame(version: Version) -> Vec<u8> {
+pub(super) fn connect_frame(version: Version) -> Vec<u8> {
     match version {
         Version::V311 => b"\x10\x0e\x00\x04MQTT\x04\x02\x00\x3c\x00\x02id".to_vec(),
         Version::V5 => b"\x10\x0f\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x02id".to_vec(),
@@ -100,100 +101,6 @@ fn another_version_or_protocol_is_told_apart_first() {
     assert_eq!(decode([b"\x10\x04\x00\x02ab".as_slice()]).1, Some(Refusal::NotMqtt));
     assert_eq!(decode([b"\x16\x03\x01".as_slice()]).1, Some(Refusal::NotMqtt));
     assert_eq!(decode([b"\x30\x03\x00\x01t".as_slice()]).1, Some(Refusal::NotMqtt), "PUBLISH before CONNECT");
-}
-
-/// Frames that follow a good CONNECT and are refused in both versions.
-const BAD_FRAMES: &[(&str, &[u8])] = &[
-    ("server packet CONNACK", b"\x20\x02\x00\x00"),
-    ("server packet CONNACK of v5", b"\x20\x03\x00\x00\x00"),
-    ("server packet SUBACK", b"\x90\x03\x00\x01\x00"),
-    ("server packet UNSUBACK", b"\xb0\x02\x00\x01"),
-    ("server packet UNSUBACK of v5", b"\xb0\x04\x00\x01\x00\x00"),
-    ("server packet PINGRESP", b"\xd0\x00"),
-    ("acknowledgement PUBACK", b"\x40\x02\x00\x01"),
-    ("acknowledgement PUBREC", b"\x50\x02\x00\x01"),
-    ("acknowledgement PUBREL", b"\x62\x02\x00\x01"),
-    ("acknowledgement PUBCOMP", b"\x70\x02\x00\x01"),
-    ("packet type 0", b"\x00\x00"),
-    ("AUTH", b"\xf0\x00"),
-    ("second CONNECT", b"\x10\x0e\x00\x04MQTT\x04\x02\x00\x3c\x00\x02id"),
-    ("QoS 3", b"\x36\x05\x00\x01t\x00\x01"),
-    ("DUP at QoS 0", b"\x38\x04\x00\x01t\x00"),
-    ("packet id 0", b"\x32\x06\x00\x01t\x00\x00\x00"),
-    ("no topic", b"\x30\x03\x00\x00\x00"),
-    ("topic beyond the frame", b"\x30\x03\x00\x09t"),
-    ("topic with +", b"\x30\x05\x00\x02a+\x00"),
-    ("topic with #", b"\x30\x05\x00\x02a#\x00"),
-    ("topic with NUL", b"\x30\x05\x00\x02a\x00\x00"),
-    ("topic not UTF-8", b"\x30\x05\x00\x02\xc3\x28\x00"),
-    ("topic with a surrogate", b"\x30\x06\x00\x03\xed\xa0\x80\x00"),
-    ("empty PUBLISH", b"\x30\x00"),
-    ("SUBSCRIBE with flags 0", b"\x80\x06\x00\x01\x00\x01t\x00"),
-    ("SUBSCRIBE without filter", b"\x82\x02\x00\x01"),
-    ("SUBSCRIBE without filter of v5", b"\x82\x03\x00\x01\x00"),
-    ("empty SUBSCRIBE", b"\x82\x00"),
-    ("UNSUBSCRIBE without filter", b"\xa2\x03\x00\x01\x00"),
-    ("UNSUBSCRIBE with flags 0", b"\xa0\x05\x00\x01\x00\x01t"),
-    ("PINGREQ with flags", b"\xc1\x00"),
-    ("PINGREQ with a body", b"\xc0\x01\x00"),
-    ("DISCONNECT with flags", b"\xe1\x00"),
-    ("length of 256 MiB", b"\x30\xff\xff\xff\x7f"),
-    ("length that never ends", b"\x30\xff\xff\xff\xff"),
-    ("length in more bytes than it needs", b"\x30\x84\x00\x00\x01t\x00"),
-];
-
-/// Frames that only MQTT 5 can get wrong.
-const BAD_FRAMES_V5: &[(&str, &[u8])] = &[
-    ("properties beyond the packet", b"\x30\x05\x00\x01t\x7f\x01"),
-    ("truncated user property", b"\x30\x08\x00\x01t\x04\x26\x00\x05e"),
-    ("property value beyond its block", b"\x30\x09\x00\x01t\x02\x02\x00\x00\x00\x01"),
-    ("no property length", b"\x30\x03\x00\x01t"),
-    ("property length in two bytes", b"\x30\x05\x00\x01t\x80\x00"),
-    ("unknown property", b"\x30\x06\x00\x01t\x02\x7f\x00"),
-    ("property of another packet", b"\x30\x09\x00\x01t\x05\x11\x00\x00\x00\x01"),
-    ("subscription identifier in PUBLISH", b"\x30\x06\x00\x01t\x02\x0b\x01"),
-    ("property twice", b"\x30\x08\x00\x01t\x04\x01\x00\x01\x00"),
-    ("payload format 2", b"\x30\x06\x00\x01t\x02\x01\x02"),
-    ("topic alias 0", b"\x30\x07\x00\x01t\x03\x23\x00\x00"),
-    ("subscription identifier 0", b"\x82\x09\x00\x01\x02\x0b\x00\x00\x01t\x00"),
-    ("retain handling 3", b"\x82\x07\x00\x01\x00\x00\x01t\x30"),
-    ("DISCONNECT with server reference", b"\xe0\x06\x00\x04\x1c\x00\x01s"),
-    ("DISCONNECT with bytes after it", b"\xe0\x03\x00\x00\x00"),
-];
-
-#[test]
-fn known_bad_frames_are_refused() {
-    for (name, frame) in BAD_FRAMES {
-        for version in [Version::V311, Version::V5] {
-            assert!(after_connect(version, frame).is_err(), "{name}, {version:?}");
-        }
-    }
-    for (name, frame) in BAD_FRAMES_V5 {
-        assert!(after_connect(Version::V5, frame).is_err(), "{name}");
-    }
-}
-
-#[test]
-fn bad_connects_are_refused() {
-    let frames: &[(&str, &[u8])] = &[
-        ("reserved flag", b"\x10\x0e\x00\x04MQTT\x04\x03\x00\x3c\x00\x02id"),
-        ("will flags without will", b"\x10\x0e\x00\x04MQTT\x04\x22\x00\x3c\x00\x02id"),
-        ("password without user name", b"\x10\x11\x00\x04MQTT\x04\x42\x00\x3c\x00\x02id\x00\x01p"),
-        ("will QoS 3", b"\x10\x14\x00\x04MQTT\x04\x1e\x00\x3c\x00\x02id\x00\x01t\x00\x01m"),
-        ("bytes after the end", b"\x10\x0f\x00\x04MQTT\x04\x02\x00\x3c\x00\x02id\x00"),
-        ("client id with NUL", b"\x10\x0e\x00\x04MQTT\x04\x02\x00\x3c\x00\x02i\x00"),
-        ("receive maximum 0", b"\x10\x12\x00\x04MQTT\x05\x02\x00\x3c\x03\x21\x00\x00\x00\x02id"),
-        (
-            "will property in the wrong place",
-            b"\x10\x14\x00\x04MQTT\x05\x02\x00\x3c\x05\x18\x00\x00\x00\x00\x00\x02id",
-        ),
-        ("larger than a CONNECT may be", b"\x10\xff\xff\x03"),
-        ("fixed-header flags", b"\x11\x0e\x00\x04MQTT\x04\x02\x00\x3c\x00\x02id"),
-    ];
-    for (name, frame) in frames {
-        let (packets, refusal) = decode([*frame]);
-        assert!(packets.is_empty() && refusal.is_some(), "{name}: {packets:?}");
-    }
 }
 
 #[test]
