@@ -15,5 +15,6 @@ mod limits;
 mod process;
 mod protocol;
 mod raw;
+mod sparkplug;
 mod spooling;
 mod stack;

@@ -66,8 +66,8 @@ fn number(field: &LayoutField, payload: &[u8]) -> Result<f64, Undecodable> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Format;
     use super::super::tests::one;
+    use super::super::{Format, METRICS_MAX};
     use proptest::prelude::*;
 
     fn format(layout: &str) -> Format {
@@ -149,7 +149,17 @@ mod tests {
         for (payload, reason) in table {
             assert_eq!(one(&format, &payload).unwrap_err().reason(), reason, "{payload:x?}");
         }
-        for layout in [None, Some(""), Some("{}"), Some(r#"{"length":1,"fields":[]}"#)] {
+        let scaled = r#"{"length":8,"fields":[{"metric":"m","at":0,"type":"f64be","scale":10}]}"#;
+        let beyond = one(&self::format(scaled), &f64::MAX.to_be_bytes()).unwrap_err();
+        assert_eq!(beyond.reason(), "not-finite", "by its scale");
+        let field = |name: &str| format!(r#"{{"metric":"{name}","at":0,"type":"u8"}}"#);
+        let layout = |fields: &[String]| format!(r#"{{"length":1,"fields":[{}]}}"#, fields.join(","));
+        let long = layout(&[field(&"m".repeat(65))]);
+        let many: Vec<_> = (0..=METRICS_MAX).map(|n| field(&format!("m{n}"))).collect();
+        let many = layout(&many);
+        for layout in
+            [None, Some(""), Some("{}"), Some(&long), Some(&many), Some(r#"{"length":1,"fields":[]}"#)]
+        {
             let refused = one(&Format::of("binary", layout), b"1").unwrap_err();
             assert_eq!(refused.reason(), "layout", "{layout:?}");
         }

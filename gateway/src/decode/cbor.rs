@@ -87,8 +87,8 @@ fn tree(items: &mut Items<'_>, item: Item<'_>, depth: usize) -> Result<Value, Un
 
 #[cfg(test)]
 mod tests {
-    use super::super::Format;
     use super::super::tests::one;
+    use super::super::{ATTRIBUTES_MAX, Format, METRICS_MAX};
     use super::*;
     use minicbor::Encoder;
     use proptest::prelude::*;
@@ -215,6 +215,31 @@ mod tests {
             let refused = reading(&hex::decode(payload).unwrap()).expect_err(payload);
             assert_eq!(refused.reason(), *reason, "{payload}");
         }
+    }
+
+    #[test]
+    fn what_no_reading_can_hold_is_refused_with_its_reason() {
+        let many = |count: usize, value: &Value| {
+            let fields = (0..count).map(|n| (format!("m{n}"), value.clone()));
+            Value::Object(fields.chain([("t".to_owned(), json!(1))]).collect())
+        };
+        let named = |name: String, value: Value| json!({"t": 1, name: value});
+        let table = [
+            (json!({"t": 1, "timestamp": 0}), "timestamp-out-of-bounds"),
+            (json!({"t": 1, "timestamp": 1e300}), "timestamp-out-of-bounds"),
+            (json!({"t": 1, "timestamp": u64::MAX}), "timestamp-out-of-bounds"),
+            (json!({"t": 1, "timestamp": "2026-01-04T00:00:00Z"}), "timestamp-out-of-bounds"),
+            (json!({"t": 1, "timestamp": "yesterday"}), "timestamp"),
+            (json!({"t": 1, "eventId": "e".repeat(257)}), "event-id"),
+            (many(METRICS_MAX, &json!(1)), "too-many-metrics"),
+            (many(ATTRIBUTES_MAX + 1, &json!("x")), "too-many-attributes"),
+            (named("m".repeat(65), json!(1)), "metric-name"),
+            (named("a".repeat(129), json!("x")), "attribute-name"),
+        ];
+        for (payload, reason) in table {
+            assert_eq!(reading(&encode(&payload)).unwrap_err().reason(), reason);
+        }
+        assert!(reading(&encode(&many(METRICS_MAX - 1, &json!(1)))).is_ok());
     }
 
     #[test]

@@ -103,6 +103,11 @@ impl Moments {
         Ok(self.0.entry(instant).or_default())
     }
 
+    /// Tells whether nothing at all was said.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Makes the readings, in the order of time.
     ///
     /// What is said of an instant at which nothing was measured goes with the reading before it, or else with the first.

@@ -9,13 +9,18 @@
 //!   `Temperature.Zone_1`. A name that starts with no letter gets `m_` before it. Two names that become one are refused.
 //! * A birth declares names, aliases and datatypes for its connection ([`Births`]), and is read as the state of its own time,
 //!   the payload's, whenever its values last changed. Its declarations count even when its values are refused.
-//! * Data are dated metric by metric. An alias, or a whole number without a datatype, that no birth has declared makes the
-//!   message undecodable: the node has to be told to be born again (`Node Control/Rebirth`), or to reconnect.
-//! * Integers are signed or not by their datatype, sign-extended or not to the width that they are transmitted in. Texts and
-//!   booleans are attributes, a date and time is one in RFC 3339. What is null or transient is passed over, and so are
-//!   `bdSeq`, bytes, data sets, templates and arrays. What is historical has the time to say so.
-//! * A birth that measures nothing, and a death, are no reading and no fault. Data without any number are undecodable here as
-//!   in every codec: a reading has a metric.
+//! * Data are dated metric by metric, and so is in a birth what is historical. An alias, or a whole number without a datatype,
+//!   that no birth has declared makes the message undecodable: the node has to be told to be born again
+//!   (`Node Control/Rebirth`), or to reconnect.
+//! * Integers are signed or not by their datatype, sign-extended or not to the width that they are transmitted in. **A boolean
+//!   is a metric, 0 or 1:** a door or a pump is then counted, averaged over an hour to the share of it that it was open or ran,
+//!   and met by thresholds, none of which an attribute can be. Texts are attributes, a date and time is one in RFC 3339.
+//! * A value whose property `Quality` is not good (192) is an attribute with its quality, not a metric: an average should not
+//!   hold what its own device does not believe.
+//! * Passed over is what is null or transient, `bdSeq`, what a host sets below `Node Control/` and `Device Control/`, and bytes,
+//!   data sets, templates and arrays.
+//! * A birth that measures nothing, a death, and data that are all passed over are no reading and no fault. Data that say
+//!   something and measure nothing are undecodable here as in every codec: a reading has a metric.
 
 mod births;
 mod payload;
@@ -23,8 +28,9 @@ mod payload;
 use prost::Message as _;
 use prost::bytes::Bytes;
 use schema::{ReadingCreatedEvent, Timestamp};
+use serde_json::json;
 
-use super::moment::Moments;
+use super::moment::{Moment, Moments};
 use super::{Message, TimestampBounds, Undecodable};
 use payload::{Metric, Payload, Value};
 
@@ -34,6 +40,8 @@ pub use births::{BORN_MAX, Births};
 const NODE: &str = "";
 /// Sparkplug's own count of sessions; no measurement.
 const SESSION_COUNT: &str = "bdSeq";
+/// The folders of what a host writes: commands and settings, of the node and of a device. No measurements.
+const CONTROLS: [&str; 2] = ["Node Control/", "Device Control/"];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -60,7 +68,7 @@ fn kind(subtopic: &str) -> Result<(Kind, &str), Undecodable> {
 
 /// Decodes a message, and learns from it when it is a birth.
 ///
-/// Shape: no reading at all for a death, and for a birth that measures nothing.
+/// Shape: no reading at all for a death, for a birth that measures nothing, and for data that are all passed over.
 pub(super) fn decode(
     message: &Message<'_>,
     bounds: &TimestampBounds,
@@ -89,51 +97,81 @@ pub(super) fn decode(
         None => message.received_at,
     };
     let mut moments = Moments::default();
+    let (is_empty, control) = (metrics.is_empty(), control(device)?);
     for metric in metrics {
         let at = match metric.timestamp {
-            Some(millis) if kind == Kind::Data => bounds.check(from_millis(millis)?, message.received_at)?,
+            Some(millis) if kind == Kind::Data || metric.is_historical == Some(true) => {
+                bounds.check(from_millis(millis)?, message.received_at)?
+            }
             _ => sent_at,
         };
-        read(metric, device, births, at, &mut moments)?;
+        let name = resolve(&metric, device, births)?;
+        if name != SESSION_COUNT && !name.starts_with(&control) {
+            read(metric, name, device, births, at, &mut moments)?;
+        }
     }
+    let is_passed_over = moments.is_empty() && !is_empty;
     match moments.finish(message) {
-        Err(Undecodable::NoMetric) if kind == Kind::Birth => Ok(Vec::new()),
+        Err(Undecodable::NoMetric) if kind == Kind::Birth || is_passed_over => Ok(Vec::new()),
         finished => finished,
+    }
+}
+
+/// What the names of ours begin with that a host sets.
+fn control(device: &str) -> Result<String, Undecodable> {
+    name(device, CONTROLS[usize::from(device != NODE)])
+}
+
+/// The name of ours, given or by alias.
+fn resolve(metric: &Metric, device: &str, births: &Births) -> Result<String, Undecodable> {
+    match (&metric.name, metric.alias) {
+        (Some(given), _) => name(device, given),
+        (None, Some(alias)) => {
+            births.by_alias(device, alias).map(str::to_owned).ok_or(Undecodable::BirthUnknown)
+        }
+        (None, None) => Err(Undecodable::BirthUnknown),
     }
 }
 
 /// Takes the value of one metric.
 fn read(
     metric: Metric,
+    name: String,
     device: &str,
     births: &Births,
     at: Timestamp,
     moments: &mut Moments,
 ) -> Result<(), Undecodable> {
-    let name = match (metric.name, metric.alias) {
-        (Some(given), _) => name(device, &given)?,
-        (None, Some(alias)) => births.by_alias(device, alias).ok_or(Undecodable::BirthUnknown)?.to_owned(),
-        (None, None) => return Err(Undecodable::BirthUnknown),
-    };
-    if name == SESSION_COUNT || metric.is_null == Some(true) || metric.is_transient == Some(true) {
+    if metric.is_null == Some(true) || metric.is_transient == Some(true) {
         return Ok(());
     }
-    let Some(value) = metric.value else { return Ok(()) };
-    let moment = moments.at(at)?;
-    let (whole, width_bits) = match value {
-        Value::Float(number) => return moment.number(&name, number.into()),
-        Value::Double(number) => return moment.number(&name, number),
-        Value::Boolean(bool) => return moment.attribute(&name, bool.into()),
-        Value::Text(text) => return moment.attribute(&name, text.into()),
-        Value::Int(whole) => (u64::from(whole), 32),
-        Value::Long(whole) => (whole, 64),
-    };
+    let bad_quality = metric.bad_quality();
     let datatype = metric.datatype.or_else(|| births.datatype(device, &name));
-    match datatype.ok_or(Undecodable::BirthUnknown)? {
-        payload::DATE_TIME => moment.attribute(&name, from_millis(whole)?.to_string().into()),
-        payload::BOOLEAN if whole <= 1 => moment.attribute(&name, (whole == 1).into()),
-        datatype => moment.number(&name, integer(whole, width_bits, datatype)?),
+    let Some(value) = metric.value else { return Ok(()) };
+    let number = match value {
+        Value::Float(number) => f64::from(number),
+        Value::Double(number) => number,
+        Value::Boolean(bool) => f64::from(u8::from(bool)),
+        Value::Text(text) => return moments.at(at)?.attribute(&name, text.into()),
+        Value::Int(whole) if datatype == Some(payload::DATE_TIME) => {
+            return date(whole.into(), &name, moments.at(at)?);
+        }
+        Value::Long(whole) if datatype == Some(payload::DATE_TIME) => {
+            return date(whole, &name, moments.at(at)?);
+        }
+        Value::Int(whole) => integer(whole.into(), 32, datatype.ok_or(Undecodable::BirthUnknown)?)?,
+        Value::Long(whole) => integer(whole, 64, datatype.ok_or(Undecodable::BirthUnknown)?)?,
+    };
+    let moment = moments.at(at)?;
+    match bad_quality {
+        Some(quality) => moment.attribute(&name, json!({"value": number, "quality": quality})),
+        None => moment.number(&name, number),
     }
+}
+
+/// Takes a date and time, in milliseconds.
+fn date(millis: u64, name: &str, moment: &mut Moment) -> Result<(), Undecodable> {
+    moment.attribute(name, from_millis(millis)?.to_string().into())
 }
 
 /// Reads an integer by its datatype. Encoders write a negative one either in its own width or sign-extended to that of the
@@ -153,6 +191,7 @@ fn integer(whole: u64, width_bits: u32, datatype: u32) -> Result<f64, Undecodabl
         payload::UINT16 => (16, false),
         payload::UINT32 => (32, false),
         payload::UINT64 => (64, false),
+        payload::BOOLEAN if whole <= 1 => (1, false),
         _ => return Err(Undecodable::Datatype),
     };
     let unused = 64 - bits;

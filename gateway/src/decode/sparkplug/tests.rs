@@ -6,7 +6,9 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::super::tests::{BOUNDS, message};
+use super::super::{ATTRIBUTE_BYTES_MAX, ATTRIBUTES_MAX, METRICS_MAX, READINGS_MAX};
 use super::super::{Format, decode as dispatch};
+use super::payload::{Properties, Property};
 use super::*;
 
 /// The examples are of February 2017, to the millisecond.
@@ -76,10 +78,8 @@ fn examples_of_the_specification_are_read() {
         metric("Supply Voltage", 9, Value::Float(12.5)),
     ];
     let expected = json!([[
-        {"Node_Control.Scan_Rate": 3000.0, "Supply_Voltage": 12.5},
-        {"Node_Control.Reboot": false, "Node_Control.Rebirth": false, "Node_Control.Next_Server": false,
-         "Properties.Hardware_Make": "Raspberry Pi",
-         "Properties.OS_Version": "Jessie with PIXEL/11.01.2017"}
+        {"Supply_Voltage": 12.5},
+        {"Properties.Hardware_Make": "Raspberry Pi", "Properties.OS_Version": "Jessie with PIXEL/11.01.2017"}
     ]]);
     assert_eq!(node.told("NBIRTH", &birth), Ok(expected));
     let device_birth = [
@@ -87,10 +87,15 @@ fn examples_of_the_specification_are_read() {
         bool("Outputs/LEDs/Green", false),
         text("Properties/Hardware Make", "Pibrella"),
     ];
-    assert_eq!(node.told("DBIRTH/Pibrella", &device_birth), Ok(json!([])), "measures nothing");
+    let expected = json!([[
+        {"Pibrella.Inputs.A": 0.0, "Pibrella.Outputs.LEDs.Green": 0.0},
+        {"Pibrella.Properties.Hardware_Make": "Pibrella"}
+    ]]);
+    assert_eq!(node.told("DBIRTH/Pibrella", &device_birth), Ok(expected));
     let data = [metric("Supply Voltage", 9, Value::Float(12.25))];
     assert_eq!(node.told("NDATA", &data), Ok(json!([[{"Supply_Voltage": 12.25}, {}]])));
-    assert_eq!(node.told("DDATA/Pibrella", &[bool("Inputs/A", true)]), Err("no-metric"));
+    let opened = node.told("DDATA/Pibrella", &[bool("Inputs/A", true)]);
+    assert_eq!(opened, Ok(json!([[{"Pibrella.Inputs.A": 1.0}, {}]])));
     assert_eq!(node.told("NDEATH", &[metric("bdSeq", 4, Value::Long(0))]), Ok(json!([])));
     assert_eq!(node.0, Births::default());
 }
@@ -164,10 +169,13 @@ fn data_are_dated_one_by_one_and_a_birth_by_its_payload() {
         at(2, metric("b", 9, Value::Float(3.0))),
     ];
     let mut node = Node::default();
-    let expected = json!([[{"a": 0.5}, {"open": true}], [{"a": 2.0, "b": 3.0}, {}]]);
+    let expected = json!([[{"a": 0.5}, {}], [{"open": 1.0}, {}], [{"a": 2.0, "b": 3.0}, {}]]);
     assert_eq!(node.told("NDATA", &metrics), Ok(expected));
     let aged = Metric { timestamp: Some(1), ..metric("a", 9, Value::Float(2.0)) };
     assert_eq!(node.told("NBIRTH", std::slice::from_ref(&aged)), Ok(json!([[{"a": 2.0}, {}]])));
+    let historical = Metric { is_historical: Some(true), ..at(1, metric("a", 9, Value::Float(1.0))) };
+    let birth = [historical, metric("b", 9, Value::Float(2.0))];
+    assert_eq!(node.told("NBIRTH", &birth), Ok(json!([[{"b": 2.0}, {}], [{"a": 1.0}, {}]])));
     assert_eq!(node.told("NDATA", &[aged]), Err("timestamp-out-of-bounds"));
 }
 
@@ -210,8 +218,68 @@ fn integers_are_read_by_their_datatype() {
         Metric { is_transient: Some(true), ..metric("transient", 9, Value::Float(1.0)) },
         Metric { value: None, ..metric("bytes", 17, Value::Int(0)) },
     ];
-    let expected = json!([[{"m": 1.0}, {"on": true, "since": "2017-02-03T17:55:02.122000Z"}]]);
+    let expected = json!([[{"m": 1.0, "on": 1.0}, {"since": "2017-02-03T17:55:02.122000Z"}]]);
     assert_eq!(Node::default().told("NDATA", &others), Ok(expected));
+}
+
+#[test]
+fn data_that_are_all_passed_over_are_no_fault() {
+    let null = Metric { is_null: Some(true), value: None, ..metric("level", 9, Value::Float(0.0)) };
+    let transient = Metric { is_transient: Some(true), ..metric("progress", 9, Value::Float(0.5)) };
+    let bytes = Metric { value: None, ..metric("picture", 17, Value::Int(0)) };
+    for metrics in [&[null][..], &[transient, bytes], &[bool("Node Control/Rebirth", false)]] {
+        assert_eq!(Node::default().told("NDATA", metrics), Ok(json!([])));
+    }
+    let control = [bool("Device Control/Reboot", false)];
+    assert_eq!(Node::default().told("DDATA/pump 1", &control), Ok(json!([])));
+    for metrics in [&[][..], &[text("state", "on")]] {
+        assert_eq!(Node::default().told("NDATA", metrics), Err("no-metric"), "it says something else");
+    }
+}
+
+#[test]
+fn value_that_its_own_device_does_not_believe_is_an_attribute() {
+    let of_quality = |quality| {
+        let properties = Properties {
+            keys: vec!["Units".to_owned(), "Quality".to_owned()],
+            values: vec![Property { int_value: None }, Property { int_value: Some(quality) }],
+        };
+        Metric { properties: Some(properties), ..metric("level", 10, Value::Double(7.5)) }
+    };
+    let other = || metric("m", 10, Value::Double(1.0));
+    let good = Node::default().told("NDATA", &[of_quality(192), other()]);
+    assert_eq!(good, Ok(json!([[{"level": 7.5, "m": 1.0}, {}]])));
+    for quality in [0, 500] {
+        let told = Node::default().told("NDATA", &[of_quality(quality), other()]);
+        let expected = json!([[{"m": 1.0}, {"level": {"value": 7.5, "quality": quality}}]]);
+        assert_eq!(told, Ok(expected));
+    }
+}
+
+#[test]
+fn what_no_reading_can_hold_is_refused_with_its_reason() {
+    let number = |n: usize| metric(&format!("m{n}"), 10, Value::Double(1.0));
+    let many = |count, make: &dyn Fn(usize) -> Metric| (0..count).map(make).collect::<Vec<_>>();
+    let at =
+        |n: usize| Metric { timestamp: Some(SENT_MILLIS + n as u64), ..metric("m", 10, Value::Double(1.0)) };
+    let dated = |millis| Metric { timestamp: Some(millis), ..number(0) };
+    let table: &[(Vec<Metric>, &str)] = &[
+        (vec![metric("m", 9, Value::Float(f32::INFINITY))], "not-finite"),
+        (vec![metric("m", 10, Value::Double(f64::NAN))], "not-finite"),
+        (vec![dated(0)], "timestamp-out-of-bounds"),
+        (vec![dated(u64::MAX)], "timestamp-out-of-bounds"),
+        (vec![dated(4_000_000_000_000)], "timestamp-out-of-bounds"),
+        (many(METRICS_MAX + 1, &number), "too-many-metrics"),
+        (many(READINGS_MAX + 1, &at), "too-many-readings"),
+        (many(ATTRIBUTES_MAX + 1, &|n| text(&format!("a{n}"), "x")), "too-many-attributes"),
+        (vec![number(0), text(&"a".repeat(ATTRIBUTE_BYTES_MAX + 1), "x")], "attribute-name"),
+        (vec![metric(&"m".repeat(65), 10, Value::Double(1.0))], "metric-name"),
+    ];
+    for (metrics, reason) in table {
+        assert_eq!(Node::default().told("NDATA", metrics), Err(*reason));
+    }
+    assert!(Node::default().told("NDATA", &many(METRICS_MAX, &number)).is_ok());
+    assert!(Node::default().told("NDATA", &many(READINGS_MAX, &at)).is_ok());
 }
 
 #[test]
@@ -262,7 +330,7 @@ fn topic_says_what_kind_of_message_it_is() {
 #[test]
 fn births_of_a_connection_are_bounded() {
     let births = |count: usize, device: &str| -> Vec<Metric> {
-        (0..count).map(|n| metric(&format!("{device}{n}"), 11, Value::Boolean(true))).collect()
+        (0..count).map(|n| text(&format!("{device}{n}"), "")).collect()
     };
     let mut node = Node::default();
     assert_eq!(node.told("NBIRTH", &births(BORN_MAX + 1, "m")), Err("too-many-born"));
