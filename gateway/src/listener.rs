@@ -72,15 +72,21 @@ async fn accept(listener: &TcpListener, protocol: Protocol, gateway: &Arc<Gatewa
                 continue;
             }
         };
-        let Some(place) = gateway.entrance.places.take(peer.ip()) else {
-            gateway.metrics.refusals.with_label_values(&["connections-max"]).inc();
-            continue;
+        let place = match gateway.entrance.places.take(peer.ip()) {
+            Ok(place) => place,
+            Err(full) => {
+                gateway.metrics.refusals.with_label_values(&[full]).inc();
+                continue;
+            }
         };
         let gateway = gateway.clone();
         tasks.spawn(async move {
             gateway.metrics.connections.inc();
+            gateway.metrics.handshakes.inc();
             // Boxed, so that a long session does not carry the room that its handshake needed.
-            match Box::pin(shake_hands(&gateway, protocol, socket)).await {
+            let shaken = Box::pin(shake_hands(&gateway, protocol, socket)).await;
+            gateway.metrics.handshakes.dec();
+            match shaken {
                 Some((Some(identity), stream)) if protocol == Protocol::Mqtt => {
                     connection::serve(gateway.clone(), identity, stream).await;
                 }
@@ -109,7 +115,8 @@ async fn shake_hands(
         Protocol::Mqtt => settings.mqtt.clone(),
         Protocol::Http => settings.http.clone(),
     });
-    let handshake = in_turns(&gateway.entrance.turns, acceptor.accept(socket));
+    let waits = || gateway.metrics.handshake_waits.inc();
+    let handshake = in_turns(&gateway.entrance.turns, acceptor.accept(socket), waits);
     let stream = tokio::select! {
         handshake = timeout(gateway.limits.handshake_time_max, handshake) => match handshake {
             Ok(Ok(stream)) => stream,
@@ -137,13 +144,18 @@ async fn shake_hands(
 }
 
 /// Polls `work` only while it has a turn, and gives the turn back while the peer is to speak: who computes is limited, who
-/// stays silent keeps nobody waiting.
-async fn in_turns<F: Future>(turns: &Arc<Semaphore>, work: F) -> F::Output {
+/// stays silent keeps nobody waiting. `waits` is told of every turn that is not there at once.
+async fn in_turns<F: Future>(turns: &Arc<Semaphore>, work: F, waits: impl Fn()) -> F::Output {
     let mut work = pin!(work);
     let mut asked = None;
     poll_fn(|cx| {
+        let is_first = asked.is_none();
         let turn = asked.get_or_insert_with(|| Box::pin(turns.clone().acquire_owned()));
-        let turn = ready!(turn.as_mut().poll(cx));
+        let turn = turn.as_mut().poll(cx);
+        if is_first && turn.is_pending() {
+            waits();
+        }
+        let turn = ready!(turn);
         asked = None;
         let outcome = work.as_mut().poll(cx);
         drop(turn);
@@ -180,16 +192,20 @@ impl Places {
         Self { total_max, address_max, taken: Mutex::default() }
     }
 
-    fn take(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+    /// Takes a place, or says which limit is reached, as a metric label.
+    fn take(self: &Arc<Self>, address: IpAddr) -> Result<Place, &'static str> {
         let address = subscriber(address);
         let mut taken = self.taken.lock();
         let of_address = taken.by_address.get(&address).copied().unwrap_or(0);
-        if taken.total == self.total_max || of_address == self.address_max {
-            return None;
+        if taken.total == self.total_max {
+            return Err("connections-max");
+        }
+        if of_address == self.address_max {
+            return Err("connections-per-address-max");
         }
         taken.total += 1;
         taken.by_address.insert(address, of_address + 1);
-        Some(Place { places: self.clone(), address })
+        Ok(Place { places: self.clone(), address })
     }
 }
 
@@ -235,11 +251,11 @@ mod tests {
             ["10.0.0.1", "10.0.0.2", "::ffff:10.0.0.1"].map(|text| text.parse::<IpAddr>().unwrap());
         let first = places.take(a).unwrap();
         let _second = places.take(c).expect("the same address in IPv6 clothes");
-        assert!(places.take(a).is_none(), "two of one address are there");
+        assert_eq!(places.take(a).unwrap_err(), "connections-per-address-max");
         let _third = places.take(b).unwrap();
-        assert!(places.take(b).is_none(), "three are there");
+        assert_eq!(places.take(b).unwrap_err(), "connections-max");
         drop(first);
-        assert!(places.take(b).is_some());
+        assert!(places.take(b).is_ok());
     }
 
     #[tokio::test]
@@ -247,11 +263,25 @@ mod tests {
         let turns = Arc::new(Semaphore::new(1));
         let (_silent, peer) = tokio::sync::oneshot::channel::<()>();
         let held = turns.clone();
-        let waiting = tokio::spawn(async move { in_turns(&held, peer).await });
-        assert_eq!(in_turns(&turns, async { 7 }).await, 7);
+        let waiting = tokio::spawn(async move { in_turns(&held, peer, || {}).await });
+        let never = || unreachable!("the turn is free");
+        assert_eq!(in_turns(&turns, async { 7 }, never).await, 7);
         assert!(!waiting.is_finished());
         assert_eq!(turns.available_permits(), 1);
         waiting.abort();
+    }
+
+    #[tokio::test]
+    async fn turn_that_is_not_free_is_waited_for_and_counted_once() {
+        let turns = Arc::new(Semaphore::new(1));
+        let (taken, waits) = (turns.clone().acquire_owned().await.unwrap(), std::cell::Cell::new(0));
+        let work = in_turns(&turns, async { 7 }, || waits.set(waits.get() + 1));
+        let give_back = async {
+            tokio::task::yield_now().await;
+            drop(taken);
+        };
+        assert_eq!(tokio::join!(work, give_back).0, 7);
+        assert_eq!(waits.get(), 1);
     }
 
     #[test]
@@ -259,6 +289,6 @@ mod tests {
         let [a, b] = ["2001:db8::1", "2001:db8::2"].map(|text| text.parse::<IpAddr>().unwrap());
         let places = Arc::new(Places::new(9, 1));
         let _one = places.take(a).unwrap();
-        assert!(places.take(b).is_none());
+        assert!(places.take(b).is_err());
     }
 }

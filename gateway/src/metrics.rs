@@ -12,6 +12,10 @@ const ACK_SECONDS: [f64; 12] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25
 pub(crate) struct Metrics {
     /// Sockets that are open, handshakes included.
     pub(crate) connections: IntGauge,
+    /// Sockets whose TLS handshake is not complete.
+    pub(crate) handshakes: IntGauge,
+    /// Times a handshake had to wait for its turn to compute.
+    pub(crate) handshake_waits: IntCounter,
     /// Sockets closed before a session began, by reason.
     pub(crate) refusals: IntCounterVec,
     /// Sessions that ended, by reason.
@@ -60,6 +64,11 @@ impl Metrics {
         let gauge = |name: &str, help: &str| register(registry, IntGauge::new(name, help)?);
         Ok(Self {
             connections: gauge("gateway_connections", "Sockets that are open, handshakes included.")?,
+            handshakes: gauge("gateway_handshakes", "Sockets whose TLS handshake is not complete.")?,
+            handshake_waits: counter(
+                "gateway_handshake_waits_total",
+                "Times a handshake had to wait for its turn to compute.",
+            )?,
             refusals: counters(
                 "gateway_refusals_total",
                 "Sockets closed before a session began, by reason.",

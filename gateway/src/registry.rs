@@ -33,19 +33,19 @@ pub struct Device {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
     /// No device has this sensor id.
-    #[error("the device is not registered")]
+    #[error("the device is not registered: its sensor id is the certificate's CN")]
     Unregistered,
     /// The device must not publish for now.
-    #[error("the device is suspended")]
+    #[error("the device is suspended: an operator can make it active again")]
     Suspended,
     /// The device is out of use.
-    #[error("the device is retired")]
+    #[error("the device is retired, for good")]
     Retired,
     /// The device is active, but with other certificates.
-    #[error("the certificate is not registered for this device")]
+    #[error("the certificate is not registered for this device: register its SHA-256 fingerprint")]
     Certificate,
     /// The certificate is on a revocation list.
-    #[error("the certificate is revoked")]
+    #[error("the certificate is revoked: the device needs a new one")]
     Revoked,
 }
 

@@ -168,6 +168,9 @@ async fn silent_peer_delays_nobody_and_is_cut_off() {
     })
     .await;
     assert_eq!(mute.frame().await, None, "so is the one without a CONNECT");
+    for reason in ["handshake-timeout", "connect-timeout"] {
+        assert_eq!(stack.metric_of("gateway_refusals_total", reason), 1.0, "{reason}");
+    }
     client.send(&PINGREQ).await;
     assert_eq!(client.frame().await.unwrap(), PINGRESP);
 }
@@ -179,6 +182,7 @@ async fn connections_of_one_address_are_limited() {
     let mut first = stack.dial(&device).await;
     first.enter(4, "c").await;
     assert!(Client::dial(stack.port, &stack.pki.root_pem(), Some(&device.certificate)).await.is_err());
+    assert_eq!(stack.metric_of("gateway_refusals_total", "connections-per-address-max"), 1.0);
     drop(first);
     wait::until("the place is free again", async || {
         Client::dial(stack.port, &stack.pki.root_pem(), Some(&device.certificate)).await.ok()

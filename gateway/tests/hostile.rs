@@ -6,7 +6,7 @@ use testkit::wait;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::raw::{PINGREQ, PINGRESP, puback, publish};
+use crate::raw::{Client, PINGREQ, PINGRESP, puback, publish};
 use crate::stack::{Registered, Stack};
 
 /// Half-open sockets of one attacker.
@@ -46,7 +46,7 @@ async fn half_open_handshakes_delay_nobody() {
         sockets.push(socket);
     }
     wait::until("all of them are there", async || {
-        (stack.metric("gateway_connections") >= SOCKETS as f64).then_some(())
+        (stack.metric("gateway_handshakes") >= SOCKETS as f64).then_some(())
     })
     .await;
     let with = connect_times(&stack, &device).await;
@@ -82,4 +82,15 @@ async fn dribbled_frames_lose_their_share_of_the_budget() {
     let end = dribbler.frame().await.unwrap();
     assert_eq!((end[0], end[2]), (0xe0, 0x83), "{end:02x?}");
     assert_eq!(dribbler.frame().await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn body_that_never_ends_is_refused() {
+    let stack = Stack::with(&[("HTTP_LISTEN", "127.0.0.1:0")]).await;
+    let device = stack.register("a-1").await;
+    let port = stack.http_port.unwrap();
+    let mut client = Client::dial(port, &stack.pki.root_pem(), Some(&device.certificate)).await.unwrap();
+    let cut = b"POST /api/v1/readings HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{\"t\":";
+    let (status, ..) = client.ask(cut).await;
+    assert_eq!(status, 408);
 }

@@ -1,11 +1,15 @@
-//! How much one device may send.
+//! How much one device may send, and how much of the gateway one peer may take.
 
 use std::time::{Duration, Instant};
 
 use schema::topics;
 
-use crate::raw::{disconnect_reason, frame, puback, publish};
-use crate::stack::{Stack, next_reading};
+use testkit::wait;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use crate::raw::{Client, PINGREQ, PINGRESP, disconnect_reason, frame, puback, publish};
+use crate::stack::{QUIET, Stack, next_reading};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn device_that_publishes_too_fast_waits_and_loses_nothing() {
@@ -38,7 +42,7 @@ async fn device_that_publishes_too_fast_waits_and_loses_nothing() {
     let took = started.elapsed();
     assert!(took >= Duration::from_millis(1_200), "{took:?}");
     assert!(calm_after < took, "another device does not wait: {calm_after:?} of {took:?}");
-    assert!(stack.metric("gateway_read_pauses_total") > 0.0);
+    assert!(stack.metric_of("gateway_read_pauses_total", "rate") > 0.0);
     for _ in 0..31 {
         next_reading(&readings).await;
     }
@@ -73,4 +77,95 @@ async fn will_is_dropped_and_mqtt_5_is_told() {
     client.enter(5, "c").await;
     client.send(&publish(5, 2, 1, &device.mqtt_topic(), b"{}")).await;
     assert_eq!(disconnect_reason(&client.frame().await.unwrap()), 0x9b);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_in_total_are_limited() {
+    let stack = Stack::with(&[("CONNECTIONS_MAX", "2")]).await;
+    let (a, b) = (stack.register("a-1").await, stack.register("b-1").await);
+    let (mut first, mut second) = (stack.dial(&a).await, stack.dial(&b).await);
+    first.enter(4, "c").await;
+    second.enter(4, "c").await;
+    let dial = async || Client::dial(stack.port, &stack.pki.root_pem(), Some(&b.certificate)).await;
+    assert!(dial().await.is_err(), "there is no place, whoever it is");
+    assert_eq!(stack.metric_of("gateway_refusals_total", "connections-max"), 1.0);
+    first.send(&PINGREQ).await;
+    assert_eq!(first.frame().await.unwrap(), PINGRESP, "who is in stays in");
+    drop(second);
+    wait::until("the place is free again", async || dial().await.ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packet_as_large_as_announced_is_taken_and_no_larger() {
+    let stack = Stack::with(&[("PACKET_BYTES_MAX", "2048")]).await;
+    let device = stack.register("a-1").await;
+    for version in [4, 5] {
+        let of_bytes = |bytes: usize| {
+            let empty = publish(version, 1, 1, &device.mqtt_topic(), br#"{"t":1,"text":""}"#);
+            // Its length needs one byte more than that of the empty one.
+            let text = "x".repeat(bytes - empty.len() - 1);
+            let payload = format!(r#"{{"t":1,"text":"{text}"}}"#);
+            let packet = publish(version, 1, 1, &device.mqtt_topic(), payload.as_bytes());
+            assert_eq!(packet.len(), bytes);
+            packet
+        };
+        let mut client = stack.dial(&device).await;
+        client.enter(version, "c").await;
+        client.send(&of_bytes(2_048)).await;
+        assert_eq!(client.frame().await.unwrap(), puback(1));
+        client.send(&of_bytes(2_049)).await;
+        if version == 5 {
+            assert_eq!(disconnect_reason(&client.frame().await.unwrap()), 0x95);
+        }
+        assert_eq!(client.frame().await, None);
+    }
+    assert_eq!(stack.metric_of("gateway_sessions_ended_total", "TooLarge"), 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn peer_that_dribbles_is_cut_off_at_every_stage() {
+    let stack = Stack::with(&[("HANDSHAKE_MS_MAX", "700"), ("CONNECT_MS_MAX", "700")]).await;
+    let device = stack.register("a-1").await;
+    let refused = |reason: &str| stack.metric_of("gateway_refusals_total", reason);
+    let mut socket = TcpStream::connect(("127.0.0.1", stack.port)).await.unwrap();
+    // A TLS record of 16 KiB, which never comes to its end.
+    socket.write_all(&[0x16, 3, 1, 0x3f, 0xff]).await.unwrap();
+    wait::until("a handshake that never ends is ended", async || {
+        let is_open = socket.write_all(&[1]).await.is_ok();
+        (!is_open && refused("handshake-timeout") == 1.0).then_some(())
+    })
+    .await;
+    let mut client = stack.dial(&device).await;
+    // A CONNECT with a client id of 10,000 bytes.
+    client.send(b"\x10\x9a\x4e\x00\x04MQTT\x04\x02\x00\x00\x27\x10").await;
+    wait::until("a CONNECT that never ends is ended", async || {
+        let is_open = client.try_send(b"c").await;
+        (!is_open && refused("connect-timeout") == 1.0).then_some(())
+    })
+    .await;
+    stack.dial(&device).await.enter(5, "c").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_far_a_clock_may_be_off_is_a_setting() {
+    let stack = Stack::with(&[("READING_AGE_DAYS_MAX", "1"), ("READING_FUTURE_S_MAX", "60")]).await;
+    let device = stack.register("a-1").await;
+    let mut client = stack.dial(&device).await;
+    client.enter(4, "c").await;
+    let now_s = schema::Timestamp::now().as_micros() / 1_000_000;
+    for (packet_id, off_s) in (1..).zip([0, -86_000, 30, -90_000, 120]) {
+        let payload = format!(r#"{{"off_s":{off_s},"timestamp":{}}}"#, now_s + off_s);
+        client.send(&publish(4, 1, packet_id, &device.mqtt_topic(), payload.as_bytes())).await;
+        assert_eq!(client.frame().await.unwrap(), puback(packet_id));
+    }
+    let (readings, letters) = (stack.kafka.read(topics::READINGS), stack.kafka.read(topics::PRODUCER_DLQ));
+    for off_s in [0.0, -86_000.0, 30.0] {
+        assert_eq!(next_reading(&readings).await.values["off_s"], off_s);
+    }
+    for off_s in ["-90000", "120"] {
+        let letter = letters.next().await;
+        assert_eq!(letter.header("reason"), Some("timestamp-out-of-bounds"));
+        assert!(letter.text().contains(off_s), "{}", letter.text());
+    }
+    assert!(readings.next_within(QUIET).await.is_none());
 }

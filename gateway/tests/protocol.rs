@@ -1,6 +1,6 @@
 //! What the gateway says to clients that go beyond what it offers.
 
-use schema::topics;
+use schema::{DeviceStatus, topics};
 
 use crate::raw::{PINGREQ, PINGRESP, disconnect_reason, frame, puback, publish};
 use crate::stack::{QUIET, Stack};
@@ -109,4 +109,48 @@ async fn packets_may_come_byte_by_byte() {
     let mut frames = [client.frame().await.unwrap(), client.frame().await.unwrap()];
     frames.sort();
     assert_eq!(frames, [puback(1), PINGRESP.to_vec()]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_connect_is_told_what_to_do_in_mqtt_5() {
+    let stack = Stack::start().await;
+    let active = stack.register("active-1").await;
+    let suspended = stack.register_as("suspended-1", DeviceStatus::Suspended).await;
+    let retired = stack.register_as("retired-1", DeviceStatus::Retired).await;
+    let rotated = stack.register_with("rotated-1", DeviceStatus::Active, stack.pki.device("rotated-1")).await;
+    stack.change(&rotated, |row| row.fingerprints.clear()).await;
+    stack.register("witness-1").await;
+    let connect = |flags: u8, properties: &[u8], rest: &[u8]| {
+        frame(0x10, &[b"\x00\x04MQTT\x05", &[flags, 0, 0][..], properties, b"\x00\x01c", rest].concat())
+    };
+    let plain = connect(2, b"\x00", b"");
+    let will = b"\x00\x00\x01t\x00\x01m";
+    let cases = [
+        (&suspended, plain.clone(), 0x87, "an operator"),
+        (&retired, plain.clone(), 0x87, "for good"),
+        (&rotated, plain, 0x87, "fingerprint"),
+        (&active, connect(2, b"\x05\x15\x00\x02ab", b""), 0x8c, "the certificate is the authentication"),
+        (&active, connect(0x16, b"\x00", will), 0x9b, "QoS 2"),
+        (&active, connect(0x26, b"\x00", will), 0x9a, "retained"),
+        (&active, connect(2, b"\x02\x23\x00", b""), 0x81, "does not belong in this packet"),
+        (&active, connect(2, b"\x03\x21\x00\x00", b""), 0x82, "a value it may not have"),
+        (&active, b"\x10\xff\xff\x03".to_vec(), 0, ""),
+        (&active, b"\x10\x0e\x00\x04MQTT\x06\x02\x00\x3c\x00\x00\x01c".to_vec(), 0x84, "5 is MQTT 5"),
+    ];
+    for (device, bytes, code, words) in cases {
+        let mut client = stack.dial(device).await;
+        client.send(&bytes).await;
+        match client.frame().await {
+            Some(connack) => {
+                assert_eq!((connack[0], connack[3]), (0x20, code), "{words}: {connack:02x?}");
+                let text = String::from_utf8_lossy(&connack[5..]).into_owned();
+                assert!(text.contains(words), "{text}");
+            }
+            None => assert_eq!(
+                code, 0,
+                "{words}: larger than a CONNECT may be, of a version that nobody knows yet"
+            ),
+        }
+        assert_eq!(client.frame().await, None);
+    }
 }

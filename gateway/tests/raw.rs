@@ -39,6 +39,11 @@ impl Client {
         self.stream.flush().await.unwrap();
     }
 
+    /// Sends, and tells whether the connection still takes it.
+    pub(crate) async fn try_send(&mut self, bytes: &[u8]) -> bool {
+        self.stream.write_all(bytes).await.is_ok() && self.stream.flush().await.is_ok()
+    }
+
     /// Sends a request and reads its answer: status, head in lower case, body.
     pub(crate) async fn ask(&mut self, request: &[u8]) -> (u16, String, String) {
         self.send(request).await;

@@ -92,7 +92,10 @@ async fn answer(
             response.header(CONTENT_TYPE, "application/json").body(Full::from(body)).unwrap_or_default()
         }
         Err(problem) => {
-            discard(gateway, body).await;
+            // Who was too slow already is not waited for once more.
+            if problem.status() != StatusCode::REQUEST_TIMEOUT {
+                discard(gateway, body).await;
+            }
             problem.into_response()
         }
     };

@@ -21,6 +21,10 @@ pub(super) struct Problem {
 }
 
 impl Problem {
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
     pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self { status, detail: detail.into(), errors: Vec::new(), header: None }
     }

@@ -129,7 +129,7 @@ pub enum Refusal {
     #[error("protocol error: {0}")]
     Protocol(&'static str),
     /// The packet is larger than announced (MQTT 5 reason 0x95).
-    #[error("packet of {bytes} bytes is larger than {bytes_max}")]
+    #[error("packet of {bytes} bytes is larger than the maximum of {bytes_max}")]
     TooLarge {
         /// What the fixed header promised.
         bytes: usize,
@@ -137,7 +137,7 @@ pub enum Refusal {
         bytes_max: usize,
     },
     /// A protocol level the gateway does not speak: 3 is MQTT 3.1.
-    #[error("protocol level {0} is not spoken here")]
+    #[error("protocol level {0} is not spoken here: 4 is MQTT 3.1.1, 5 is MQTT 5")]
     Version(u8),
     /// The first bytes are of another protocol.
     #[error("the first packet is not an MQTT CONNECT")]
