@@ -4,6 +4,7 @@
 mod access;
 mod acknowledgement;
 mod certificates;
+mod docs;
 mod flooding;
 #[path = "../fuzz/mod.rs"]
 mod fuzz;

@@ -1,6 +1,6 @@
 //! The part of a Sparkplug B payload that readings are made of; protobuf passes over the rest by itself.
 //!
-//! Source: Sparkplug 3.0.0, section 6.4.1 for the numbers of the fields, 6.4.8 for quality, 6.4.16 for the numbers of the datatypes.
+//! Source: Sparkplug 3.0.0, section 6.4.1 for the numbers of the fields, 6.4.9 for quality, 6.4.16 for the numbers of the datatypes.
 
 use prost::bytes::Bytes;
 
