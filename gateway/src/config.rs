@@ -51,6 +51,10 @@ pub struct Spool {
 }
 
 /// Bounds of what clients may take. Each is a variable of the same name in capitals; times end in `_MS_MAX`.
+///
+/// Who meets one is counted: connections, handshakes and CONNECT packets in `gateway_refusals_total`, packets that are too large
+/// and more in flight than was agreed in `gateway_sessions_ended_total`, rates, windows and budgets in
+/// `gateway_read_pauses_total`, requests in `gateway_http_requests_total`.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// `CONNECTIONS_MAX` (20,000): sockets at a time; file descriptors and about 24 KiB each.
@@ -61,9 +65,11 @@ pub struct Limits {
     /// `HANDSHAKES_MAX` (16): TLS handshakes computed at a time. Each is a millisecond of one core, so a live connection waits
     /// behind 16 ms of them at worst when a whole fleet comes back; one that waits for its peer holds no turn.
     pub handshakes_max: usize,
-    /// `HANDSHAKE_MS_MAX` (10,000): from the accepted socket to the end of its handshake, waiting included.
+    /// `HANDSHAKE_MS_MAX` (10,000): from the accepted socket to the end of its handshake, waiting included. Three round trips of a
+    /// satellite link with its losses take five seconds; a silent peer costs a socket and a few KiB for so long.
     pub handshake_time_max: Duration,
-    /// `CONNECT_MS_MAX` (10,000): from there to the whole CONNECT packet.
+    /// `CONNECT_MS_MAX` (10,000): from there to the whole CONNECT packet, which a client sends at once: one round trip, and the
+    /// 16 KiB that it may have at most on the slowest line.
     pub connect_time_max: Duration,
     /// `PACKET_BYTES_MAX` (262,144): the largest packet, well below the megabyte that Kafka takes by default.
     pub packet_bytes_max: usize,

@@ -26,7 +26,7 @@ impl Client {
         let mut options = MqttOptions::new(client_id, "localhost", stack.port);
         let tls = testkit::device::tls(&stack.pki.root_pem(), Some(&device.certificate));
         options
-            .set_keep_alive(Duration::from_secs(2))
+            .set_keep_alive(Duration::from_secs(5))
             .set_inflight(WINDOW)
             .set_transport(Transport::Tls(TlsConfiguration::Rustls(Arc::new(tls))));
         let (client, events) = AsyncClient::new(options, 2 * MESSAGES);
