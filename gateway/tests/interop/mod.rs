@@ -1,7 +1,8 @@
-//! Clients that others wrote, doing what sensors do: each in MQTT 3.1.1 and 5, over mutual TLS.
+//! Clients that others wrote, doing what sensors do: each in MQTT 3.1.1 and 5, or over HTTPS, with their certificates.
 //!
 //! What a client is told is held against what the gateway should say; what it published, against the topics.
 
+mod curl;
 mod mosquitto;
 mod paho;
 mod rumqttc_v4;
