@@ -1,4 +1,7 @@
 //! Spool → Kafka, in order. One task, from the start of the gateway: a former run may have left records.
+//!
+//! What Kafka refuses for itself, another try would not change: it is sent again with fewer others, because a refusal is about
+//! what the producer has put into one request, and when it is refused alone it goes where [`crate::refused`] says.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,14 +9,15 @@ use std::time::Duration;
 
 use chassis::admin::Latch;
 use chassis::retry::Backoff;
-use rdkafka::error::RDKafkaErrorCode;
+use parking_lot::Mutex;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{Producer, PurgeConfig};
 use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::delivery::Delivery;
 use crate::metrics::Metrics;
-use crate::publish::{Opaque, Publisher};
+use crate::publish::{Opaque, Publisher, is_refusal};
 use crate::spool::{self, Health, Record, Seq};
 
 /// Records that are forwarded together: a few milliseconds' worth, and few enough to repeat after a crash.
@@ -32,24 +36,41 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from
 /// What became of a batch that is being produced.
 pub(crate) struct Batch {
     unreported: AtomicUsize,
-    /// Index of the first record that failed.
-    failed_from: AtomicUsize,
+    failure: Mutex<Option<Failure>>,
     all_reported: Notify,
+}
+
+/// The first record of a batch that Kafka does not have.
+struct Failure {
+    index: usize,
+    /// Why, if another try would end the same.
+    refusal: Option<KafkaError>,
+}
+
+/// How a batch ended.
+pub(crate) struct Produced {
+    /// So many records, from the first on, are in Kafka.
+    pub(crate) stored: usize,
+    /// Why Kafka never takes the next one, as it was sent.
+    pub(crate) refusal: Option<KafkaError>,
 }
 
 impl Batch {
     fn new(records: usize) -> Arc<Self> {
         Arc::new(Self {
             unreported: AtomicUsize::new(records),
-            failed_from: AtomicUsize::new(records),
+            failure: Mutex::default(),
             all_reported: Notify::new(),
         })
     }
 
     /// Takes a report down; each record has one.
-    pub(crate) fn report(&self, index: usize, is_stored: bool) {
-        if !is_stored {
-            self.failed_from.fetch_min(index, Ordering::AcqRel);
+    pub(crate) fn report(&self, index: usize, error: Option<&KafkaError>) {
+        if let Some(error) = error {
+            let mut failure = self.failure.lock();
+            if failure.as_ref().is_none_or(|first| first.index > index) {
+                *failure = Some(Failure { index, refusal: is_refusal(error).then(|| error.clone()) });
+            }
         }
         if self.unreported.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.all_reported.notify_one();
@@ -80,6 +101,7 @@ impl Publisher {
 
     async fn forward(&self, delivery: &Delivery) {
         let (mut from, mut purged_switches, mut backoff) = (1, 0, BACKOFF);
+        let mut records_max = BATCH_RECORDS_MAX;
         loop {
             tokio::select! {
                 () = delivery.spool().wait_for(from) => {}
@@ -91,7 +113,7 @@ impl Publisher {
                 self.purge(delivery).await;
                 purged_switches = switches;
             }
-            let Ok(batch) = delivery.spool().read(from, BATCH_RECORDS_MAX).await else {
+            let Ok(batch) = delivery.spool().read(from, records_max).await else {
                 // Said once, with the readiness; nothing can be read before the disk is back.
                 sleep(backoff.next_wait()).await;
                 continue;
@@ -103,8 +125,16 @@ impl Publisher {
             if *last >= delivery.spool().status().durable_through {
                 delivery.hand_over();
             }
-            let (last, stored) = (*last, self.produce_all(&batch).await);
+            let (last, sent) = (*last, batch.len());
+            let Produced { mut stored, refusal } = self.produce_all(&batch).await;
             self.metrics().spool.forwarded.inc_by(stored as u64);
+            match (&refusal, batch.get(stored)) {
+                (Some(_), _) if sent > 1 => records_max = (sent / 2).max(1),
+                (Some(error), Some((_, record))) if self.set_aside(delivery, record, error).await => {
+                    stored = 1
+                }
+                _ => records_max = (2 * records_max).min(BATCH_RECORDS_MAX),
+            }
             if let Some((through, _)) = stored.checked_sub(1).and_then(|index| batch.get(index)) {
                 delivery.spool().remove_through(*through);
                 from = through + 1;
@@ -112,10 +142,10 @@ impl Publisher {
             if from > last {
                 backoff.reset();
                 delivery.resume(switches);
-            } else {
+            } else if refusal.is_none() || sent == 1 {
                 if backoff.failures() == 0 {
                     tracing::warn!(
-                        records = batch.len() - stored,
+                        records = sent - stored,
                         "Kafka does not take spooled records; trying again"
                     );
                 }
@@ -137,8 +167,8 @@ impl Publisher {
         }
     }
 
-    /// Produces records in order, waits for all reports, and returns how many from the first on Kafka has.
-    async fn produce_all(&self, records: &[(Seq, Record)]) -> usize {
+    /// Produces records in order and waits for all reports.
+    pub(crate) async fn produce_all(&self, records: &[(Seq, Record)]) -> Produced {
         let batch = Batch::new(records.len());
         'records: for (index, (_, record)) in records.iter().enumerate() {
             loop {
@@ -147,16 +177,19 @@ impl Publisher {
                     Err((error, _)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) => {
                         sleep(QUEUE_WAIT).await;
                     }
-                    Err(_) => {
+                    Err((error, _)) => {
                         // None behind it may overtake it.
-                        (index..records.len()).for_each(|index| batch.report(index, false));
+                        (index..records.len()).for_each(|index| batch.report(index, Some(&error)));
                         break 'records;
                     }
                 }
             }
         }
         batch.all_reported.notified().await;
-        batch.failed_from.load(Ordering::Acquire)
+        match batch.failure.lock().take() {
+            Some(Failure { index, refusal }) => Produced { stored: index, refusal },
+            None => Produced { stored: records.len(), refusal: None },
+        }
     }
 }
 

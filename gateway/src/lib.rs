@@ -8,6 +8,7 @@
 //! On failure: Kafka away → the spool takes over ([`spool`]), and Kafka gets all of it, in order per sensor, when it is back; some
 //!             of it twice, with the same event id. Spool full, failing, or none → no PUBACK, then no reading from sockets; what
 //!             fails is never acknowledged and its connection ends.
+//!             A spooled record that Kafka refuses for good → dead letter, or a file ([`refused`]).
 //!             Undecodable → dead letter, then PUBACK. Unregistered, suspended, retired → refused, or closed while connected.
 //!
 //! What MQTT has and the gateway has not: QoS 2 (MQTT 5 is told so; in 3.1.1 such a PUBLISH ends the connection), retained
@@ -35,6 +36,7 @@ mod listener;
 mod metrics;
 mod publish;
 mod rate;
+mod refused;
 mod reload;
 mod session;
 mod sessions;

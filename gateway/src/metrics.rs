@@ -140,6 +140,8 @@ pub(crate) struct Spool {
     pub(crate) appended: IntCounter,
     /// Records of the spool that Kafka has acknowledged, repetitions included.
     pub(crate) forwarded: IntCounter,
+    /// Records of the spool that Kafka refused for good, by where they are kept: dead-letter, file.
+    pub(crate) refused: IntCounterVec,
 }
 
 impl Spool {
@@ -160,6 +162,16 @@ impl Spool {
             forwarded: counter(
                 "gateway_spool_forwarded_total",
                 "Records of the spool that Kafka has acknowledged, repetitions included.",
+            )?,
+            refused: register(
+                registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "gateway_spool_refused_total",
+                        "Records of the spool that Kafka refused for good, by where they are kept: dead-letter, file.",
+                    ),
+                    &["kept"],
+                )?,
             )?,
         })
     }

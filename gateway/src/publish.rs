@@ -154,7 +154,10 @@ impl ProducerContext for Reports {
             Err((error, _)) => {
                 // What is purged was given up before.
                 if !is_purge(error) {
-                    self.health.down(error);
+                    // Who refuses one record takes others.
+                    if !is_refusal(error) {
+                        self.health.down(error);
+                    }
                     self.metrics.produce_failures.inc();
                 }
                 Some(error)
@@ -164,7 +167,7 @@ impl ProducerContext for Reports {
             (Opaque::Only(slot), _) => {
                 slot.complete(if error.is_none() { Outcome::Stored } else { Outcome::Failed });
             }
-            (Opaque::Forwarded(batch, index), _) => batch.report(index, error.is_none()),
+            (Opaque::Forwarded(batch, index), _) => batch.report(index, error),
             (Opaque::Copy(ticket), Some(delivery)) => match error {
                 None => delivery.acknowledged(ticket),
                 Some(error) if is_refusal(error) => delivery.refused(ticket),
@@ -177,7 +180,7 @@ impl ProducerContext for Reports {
 }
 
 /// Says whether the record itself is what Kafka does not want: another try would end the same.
-fn is_refusal(error: &KafkaError) -> bool {
+pub(crate) fn is_refusal(error: &KafkaError) -> bool {
     use RDKafkaErrorCode::{InvalidRecord, InvalidTimestamp, MessageSizeTooLarge};
     matches!(error.rdkafka_error_code(), Some(MessageSizeTooLarge | InvalidRecord | InvalidTimestamp))
 }
@@ -282,6 +285,11 @@ impl Publisher {
         self.producer.send(base).map_err(|(error, base)| (error, base.delivery_opaque))
     }
 
+    /// The topic of what no reading can be made of.
+    pub(crate) fn dead_letters(&self) -> &Arc<str> {
+        &self.dead_letters
+    }
+
     pub(crate) fn producer(&self) -> &ThreadedProducer<Reports> {
         &self.producer
     }
@@ -355,6 +363,6 @@ fn dead_letter_headers(letter: &DeadLetter) -> Vec<(String, Vec<u8>)> {
     ]
 }
 
-fn header(name: &str, value: &str) -> (String, Vec<u8>) {
+pub(crate) fn header(name: &str, value: &str) -> (String, Vec<u8>) {
     (name.to_owned(), value.as_bytes().to_vec())
 }

@@ -17,5 +17,6 @@ mod process;
 mod protocol;
 mod raw;
 mod sparkplug;
+mod refused;
 mod spooling;
 mod stack;

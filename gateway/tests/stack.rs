@@ -171,18 +171,25 @@ impl Stack {
 
     /// Has Kafka refuse every reading for good: no record is as small as the topic now demands.
     pub(crate) async fn refuse_readings(&self) {
+        self.refuse_larger_than(topics::READINGS, 10).await;
+    }
+
+    /// Has Kafka refuse for good what is larger.
+    pub(crate) async fn refuse_larger_than(&self, topic: topics::Topic, bytes: usize) {
         let settings = self.kafka.settings();
-        let topic = settings.topic(topics::READINGS.name);
+        let topic = settings.topic(topic.name);
         let admin: AdminClient<_> = settings.client().create().unwrap();
-        let alter = AlterConfig::new(ResourceSpecifier::Topic(&topic)).set("max.message.bytes", "10");
+        let bytes_max = bytes.to_string();
+        let alter = AlterConfig::new(ResourceSpecifier::Topic(&topic)).set("max.message.bytes", &bytes_max);
         for outcome in admin.alter_configs([&alter], &AdminOptions::new()).await.unwrap() {
             outcome.unwrap();
         }
-        let probe: FutureProducer = settings.producer().create().unwrap();
+        let probe: FutureProducer = settings.producer().set("compression.type", "none").create().unwrap();
+        let text = "x".repeat(bytes);
         for partition in 0..SCALED_PARTITIONS {
             wait::until("every partition refuses", async || {
                 // Without headers, so that nobody takes it for a reading.
-                let record = FutureRecord::<str, str>::to(&topic).partition(partition).payload("probe");
+                let record = FutureRecord::<str, str>::to(&topic).partition(partition).payload(&text);
                 probe.send(record, Timeout::Never).await.is_err().then_some(())
             })
             .await;

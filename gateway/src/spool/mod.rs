@@ -23,7 +23,7 @@ mod worker;
 use std::fs::File;
 use std::io;
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -77,6 +77,7 @@ pub struct Spool {
 
 /// What callers and the thread share.
 struct Shared {
+    dir: PathBuf,
     limits: Limits,
     state: Mutex<State>,
     /// Whether there is any sensor: spares the lock while nothing is spooled.
@@ -234,6 +235,11 @@ impl Spool {
     /// Says whether a sensor has records here, stored or waiting: then its next one must queue behind them.
     pub fn holds(&self, sensor_id: &str) -> bool {
         self.shared.has_sensors.load(Ordering::Acquire) && self.shared.state.lock().sensors.holds(sensor_id)
+    }
+
+    /// Returns its directory.
+    pub fn dir(&self) -> &Path {
+        &self.shared.dir
     }
 
     /// Returns how the spool is now.

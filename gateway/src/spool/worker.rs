@@ -86,6 +86,7 @@ where
         })?;
         let status = Status { health: Health::Ready, records: 0, bytes: 0, durable_through: 0 };
         let shared = Arc::new(Shared {
+            dir: dir.clone(),
             limits,
             state: Mutex::new(State { next: 1, ..State::default() }),
             has_sensors: AtomicBool::new(false),

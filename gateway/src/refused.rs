@@ -1,0 +1,108 @@
+//! Spooled records that Kafka refuses for good: acknowledged, so they must be somewhere, and in the way of all behind them, so
+//! they must not stay.
+//!
+//! The dead letters come first, with the reason. What is refused there, too, becomes a file beside the spool, for an operator.
+//! Neither loses the record, and only the file needs room on this disk: files are bounded, and beyond the bound the spool waits.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+
+use base64::prelude::{BASE64_STANDARD, Engine};
+use rdkafka::error::KafkaError;
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::delivery::Delivery;
+use crate::forward::Produced;
+use crate::publish::{Publisher, header};
+use crate::spool::Record;
+
+/// The folder in the spool's.
+const FOLDER: &str = "refused";
+/// Files at a time: each is a decision that an operator owes, and at most some megabytes.
+const FILES_MAX: usize = 1_000;
+/// The reason in a dead letter's header.
+const REASON: &str = "kafka-refused";
+
+impl Publisher {
+    /// Keeps a record that Kafka refused when it came alone; false when that has to be tried again.
+    pub(crate) async fn set_aside(&self, delivery: &Delivery, record: &Record, error: &KafkaError) -> bool {
+        let kept = |place: &str| self.metrics().spool.refused.with_label_values(&[place]).inc();
+        let (topic, sensor_id) = (&*record.topic, &*record.sensor_id);
+        if record.topic != *self.dead_letters() {
+            match self.produce_all(&[(0, dead_letter(self.dead_letters().clone(), record, error))]).await {
+                Produced { stored: 1, .. } => {
+                    kept("dead-letter");
+                    tracing::warn!(topic, sensor_id, %error, "Kafka refuses a spooled record: it is a dead letter now");
+                    return true;
+                }
+                Produced { refusal: None, .. } => return false,
+                Produced { refusal: Some(_), .. } => {}
+            }
+        }
+        let (folder, name, content) =
+            (delivery.spool().dir().join(FOLDER), name(record), content(record, error));
+        let written = tokio::task::spawn_blocking(move || write(&folder, &name, &content)).await;
+        match written.map_err(io::Error::other).flatten() {
+            Ok(()) => {
+                kept("file");
+                tracing::error!(topic, sensor_id, %error, "Kafka refuses a spooled record, also as a dead letter: it is a file now");
+                true
+            }
+            Err(cause) => {
+                tracing::error!(topic, sensor_id, %error, %cause, "Kafka refuses a spooled record, and it cannot be kept elsewhere");
+                false
+            }
+        }
+    }
+}
+
+/// The record with the reason before its own headers.
+fn dead_letter(topic: std::sync::Arc<str>, record: &Record, error: &KafkaError) -> Record {
+    let mut headers = vec![
+        header("reason", REASON),
+        header("detail", &error.to_string()),
+        header("source-topic", &record.topic),
+    ];
+    headers.extend(record.headers.iter().cloned());
+    Record { topic, sensor_id: record.sensor_id.clone(), headers, payload: record.payload.clone() }
+}
+
+/// A file's name: the same record makes the same file, however often it comes again.
+fn name(record: &Record) -> String {
+    let mut hash = Sha256::new();
+    for part in [record.topic.as_bytes(), b"\0", record.sensor_id.as_bytes(), b"\0", &record.payload] {
+        hash.update(part);
+    }
+    format!("{:x}.json", hash.finalize())
+}
+
+fn content(record: &Record, error: &KafkaError) -> Vec<u8> {
+    let text = |bytes: &[u8]| Value::from(String::from_utf8_lossy(bytes));
+    let headers: Map<_, _> = record.headers.iter().map(|(name, value)| (name.clone(), text(value))).collect();
+    let content = json!({
+        "topic": &*record.topic,
+        "key": &*record.sensor_id,
+        "reason": error.to_string(),
+        "headers": headers,
+        "valueBase64": BASE64_STANDARD.encode(&record.payload),
+    });
+    content.to_string().into_bytes()
+}
+
+/// Writes a file whole or not at all, and returns when the disk has it.
+fn write(folder: &Path, name: &str, content: &[u8]) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    let path = folder.join(name);
+    if !path.try_exists()? && fs::read_dir(folder)?.count() >= FILES_MAX {
+        return Err(io::Error::other(format!("there are {FILES_MAX} files in {}", folder.display())));
+    }
+    let draft = folder.join("draft");
+    let mut file = File::create(&draft)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&draft, &path)?;
+    File::open(folder)?.sync_all()?;
+    folder.parent().map_or(Ok(()), |above| File::open(above)?.sync_all())
+}
