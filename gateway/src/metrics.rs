@@ -32,6 +32,8 @@ pub(crate) struct Metrics {
     pub(crate) dead_letters: IntCounterVec,
     /// Times a connection had to stop reading, by what was full.
     pub(crate) read_pauses: IntCounterVec,
+    /// 1 while Kafka answers; while it does not, the table of devices stays as it was last known.
+    pub(crate) kafka_up: IntGauge,
     /// Devices in the table.
     pub(crate) devices: IntGauge,
     /// Changes of devices that could not be read; such a device is refused.
@@ -98,6 +100,10 @@ impl Metrics {
                 "gateway_read_pauses_total",
                 "Times a connection had to stop reading, by what was full.",
                 "full",
+            )?,
+            kafka_up: gauge(
+                "gateway_kafka_up",
+                "1 while Kafka answers; while it does not, the table of devices stays as it was last known.",
             )?,
             devices: gauge("gateway_devices", "Devices in the table.")?,
             device_changes_unreadable: counter(

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::Context;
 use chassis::admin::Latch;
 use chassis::kafka::Settings;
+use prometheus::IntGauge;
 use rdkafka::ClientContext;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -102,6 +103,7 @@ struct Health {
     is_up: AtomicBool,
     /// None when a spool stands in for Kafka: then its absence is no reason to be unready.
     latch: Option<Latch>,
+    gauge: IntGauge,
     /// Cancelled when the producer cannot be used any more.
     broken: CancellationToken,
 }
@@ -110,13 +112,15 @@ impl Health {
     fn up(&self) {
         if !self.is_up.swap(true, Ordering::Relaxed) {
             tracing::info!("Kafka takes records");
+            self.gauge.set(1);
             self.latch.iter().for_each(Latch::open);
         }
     }
 
     fn down(&self, error: &KafkaError) {
         if self.is_up.swap(false, Ordering::Relaxed) {
-            tracing::warn!(%error, "Kafka does not take records");
+            tracing::warn!(%error, "Kafka does not take records; the devices stay as they were last known");
+            self.gauge.set(0);
             self.latch.iter().for_each(Latch::close);
         }
     }
@@ -201,8 +205,12 @@ impl Publisher {
         latch: Option<Latch>,
         delivery: Option<Delivery>,
     ) -> anyhow::Result<Self> {
-        let health =
-            Arc::new(Health { is_up: AtomicBool::new(false), latch, broken: CancellationToken::new() });
+        let health = Arc::new(Health {
+            is_up: AtomicBool::new(false),
+            latch,
+            gauge: metrics.kafka_up.clone(),
+            broken: CancellationToken::new(),
+        });
         let delivery = delivery.map(Arc::new);
         let reports =
             Reports { health: health.clone(), metrics: metrics.clone(), delivery: delivery.clone() };

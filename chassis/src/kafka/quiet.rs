@@ -2,17 +2,16 @@
 
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::ConsumerContext;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 
-/// Keeps the end of a partition out of the log: with `enable.partition.eof` it is an answer, not an error.
+/// Keeps errors out of the log that are answers (the end of a partition, with `enable.partition.eof`) or that come again with
+/// every record that is asked for: whoever asks says so, once.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Quiet;
 
 impl ClientContext for Quiet {
     fn error(&self, error: KafkaError, reason: &str) {
-        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::PartitionEOF) {
-            tracing::warn!(%error, reason, "kafka client");
-        }
+        tracing::debug!(%error, reason, "kafka client");
     }
 }
 

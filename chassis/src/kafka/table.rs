@@ -39,11 +39,16 @@ pub async fn follow(
         .context("create the consumer of a table topic")?;
     let Some(mut unread) = assign_all(consumer, topic, shutdown).await? else { return Ok(()) };
     let mut loaded = Some(loaded);
+    let mut is_readable = true;
     loop {
         let received = tokio::select! {
             received = unread.consumer.recv() => received,
             () = shutdown.cancelled() => return Ok(()),
         };
+        if !is_readable && received.is_ok() {
+            is_readable = true;
+            tracing::info!(topic, "table topic can be read again");
+        }
         match received {
             Ok(record) => apply(record.key().unwrap_or_default(), record.payload()),
             Err(KafkaError::PartitionEOF(partition)) => {
@@ -57,7 +62,11 @@ pub async fn follow(
                 }
             }
             // librdkafka reconnects by itself; the table keeps what it has.
-            Err(error) => tracing::warn!(topic, %error, "table topic cannot be read now"),
+            Err(error) => {
+                if std::mem::replace(&mut is_readable, false) {
+                    tracing::warn!(topic, %error, "table topic cannot be read now; the table stays as it is");
+                }
+            }
         }
     }
 }
