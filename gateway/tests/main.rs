@@ -9,6 +9,7 @@ mod flooding;
 #[path = "../fuzz/mod.rs"]
 mod fuzz;
 mod fuzzed;
+mod hardship;
 mod hostile;
 mod http;
 mod interop;

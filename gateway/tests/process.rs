@@ -11,6 +11,9 @@ use tokio::net::TcpStream;
 use crate::raw::Client;
 use crate::stack::{Registered, Stack};
 
+/// The program.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_gateway");
+
 /// A running gateway; killed with this value.
 pub(crate) struct Process {
     child: Child,
@@ -28,7 +31,7 @@ impl Process {
 
     /// Starts one and waits for nothing.
     pub(crate) fn spawn(stack: &Stack, settings: &[(&str, &str)]) -> Self {
-        Self::run(Command::new(env!("CARGO_BIN_EXE_gateway")), stack, settings)
+        Self::run(Command::new(PROGRAM), stack, settings)
     }
 
     /// Starts one by a command that ends in it.
@@ -87,12 +90,12 @@ impl Process {
         line.split_whitespace().next().unwrap().parse::<usize>().unwrap() * 1024
     }
 
-    pub(crate) fn pid(&self) -> Pid {
-        Pid::from_raw(i32::try_from(self.child.id()).unwrap())
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        kill(self.pid(), signal).unwrap();
+        kill(Pid::from_raw(i32::try_from(self.id()).unwrap()), signal).unwrap();
     }
 
     /// Waits for its end.

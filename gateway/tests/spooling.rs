@@ -65,7 +65,7 @@ impl Sender {
     }
 }
 
-pub(crate) async fn burst(client: &mut Client, mqtt_topic: &str, after: u32) {
+async fn burst(client: &mut Client, mqtt_topic: &str, after: u32) {
     for packet_id in 1..=BURST {
         let payload = format!(r#"{{"seq":{}}}"#, after + u32::from(packet_id));
         client.send(&publish(4, 1, packet_id, mqtt_topic, payload.as_bytes())).await;
@@ -77,7 +77,7 @@ pub(crate) async fn burst(client: &mut Client, mqtt_topic: &str, after: u32) {
 
 /// Reads until every sensor has its readings 1 to n; returns how many came again. Their order is that of publishing, and what comes
 /// again has the same event id.
-pub(crate) async fn find_all(readings: &Reader, expected: &HashMap<String, u32>) -> usize {
+async fn find_all(readings: &Reader, expected: &HashMap<String, u32>) -> usize {
     let (mut last, mut ids, mut again) = (HashMap::<String, u32>::new(), HashMap::new(), 0);
     let mut distinct = HashSet::new();
     while expected.iter().any(|(sensor_id, count)| last.get(sensor_id).unwrap_or(&0) < count) {
