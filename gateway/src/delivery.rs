@@ -303,3 +303,6 @@ struct Refused {
     record: Record,
     slot: Slot,
 }
+
+#[cfg(test)]
+mod tests;
