@@ -17,6 +17,8 @@ use crate::System;
 
 /// Messages of a device without their PUBACK.
 const WINDOW: usize = 8;
+/// Two words for each message at most, twice over: the library never waits for the device.
+const SAID_MAX: usize = 4 * WINDOW;
 /// A device without any PUBACK for so long connects again.
 const PUBACK_WAIT: Duration = Duration::from_secs(10);
 /// The wait before that.
@@ -198,7 +200,7 @@ enum Said {
 struct Connection {
     topic: String,
     publish: Publish,
-    said: mpsc::UnboundedReceiver<Said>,
+    said: mpsc::Receiver<Said>,
     polling: JoinHandle<()>,
     /// Numbers that have no packet id yet, in the order of publishing.
     unsent: VecDeque<i64>,
@@ -217,7 +219,7 @@ impl Connection {
         let Device { index, member, shared, .. } = device;
         let tls = testkit::device::tls(&shared.root_pem, Some(&member.certificate));
         let transport = Transport::Tls(rumqttc::TlsConfiguration::Rustls(Arc::new(tls)));
-        let (say, said) = mpsc::unbounded_channel();
+        let (say, said) = mpsc::channel(SAID_MAX);
         let (publish, polling) = if index % 2 == 0 {
             open_v4(&member.sensor_id, shared.port, transport, say).await?
         } else {
@@ -254,7 +256,7 @@ async fn open_v4(
     name: &str,
     port: u16,
     transport: Transport,
-    say: mpsc::UnboundedSender<Said>,
+    say: mpsc::Sender<Said>,
 ) -> Option<(Publish, JoinHandle<()>)> {
     use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
     let mut options = MqttOptions::new(name, "localhost", port);
@@ -268,7 +270,7 @@ async fn open_v4(
                 Event::Incoming(Packet::PubAck(puback)) => Said::Acknowledged(puback.pkid),
                 _ => continue,
             };
-            if say.send(said).is_err() {
+            if say.send(said).await.is_err() {
                 return;
             }
         }
@@ -285,7 +287,7 @@ async fn open_v5(
     name: &str,
     port: u16,
     transport: Transport,
-    say: mpsc::UnboundedSender<Said>,
+    say: mpsc::Sender<Said>,
 ) -> Option<(Publish, JoinHandle<()>)> {
     use v5::mqttbytes::v5::{Packet, PubAckReason};
     use v5::{AsyncClient, Event, MqttOptions, mqttbytes::QoS};
@@ -302,7 +304,7 @@ async fn open_v5(
                 }
                 _ => continue,
             };
-            if say.send(said).is_err() {
+            if say.send(said).await.is_err() {
                 return;
             }
         }

@@ -131,7 +131,7 @@ impl Publisher {
             match (&refusal, batch.get(stored)) {
                 (Some(_), _) if sent > 1 => records_max = (sent / 2).max(1),
                 (Some(error), Some((_, record))) if self.set_aside(delivery, record, error).await => {
-                    stored = 1
+                    stored = 1;
                 }
                 _ => records_max = (2 * records_max).min(BATCH_RECORDS_MAX),
             }

@@ -105,7 +105,7 @@ impl Flood {
     }
 
     /// Every acknowledged message is on the topic.
-    async fn is_kept(self) {
+    async fn ends_with_everything_kept(self) {
         join_all(self.clients).await.into_iter().for_each(|client| client.unwrap());
         let acknowledged = self.acknowledged.load(Ordering::SeqCst);
         assert_eq!(acknowledged, CLIENTS * usize::from(MESSAGES), "everybody was served in the end");
@@ -170,7 +170,7 @@ async fn thousand_flooding_clients_take_no_more_memory_than_is_written_down() {
             assert_eq!(frame, puback(acknowledged));
         }
     }
-    flood.is_kept().await;
+    flood.ends_with_everything_kept().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -189,5 +189,7 @@ async fn thousand_flooding_clients_and_a_full_spool_take_no_more_memory_than_is_
     println!("the same with a full spool: {} MiB at most; budget {} MiB", mib(peak), mib(budget));
     assert!(peak <= budget, "{peak} bytes");
     broker.thaw();
-    tokio::time::timeout(2 * wait::PATIENCE, flood.is_kept()).await.expect("everything is kept in time");
+    tokio::time::timeout(2 * wait::PATIENCE, flood.ends_with_everything_kept())
+        .await
+        .expect("everything is kept in time");
 }
