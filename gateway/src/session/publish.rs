@@ -1,0 +1,193 @@
+//! A PUBLISH: checked against what was agreed, decoded, and handed on as far as there is room.
+
+use std::collections::VecDeque;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use schema::Timestamp;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+
+use super::{End, NOT_STORED, OWN_TOPIC_ONLY, Session};
+use crate::budget::Share;
+use crate::decode::{self, Message, Undecodable};
+use crate::mqtt::{DisconnectReason, Publish, Qos, Version, topic};
+use crate::publish::{DeadLetter, NotTaken, Record};
+use crate::window::{Promise, RECORD_OVERHEAD_BYTES};
+
+/// Bytes of the largest event: below the million that a Kafka client takes by default, headers and all.
+const EVENT_BYTES_MAX: usize = 900_000;
+/// The wait before a full producer queue is tried again.
+const RETRY_WAIT: Duration = Duration::from_millis(5);
+
+/// A PUBLISH whose records have not all been handed on.
+#[derive(Debug)]
+pub(super) struct Pending {
+    records: VecDeque<Record>,
+    last: Promise,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+    pub(super) fn on_publish(&mut self, publish: Publish) -> Result<(), End> {
+        self.gateway.metrics.publishes.with_label_values(&[qos_label(publish.qos)]).inc();
+        self.check_offer(&publish)?;
+        let generation = self.gateway.registry.generation();
+        if generation != self.generation {
+            self.device = self.gateway.registry.lookup(&self.identity)?;
+            self.generation = generation;
+        }
+        if !topic::may_publish(&self.identity.sensor_id, &publish.mqtt_topic) {
+            return match (self.encoder.version(), publish.qos) {
+                (Version::V5, Qos::AtLeastOnce) => {
+                    self.window.refuse(publish.packet_id);
+                    self.acknowledge()
+                }
+                _ => Err(End::told(DisconnectReason::NotAuthorized, OWN_TOPIC_ONLY)),
+            };
+        }
+        let last = match publish.qos {
+            Qos::AtMostOnce => Promise::Nothing,
+            Qos::AtLeastOnce | Qos::ExactlyOnce => Promise::Ack(publish.packet_id),
+        };
+        let wait = self.rate.take(self.clocks.heard_at);
+        let records = self.records(publish);
+        if let (true, Promise::Ack(packet_id)) = (records.is_empty(), last) {
+            // Nothing waits for a turn here; what it took off the rate, the next message waits for.
+            self.window.settle(packet_id);
+            return self.acknowledge();
+        }
+        self.pending = Some(Pending { records, last });
+        if let Some(wait) = wait {
+            self.gateway.metrics.read_pauses.with_label_values(&["rate"]).inc();
+            self.clocks.retry_at = Some(self.clocks.heard_at + wait);
+        }
+        Ok(())
+    }
+
+    /// Holds a PUBLISH against what CONNACK announced. 3.1.1 has no such words: there retain is ignored and QoS 2 ends the
+    /// connection, without a PUBREC that would promise what is not kept.
+    fn check_offer(&self, publish: &Publish) -> Result<(), End> {
+        let is_v5 = self.encoder.version() == Version::V5;
+        if publish.qos == Qos::ExactlyOnce {
+            let text = "QoS 2 is not offered: publish at QoS 1, with a timestamp or event-id so that a resend is recognised";
+            return Err(End::told(DisconnectReason::Qos, text));
+        }
+        if publish.retain && is_v5 {
+            let text = "messages are not retained: publish without the retain flag";
+            return Err(End::told(DisconnectReason::Retain, text));
+        }
+        if publish.topic_alias.is_some() {
+            return Err(End::told(DisconnectReason::TopicAlias, "topic aliases are not offered"));
+        }
+        let is_owed = publish.qos == Qos::AtLeastOnce;
+        if is_v5 && is_owed && self.window.load().owed >= usize::from(self.gateway.limits.in_flight_max) {
+            return Err(End::told(
+                DisconnectReason::ReceiveMaximum,
+                "more PUBLISH packets without their PUBACK than the receive maximum of the CONNACK",
+            ));
+        }
+        Ok(())
+    }
+
+    /// The readings of a message, or the one dead letter that stands for it; nothing, if it was understood and measures
+    /// nothing.
+    fn records(&mut self, publish: Publish) -> VecDeque<Record> {
+        let received_at = Timestamp::now();
+        let message = Message {
+            sensor_id: &self.identity.sensor_id,
+            device_type: &self.device.device_type,
+            zone_id: &self.device.zone_id,
+            subtopic: topic::below_readings(&self.identity.sensor_id, &publish.mqtt_topic),
+            event_id: publish.event_id.as_deref(),
+            received_at,
+            payload: &publish.payload,
+        };
+        let events =
+            decode::decode(&self.device.format, &message, &mut self.births, &self.gateway.timestamps)
+                .and_then(|readings| readings.iter().map(encode).collect::<Result<VecDeque<_>, _>>());
+        events.unwrap_or_else(|undecodable| {
+            self.gateway.metrics.dead_letters.with_label_values(&[undecodable.reason()]).inc();
+            VecDeque::from([Record::DeadLetter(Box::new(DeadLetter {
+                reason: undecodable.reason(),
+                detail: undecodable.to_string(),
+                codec: self.device.codec.clone(),
+                mqtt_topic: publish.mqtt_topic,
+                received_at,
+                payload: publish.payload,
+            }))])
+        })
+    }
+
+    /// Hands the pending records on, one after the other. Pending when there is no room for the next.
+    pub(super) fn submit(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, End> {
+        let Some(mut pending) = self.pending.take() else { return Ok(Poll::Ready(())) };
+        while let Some(record) = pending.records.pop_front() {
+            let promise = match pending.last {
+                Promise::Ack(_) if !pending.records.is_empty() => Promise::Part,
+                last => last,
+            };
+            if let Some(record) = self.hand_on(cx, record, promise)? {
+                pending.records.push_front(record);
+                self.pending = Some(pending);
+                return Ok(Poll::Pending);
+            }
+        }
+        self.clocks.heard_at = Instant::now();
+        Ok(Poll::Ready(()))
+    }
+
+    /// Hands one record on, or gives it back when there is no room for it.
+    fn hand_on(
+        &mut self,
+        cx: &mut Context<'_>,
+        record: Record,
+        promise: Promise,
+    ) -> Result<Option<Record>, End> {
+        let bytes = record.bytes() + RECORD_OVERHEAD_BYTES;
+        let (load, limits) = (self.window.load(), &self.gateway.limits);
+        let has_room = load.records < usize::from(limits.in_flight_max)
+            && load.bytes + bytes <= limits.in_flight_bytes_max;
+        if !has_room && load.records > 0 {
+            self.gateway.metrics.read_pauses.with_label_values(&["window"]).inc();
+            return Ok(Some(record));
+        }
+        if self.clocks.retry_at.is_some() || self.poll_share(cx, bytes).is_pending() {
+            return Ok(Some(record));
+        }
+        let Some(permit) = self.share.take() else { return Ok(Some(record)) };
+        let slot = self.window.open(promise, bytes, permit);
+        match self.gateway.publisher.produce(&self.identity.sensor_id, &record, slot) {
+            Ok(()) => Ok(None),
+            Err(NotTaken::Full(slot)) => {
+                self.gateway.metrics.read_pauses.with_label_values(&["queue"]).inc();
+                self.share = Share::from(self.window.withdraw(slot));
+                self.clocks.retry_at = Some(Instant::now() + RETRY_WAIT);
+                Ok(Some(record))
+            }
+            Err(NotTaken::Broken) => Err(End::told(DisconnectReason::Busy, NOT_STORED)),
+        }
+    }
+
+    pub(super) fn poll_share(&mut self, cx: &mut Context<'_>, bytes: usize) -> Poll<()> {
+        self.share.poll(cx, &self.gateway.budget, bytes, || {
+            self.gateway.metrics.read_pauses.with_label_values(&["budget"]).inc();
+        })
+    }
+}
+
+/// The record that a reading becomes.
+pub(crate) fn encode(reading: &schema::ReadingCreatedEvent) -> Result<Record, Undecodable> {
+    match serde_json::to_vec(reading) {
+        Ok(event) if event.len() <= EVENT_BYTES_MAX => Ok(Record::Reading(event)),
+        // A reading is plain data under text keys, which always encodes; if not, its size is not the reason to lose it.
+        Ok(_) | Err(_) => Err(Undecodable::EventTooLarge),
+    }
+}
+
+fn qos_label(qos: Qos) -> &'static str {
+    match qos {
+        Qos::AtMostOnce => "0",
+        Qos::AtLeastOnce => "1",
+        Qos::ExactlyOnce => "2",
+    }
+}
