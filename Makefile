@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help deps build up down clean test fuzz check audit bench-write
+.PHONY: help deps build up down clean test fuzz check audit bench-write bench-gateway
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -13,7 +13,7 @@ FUZZ_SPEED := --config profile.dev.package.gateway.opt-level=3 --config profile.
 
 help: ## Shows this list
 	@echo 'Fieldline: make TARGET'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## Installs the Debian packages that are missing; changes nothing when all are there
 	@sh iotctl/install-deps.sh
@@ -52,3 +52,7 @@ audit: ## Looks for published vulnerabilities in the dependencies; needs the net
 bench-write: deps ## Measures the write side beside its limits and its peers; ARGS="--rows 500000 --rounds 1" for a short run
 	cargo build --locked --release -p command-svc -p bench -p iotctl
 	$(TARGET)/release/iotctl servers run --durable -- $(TARGET)/release/bench-write $(ARGS)
+
+bench-gateway: deps ## Measures the gateway beside a bare producer; ARGS="--messages 100000 --rounds 1 --idle 500" for a short run
+	cargo build --locked --release -p gateway -p bench -p iotctl
+	$(TARGET)/release/iotctl servers run -- $(TARGET)/release/bench-gateway $(ARGS)

@@ -6,6 +6,8 @@
 //! On failure: one line that says which contender failed and where its log is. A goal that is missed is no failure.
 
 pub mod cpu;
+pub mod gateway;
+pub mod memory;
 pub mod peers;
 pub mod readings;
 pub mod server;

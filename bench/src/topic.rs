@@ -49,6 +49,12 @@ impl Topic {
         Ok(Self { settings: settings.clone(), name, partitions })
     }
 
+    /// Returns how many partitions it has.
+    #[must_use]
+    pub const fn partitions(&self) -> i32 {
+        self.partitions
+    }
+
     /// Deletes it and what it holds.
     ///
     /// # Errors
@@ -102,7 +108,10 @@ impl Topic {
     }
 
     /// Returns how many records it holds.
-    fn held(&self) -> Result<i64> {
+    ///
+    /// # Errors
+    /// The broker does not answer.
+    pub fn held(&self) -> Result<i64> {
         let consumer: BaseConsumer = self.settings.client().create().context("create a Kafka client")?;
         let mut sum = 0;
         for partition in 0..self.partitions {

@@ -1,0 +1,38 @@
+//! Benches must not rot: each runs once, as small as it goes. What it measures here means nothing.
+
+use std::process::Command;
+
+#[test]
+fn a_short_run_of_the_gateway_prints_every_line() {
+    let folder = tempfile::tempdir().unwrap();
+    // The broker is the one that the environment names; the gateway is beside the program, as `make build` leaves it.
+    let output = Command::new(env!("CARGO_BIN_EXE_bench-gateway"))
+        .args([
+            "--connections",
+            "5",
+            "--messages",
+            "2000",
+            "--rounds",
+            "1",
+            "--latency-seconds",
+            "1",
+            "--idle",
+            "10",
+        ])
+        .arg("--folder")
+        .arg(folder.path())
+        .output()
+        .unwrap();
+    let (said, log) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{log}\n{said}");
+    for line in [
+        "gateway, with a spool",
+        "bare librdkafka producer",
+        "gateway ÷ bare, msg/CPU-s",
+        "PUBACK at",
+        "10 idle connections, MQTT 3.1.1",
+        "10 idle connections, MQTT 5",
+    ] {
+        assert!(said.contains(line), "{line} is missing in\n{said}");
+    }
+}
