@@ -2,6 +2,7 @@
 
 use crate::Timestamp;
 use serde::{Deserialize, Serialize};
+use sha1::{Digest as _, Sha1};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
@@ -70,14 +71,17 @@ pub fn event_id_from_payload(sensor_id: &str, reading_at: Timestamp, payload: &[
 
 /// UUIDv5 over `sensor_id`, a kind byte and the parts. A sensor id holds no NUL, so the separator is unambiguous.
 fn derive(sensor_id: &str, kind: u8, parts: &[&[u8]]) -> Uuid {
-    let mut name =
-        Vec::with_capacity(sensor_id.len() + 2 + parts.iter().map(|part| part.len()).sum::<usize>());
-    name.extend_from_slice(sensor_id.as_bytes());
-    name.extend_from_slice(&[0, kind]);
+    // Hashed here and not by `uuid`, whose SHA-1 knows nothing of the processor's own.
+    let mut name = Sha1::new_with_prefix(EVENT_NAMESPACE.as_bytes());
+    name.update(sensor_id.as_bytes());
+    name.update([0, kind]);
     for part in parts {
-        name.extend_from_slice(part);
+        name.update(part);
     }
-    Uuid::new_v5(&EVENT_NAMESPACE, &name)
+    let digest: [u8; 20] = name.finalize().into();
+    let mut id = [0; 16];
+    id.copy_from_slice(&digest[..16]);
+    uuid::Builder::from_sha1_bytes(id).into_uuid()
 }
 
 #[cfg(test)]

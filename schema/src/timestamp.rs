@@ -55,9 +55,7 @@ impl Timestamp {
     /// [`TimestampError`] says which rule the text breaks.
     pub fn parse(text: &str) -> Result<Self, TimestampError> {
         let parsed = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| TimestampError::NotRfc3339)?;
-        let micros = i64::try_from(parsed.unix_timestamp_nanos().div_euclid(1_000))
-            .map_err(|_| TimestampError::OutOfRange)?;
-        Self::from_micros(micros)
+        Self::from_micros(parsed.unix_timestamp() * 1_000_000 + i64::from(parsed.microsecond()))
     }
 
     /// Returns the start of the UTC hour that contains this instant.
@@ -69,8 +67,8 @@ impl Timestamp {
 
 impl From<OffsetDateTime> for Timestamp {
     fn from(instant: OffsetDateTime) -> Self {
-        // `OffsetDateTime` reaches only the years -9999 to 9999, so the quotient fits an i64.
-        let micros = i64::try_from(instant.unix_timestamp_nanos().div_euclid(1_000)).unwrap_or(MICROS_MAX);
+        // `OffsetDateTime` reaches only the years -9999 to 9999, so the product fits an i64.
+        let micros = instant.unix_timestamp() * 1_000_000 + i64::from(instant.microsecond());
         Self(micros.clamp(MICROS_MIN, MICROS_MAX))
     }
 }
@@ -82,26 +80,57 @@ impl From<Timestamp> for OffsetDateTime {
     }
 }
 
+impl Timestamp {
+    /// Writes the text into an array: it is in every event twice, and a formatter takes several times as long.
+    fn text(self) -> [u8; 27] {
+        let mut text = *b"0000-00-00T00:00:00.000000Z";
+        let (days, micros) = (self.0.div_euclid(DAY_MICROS), self.0.rem_euclid(DAY_MICROS));
+        let (year, month, day) = civil(days);
+        let (seconds, micros) = (micros / 1_000_000, micros % 1_000_000);
+        put(&mut text[0..4], year);
+        put(&mut text[5..7], month);
+        put(&mut text[8..10], day);
+        put(&mut text[11..13], seconds / 3_600);
+        put(&mut text[14..16], seconds / 60 % 60);
+        put(&mut text[17..19], seconds % 60);
+        put(&mut text[20..26], micros);
+        text
+    }
+}
+
+const DAY_MICROS: i64 = 86_400_000_000;
+
+/// Year, month and day of a day since 1970-01-01, for years from 0.
+///
+/// Source: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`: years begin in March there.
+const fn civil(days: i64) -> (i64, i64, i64) {
+    let days = days + 719_468;
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let from_march = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    (era * 400 + year + (month <= 2) as i64, month, day)
+}
+
+/// Fills `digits` with a number that is not negative and not longer.
+fn put(digits: &mut [u8], mut number: i64) {
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + u8::try_from(number % 10).unwrap_or_default();
+        number /= 10;
+    }
+}
+
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let t = OffsetDateTime::from(*self);
-        write!(
-            f,
-            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}Z",
-            t.year(),
-            u8::from(t.month()),
-            t.day(),
-            t.hour(),
-            t.minute(),
-            t.second(),
-            t.microsecond()
-        )
+        f.write_str(std::str::from_utf8(&self.text()).expect("digits are ASCII"))
     }
 }
 
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        serializer.serialize_str(std::str::from_utf8(&self.text()).expect("digits are ASCII"))
     }
 }
 
