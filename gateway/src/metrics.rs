@@ -20,8 +20,8 @@ pub(crate) struct Metrics {
     pub(crate) refusals: IntCounterVec,
     /// Sessions that ended, by reason.
     pub(crate) sessions_ended: IntCounterVec,
-    /// PUBLISH packets read, by QoS.
-    pub(crate) publishes: IntCounterVec,
+    /// PUBLISH packets read, by QoS: the labels 0, 1 and 2, in order, looked up once.
+    pub(crate) publishes: [IntCounter; 3],
     /// PUBACK packets written for messages that are durable.
     pub(crate) acknowledgements: IntCounter,
     /// Seconds from a PUBLISH read to its acknowledgement.
@@ -64,6 +64,7 @@ impl Metrics {
         };
         let counter = |name: &str, help: &str| register(registry, IntCounter::new(name, help)?);
         let gauge = |name: &str, help: &str| register(registry, IntGauge::new(name, help)?);
+        let publishes = counters("gateway_publishes_total", "PUBLISH packets read, by QoS.", "qos")?;
         Ok(Self {
             connections: gauge("gateway_connections", "Sockets that are open, handshakes included.")?,
             handshakes: gauge("gateway_handshakes", "Sockets whose TLS handshake is not complete.")?,
@@ -81,7 +82,7 @@ impl Metrics {
                 "Sessions that ended, by reason.",
                 "reason",
             )?,
-            publishes: counters("gateway_publishes_total", "PUBLISH packets read, by QoS.", "qos")?,
+            publishes: ["0", "1", "2"].map(|qos| publishes.with_label_values(&[qos])),
             acknowledgements: counter(
                 "gateway_acknowledgements_total",
                 "PUBACK packets written for messages that are durable.",

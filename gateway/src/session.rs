@@ -101,6 +101,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// Does all that can be done now; whatever it then waits for wakes the task.
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
         self.window.watch(cx.waker());
+        self.clocks.now = Instant::now();
         loop {
             self.acknowledge()?;
             self.obey()?;
@@ -116,20 +117,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// Writes the acknowledgements whose turn has come. After a failure nothing more is acknowledged.
     fn acknowledge(&mut self) -> Result<(), End> {
         let Self { window, wire, encoder, gateway, .. } = self;
-        let mut has_failed = false;
+        let (mut has_failed, mut acknowledged) = (false, 0);
+        let mut ack_seconds = None;
         window.take_done(|done| match (done.promise, done.outcome) {
             _ if has_failed => {}
             (Promise::Nothing, _) | (Promise::Part, Outcome::Stored | Outcome::NotAuthorized) => {}
             (Promise::Ack(packet_id), Outcome::Stored) => {
                 encoder.puback(packet_id, PubAckReason::Success, "", &mut wire.output);
-                gateway.metrics.acknowledgements.inc();
-                gateway.metrics.ack_seconds.observe(done.took.as_secs_f64());
+                acknowledged += 1;
+                // Counted here and added to the histogram together.
+                ack_seconds
+                    .get_or_insert_with(|| gateway.metrics.ack_seconds.local())
+                    .observe(done.took.as_secs_f64());
             }
             (Promise::Ack(packet_id), Outcome::NotAuthorized) => {
                 encoder.puback(packet_id, PubAckReason::NotAuthorized, OWN_TOPIC_ONLY, &mut wire.output);
             }
             (Promise::Part | Promise::Ack(_), Outcome::Failed) => has_failed = true,
         });
+        if acknowledged > 0 {
+            gateway.metrics.acknowledgements.inc_by(acknowledged);
+        }
         if has_failed { Err(End::told(DisconnectReason::Busy, NOT_STORED)) } else { Ok(()) }
     }
 
@@ -158,7 +166,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 }
             }
             let Some(packet) = self.decoder.decode(&mut self.wire.input)? else { break };
-            self.clocks.heard_at = Instant::now();
+            self.clocks.heard_at = self.clocks.now;
             self.clocks.frame_since = None;
             self.on_packet(packet)?;
         }
@@ -166,7 +174,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         if self.wire.input.is_empty() {
             return Ok(true);
         }
-        self.clocks.frame_since.get_or_insert_with(Instant::now);
+        self.clocks.frame_since.get_or_insert(self.clocks.now);
         match self.decoder.frame_bytes(&self.wire.input) {
             // Twice: the frame, and the event that it becomes while the frame is still there.
             Some(bytes) if bytes > FREE_FRAME_BYTES_MAX => {
@@ -174,7 +182,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 let is_ready = self.poll_share(cx, 2 * bytes + RECORD_OVERHEAD_BYTES).is_ready();
                 if has_waited && is_ready {
                     // Nothing was read meanwhile: the clocks start again.
-                    (self.clocks.frame_since, self.clocks.heard_at) = (Some(Instant::now()), Instant::now());
+                    (self.clocks.frame_since, self.clocks.heard_at) =
+                        (Some(self.clocks.now), self.clocks.now);
                 }
                 Ok(is_ready)
             }
@@ -232,7 +241,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     fn fill(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         match self.wire.poll_fill(cx) {
             Poll::Pending => Ok(false),
-            Poll::Ready(Ok(1..)) => Ok(true),
+            Poll::Ready(Ok(1..)) => {
+                self.clocks.now = Instant::now();
+                Ok(true)
+            }
             Poll::Ready(Ok(0) | Err(_)) => Err(End::Lost),
         }
     }

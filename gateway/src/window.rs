@@ -70,6 +70,8 @@ struct State {
     first: u64,
     bytes: usize,
     owed: usize,
+    /// The shares of the budget of all connections that all entries have.
+    permit: Option<OwnedSemaphorePermit>,
     closing: Option<Closing>,
     is_draining: bool,
 }
@@ -78,8 +80,8 @@ struct Entry {
     promise: Promise,
     outcome: Option<Outcome>,
     bytes: usize,
-    /// The share of the budget of all connections; given back with the entry.
-    permit: Option<OwnedSemaphorePermit>,
+    /// How much of the permit is this entry's; given back with it.
+    share: usize,
     opened_at: Instant,
 }
 
@@ -130,22 +132,29 @@ impl Window {
             state.first + state.entries.len() as u64,
             "only the last is withdrawn"
         );
-        let mut entry = state.entries.pop_back()?;
+        let entry = state.entries.pop_back()?;
         state.forget(&entry);
-        entry.permit.take()
+        state.give_back(entry.share)
     }
 
     /// Passes what is done at the front to `take`, until something is not.
     pub(crate) fn take_done(&self, mut take: impl FnMut(Done)) {
         let mut state = self.state.lock();
+        let (mut now, mut share) = (None, 0);
         while let Some(outcome) = state.entries.front().and_then(|entry| entry.outcome) {
             let Some(entry) = state.entries.pop_front() else { break };
             state.first += 1;
             state.forget(&entry);
-            take(Done { promise: entry.promise, outcome, took: entry.opened_at.elapsed() });
+            share += entry.share;
+            let now = *now.get_or_insert_with(Instant::now);
+            take(Done { promise: entry.promise, outcome, took: now.duration_since(entry.opened_at) });
         }
         if state.entries.is_empty() && state.entries.capacity() > KEPT_ENTRIES_MAX {
             state.entries = VecDeque::new();
+        }
+        // Once for all of them: the budget is everybody's, and giving back wakes who waits.
+        if share > 0 {
+            drop(state.give_back(share));
         }
     }
 
@@ -208,8 +217,19 @@ impl State {
     ) -> u64 {
         self.bytes += bytes;
         self.owed += usize::from(matches!(promise, Promise::Ack(_)));
-        self.entries.push_back(Entry { promise, outcome, bytes, permit, opened_at: Instant::now() });
+        let share = permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        match (&mut self.permit, permit) {
+            (Some(all), Some(permit)) => all.merge(permit),
+            (all @ None, permit) => *all = permit,
+            (Some(_), None) => {}
+        }
+        self.entries.push_back(Entry { promise, outcome, bytes, share, opened_at: Instant::now() });
         self.first + self.entries.len() as u64 - 1
+    }
+
+    /// Takes an entry's share out of the permit.
+    fn give_back(&mut self, share: usize) -> Option<OwnedSemaphorePermit> {
+        self.permit.as_mut()?.split(share)
     }
 
     fn forget(&mut self, entry: &Entry) {

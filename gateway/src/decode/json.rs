@@ -62,6 +62,29 @@ impl<'de> DeserializeSeed<'de> for Walk<'_> {
     }
 }
 
+/// Steps to the field that a key names; gives what [`Fields::parent`] steps back with.
+struct Step<'a>(&'a mut Fields);
+
+impl<'de> DeserializeSeed<'de> for Step<'_> {
+    type Value = usize;
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<usize, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Step<'_> {
+    type Value = usize;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<usize, E> {
+        Ok(self.0.child(name))
+    }
+}
+
 #[expect(
     clippy::cast_precision_loss,
     reason = "a metric is a double; larger whole numbers are rounded like any JSON number"
@@ -117,8 +140,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
         let result = self.0.fields.enter();
         self.done(result)?;
-        while let Some(name) = map.next_key::<String>()? {
-            let parent = self.0.fields.child(&name);
+        while let Some(parent) = map.next_key_seed(Step(&mut self.0.fields))? {
             map.next_value_seed(Walk(self.0))?;
             self.0.fields.parent(parent);
         }

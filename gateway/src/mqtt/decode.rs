@@ -1,6 +1,6 @@
 //! Cuts whole frames off a stream and decodes them.
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use rumqttd::protocol::v4::{self, V4};
 use rumqttd::protocol::v5::V5;
 use rumqttd::protocol::{self, Error, Protocol as _};
@@ -47,6 +47,12 @@ impl Decoder {
     /// A refusal of what the bytes are; the connection must be closed.
     pub fn decode(&mut self, stream: &mut BytesMut) -> Result<Option<Packet>, Refusal> {
         let Some((header_len, frame_len)) = self.check(stream)? else { return Ok(None) };
+        if let (Some(version), PUBLISH) = (self.version, stream[0] >> 4) {
+            // Nearly all packets are this one, so it is read where it lies.
+            let publish = publish(version, &stream[..frame_len], header_len);
+            stream.advance(frame_len);
+            return publish.map(|publish| Some(Packet::Publish(publish)));
+        }
         let mut frame = stream.split_to(frame_len);
         match self.version {
             None => {
@@ -196,7 +202,6 @@ fn walk_connect(version: Version, body: &[u8]) -> Result<(), Refusal> {
 
 fn packet(version: Version, frame: &mut BytesMut, header_len: usize) -> Result<Packet, Refusal> {
     match frame[0] >> 4 {
-        PUBLISH => publish(version, frame, header_len).map(Packet::Publish),
         SUBSCRIBE => {
             walk_filters(version, &frame[header_len..], fields::SUBSCRIBE, true)?;
             let protocol::Packet::Subscribe(subscribe, properties) = read(version, frame)? else {
@@ -263,8 +268,8 @@ fn topic_name(name: &str) -> Result<(), Refusal> {
     if name.contains(['+', '#']) { Err(Malformed("a topic name with a wildcard")) } else { Ok(()) }
 }
 
-fn publish(version: Version, frame: &mut BytesMut, header_len: usize) -> Result<Publish, Refusal> {
-    // The crate keeps flags and packet id to itself, so they come from the frame.
+/// The walk that checks a PUBLISH meets all that is wanted of it, so the crate is not asked to read it a second time.
+fn publish(version: Version, frame: &[u8], header_len: usize) -> Result<Publish, Refusal> {
     let first = frame[0];
     let qos = qos((first >> 1) & 0b11);
     let (dup, retain) = (first & 0b1000 != 0, first & 0b0001 != 0);
@@ -272,31 +277,25 @@ fn publish(version: Version, frame: &mut BytesMut, header_len: usize) -> Result<
         return Err(Malformed("DUP at QoS 0"));
     }
     let mut fields = Fields::new(&frame[header_len..]);
-    let mqtt_topic = fields.text()?.to_owned();
-    topic_name(&mqtt_topic)?;
+    let mqtt_topic = fields.text()?;
+    topic_name(mqtt_topic)?;
     let packet_id = if qos == Qos::AtMostOnce { 0 } else { fields.packet_id()? };
-    if version == Version::V5 {
-        fields.properties(fields::PUBLISH)?;
-    }
-    let protocol::Packet::Publish(publish, properties) = read(version, frame)? else {
-        return Err(Malformed("PUBLISH"));
+    let found = match version {
+        Version::V311 => fields::Found::default(),
+        Version::V5 => fields.properties(fields::PUBLISH)?,
     };
-    let topic_alias = properties.as_ref().and_then(|p| p.topic_alias);
-    if mqtt_topic.is_empty() && topic_alias.is_none() {
+    if mqtt_topic.is_empty() && found.topic_alias.is_none() {
         return Err(Protocol("an empty topic name"));
     }
-    let event_id = properties
-        .and_then(|p| p.user_properties.into_iter().find(|(name, _)| name == "event-id"))
-        .map(|(_, value)| value);
     Ok(Publish {
         qos,
         packet_id,
         dup,
         retain,
-        mqtt_topic,
-        topic_alias,
-        event_id,
-        payload: publish.payload.to_vec(),
+        mqtt_topic: mqtt_topic.to_owned(),
+        topic_alias: found.topic_alias,
+        event_id: found.event_id.map(str::to_owned),
+        payload: fields.rest().to_vec(),
     })
 }
 

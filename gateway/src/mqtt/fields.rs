@@ -16,9 +16,19 @@ enum Shape {
     VarintNotZero,
     Text,
     Binary,
-    Pair,
 }
 
+/// What of a property block is wanted later.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Found<'a> {
+    /// Topic Alias.
+    pub(super) topic_alias: Option<u16>,
+    /// The first user property `event-id`.
+    pub(super) event_id: Option<&'a str>,
+}
+
+/// Topic Alias.
+const TOPIC_ALIAS: u8 = 35;
 /// User Property: the only one that may come more than once from a client.
 const USER_PROPERTY: u8 = 38;
 
@@ -48,12 +58,11 @@ fn shape(id: u8) -> Shape {
         1 | 23 | 25 => Shape::Flag,
         36 | 37 | 40 | 41 | 42 => Shape::Byte,
         19 | 34 => Shape::Two,
-        33 | 35 => Shape::TwoNotZero,
+        33 => Shape::TwoNotZero,
         2 | 17 | 24 => Shape::Four,
         39 => Shape::FourNotZero,
         11 => Shape::VarintNotZero,
         9 | 22 => Shape::Binary,
-        USER_PROPERTY => Shape::Pair,
         _ => Shape::Text,
     }
 }
@@ -123,11 +132,17 @@ impl<'a> Fields<'a> {
         Err(Malformed("a length of more than four bytes"))
     }
 
+    /// All that is left: the payload of a PUBLISH.
+    pub(super) fn rest(self) -> &'a [u8] {
+        self.0
+    }
+
     /// A property block: its length is exact, each property is allowed here and comes once.
-    pub(super) fn properties(&mut self, allowed: Properties) -> Result<(), Refusal> {
+    pub(super) fn properties(&mut self, allowed: Properties) -> Result<Found<'a>, Refusal> {
         let len = self.varint()?;
         let mut block = Fields(self.take(len)?);
         let mut seen: Properties = 0;
+        let mut found = Found::default();
         while !block.is_empty() {
             let id = block.u8()?;
             let bit = 1u64.checked_shl(u32::from(id)).unwrap_or(0);
@@ -138,9 +153,25 @@ impl<'a> Fields<'a> {
                 return Err(Protocol("a property comes twice"));
             }
             seen |= bit;
-            block.property(id)?;
+            match id {
+                TOPIC_ALIAS => found.topic_alias = Some(block.topic_alias()?),
+                USER_PROPERTY => {
+                    let (name, value) = (block.text()?, block.text()?);
+                    if name == "event-id" {
+                        found.event_id.get_or_insert(value);
+                    }
+                }
+                _ => block.property(id)?,
+            }
         }
-        Ok(())
+        Ok(found)
+    }
+
+    fn topic_alias(&mut self) -> Result<u16, Refusal> {
+        match self.u16()? {
+            0 => Err(Protocol("a property has a value it may not have")),
+            alias => Ok(alias),
+        }
     }
 
     fn property(&mut self, id: u8) -> Result<(), Refusal> {
@@ -154,7 +185,6 @@ impl<'a> Fields<'a> {
             Shape::VarintNotZero => self.varint()? != 0,
             Shape::Text => self.text().map(|_| true)?,
             Shape::Binary => self.binary().map(|_| true)?,
-            Shape::Pair => self.text().and_then(|_| self.text()).map(|_| true)?,
         };
         if is_valid { Ok(()) } else { Err(Protocol("a property has a value it may not have")) }
     }

@@ -9,7 +9,7 @@
 //! | a client-sent v5 CONNACK or UNSUBACK panics the decoder | packets only a server sends are refused by their type |
 //! | fixed-header flags, packet id 0, NUL, wildcards and property lengths are not checked | `fields` walks each frame before it is decoded |
 //! | v5 DISCONNECT without properties carries a wrong length; encoders panic on codes of the other version | `Encoder` maps codes per version and writes DISCONNECT itself |
-//! | decoded payloads are slices that keep the whole read buffer alive | payloads are copied out |
+//! | decoded payloads are slices that keep the whole read buffer alive | payloads are copied out: PUBLISH is read here alone |
 //! | `matches` cuts a topic at byte 1 and panics on `été/x` | never called; see `topic` |
 //!
 //! A CONNECT password must be UTF-8, because the crate reads it as text. Devices are known by certificate, so none is needed.

@@ -244,6 +244,45 @@ fn good_stream(version: Version) -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
+/// A PUBLISH with some of its properties, in fewer than 128 bytes.
+fn any_publish(version: Version) -> impl Strategy<Value = Vec<u8>> {
+    let pair = (prop_oneof![Just("event-id".to_owned()), "[a-z]{0,8}"], "[a-zé]{0,4}");
+    let properties = (proptest::option::of(1..=u16::MAX), proptest::collection::vec(pair, 0..3));
+    let flags = prop_oneof![Just(0x30_u8), Just(0x32), Just(0x3b), Just(0x35)];
+    let payload = proptest::collection::vec(any::<u8>(), 0..40);
+    (flags, "[a-zé/]{1,6}", 1..=u16::MAX, properties, payload).prop_map(
+        move |(first, topic, packet_id, (alias, pairs), payload)| {
+            let text = |text: &str| [&[0, text.len().to_le_bytes()[0]], text.as_bytes()].concat();
+            let mut block: Vec<u8> =
+                alias.map(|alias| [&[35], alias.to_be_bytes().as_slice()].concat()).unwrap_or_default();
+            pairs.iter().for_each(|(name, value)| block.extend([vec![38], text(name), text(value)].concat()));
+            let mut body = text(&topic);
+            body.extend(if first & 0b0110 == 0 { Vec::new() } else { packet_id.to_be_bytes().to_vec() });
+            if version == Version::V5 {
+                body.push(block.len().to_le_bytes()[0]);
+                body.extend(block);
+            }
+            body.extend(payload);
+            [vec![first, body.len().to_le_bytes()[0]], body].concat()
+        },
+    )
+}
+
+/// Topic, alias, event id and payload of a PUBLISH as the crate reads it.
+fn read_by_crate(version: Version, frame: &[u8]) -> (String, Option<u16>, Option<String>, Vec<u8>) {
+    use rumqttd::protocol::{self, Protocol as _};
+    let mut stream = BytesMut::from(frame);
+    let packet = match version {
+        Version::V311 => protocol::v4::V4.read_mut(&mut stream, PACKET_BYTES_MAX),
+        Version::V5 => protocol::v5::V5.read_mut(&mut stream, PACKET_BYTES_MAX),
+    };
+    let Ok(protocol::Packet::Publish(publish, properties)) = packet else { panic!("{packet:?}") };
+    let properties = properties.unwrap_or_default();
+    let event_id = properties.user_properties.into_iter().find(|(name, _)| name == "event-id");
+    let topic = String::from_utf8(publish.topic.to_vec()).unwrap();
+    (topic, properties.topic_alias, event_id.map(|(_, value)| value), publish.payload.to_vec())
+}
+
 /// Cuts `bytes` at `cuts`, taken modulo its length.
 fn split<'a>(bytes: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
     let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
@@ -291,5 +330,17 @@ proptest! {
     ) {
         let stream = [connect_frame(Version::V5), frames.concat()].concat();
         prop_assert_eq!(decode([stream.as_slice()]), decode(split(&stream, &cuts)));
+    }
+
+    #[test]
+    fn publish_is_read_as_the_crate_reads_it(
+        (version, frame) in prop_oneof![
+            any_publish(Version::V311).prop_map(|frame| (Version::V311, frame)),
+            any_publish(Version::V5).prop_map(|frame| (Version::V5, frame)),
+        ]
+    ) {
+        let Ok(Some(Packet::Publish(ours))) = after_connect(version, &frame) else { panic!("{frame:02x?}") };
+        let ours = (ours.mqtt_topic, ours.topic_alias, ours.event_id, ours.payload);
+        prop_assert_eq!(ours, read_by_crate(version, &frame));
     }
 }

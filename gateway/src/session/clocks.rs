@@ -18,6 +18,9 @@ const FRAME_BYTES_PER_S_MIN: usize = 8 * 1024;
 /// The clocks of one session.
 pub(super) struct Clocks {
     keep_alive: Option<Duration>,
+    /// When the session was woken, or read last: near enough for all that is counted in milliseconds, and asked once for many
+    /// packets.
+    pub(super) now: Instant,
     /// When the client was heard of last, or the gateway began to read again.
     pub(super) heard_at: Instant,
     /// Since when a frame is under way.
@@ -45,10 +48,12 @@ pub(super) enum Due {
 impl Clocks {
     /// Starts them; a keep-alive of 0 is no promise.
     pub(super) fn start(keep_alive_s: u16) -> Self {
+        let now = Instant::now();
         Self {
             // One and a half times what the client promised (MQTT-3.1.2-22).
             keep_alive: (keep_alive_s > 0).then(|| Duration::from_millis(1_500) * u32::from(keep_alive_s)),
-            heard_at: Instant::now(),
+            now,
+            heard_at: now,
             frame_since: None,
             stalled_since: None,
             retry_at: None,

@@ -17,6 +17,8 @@ use crate::window::{Promise, RECORD_OVERHEAD_BYTES};
 
 /// Bytes of the largest event: below the million that a Kafka client takes by default, headers and all.
 const EVENT_BYTES_MAX: usize = 900_000;
+/// Bytes that the event of a few metrics fits into.
+const EVENT_BYTES_USUAL: usize = 512;
 /// The wait before a full producer queue is tried again.
 const RETRY_WAIT: Duration = Duration::from_millis(5);
 
@@ -29,7 +31,7 @@ pub(super) struct Pending {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     pub(super) fn on_publish(&mut self, publish: Publish) -> Result<(), End> {
-        self.gateway.metrics.publishes.with_label_values(&[qos_label(publish.qos)]).inc();
+        self.gateway.metrics.publishes[publish.qos as usize].inc();
         self.check_offer(&publish)?;
         let generation = self.gateway.registry.generation();
         if generation != self.generation {
@@ -132,7 +134,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 return Ok(Poll::Pending);
             }
         }
-        self.clocks.heard_at = Instant::now();
+        // Nothing was read meanwhile, if there was a wait: the clock starts again.
+        self.clocks.heard_at = self.clocks.now;
         Ok(Poll::Ready(()))
     }
 
@@ -177,17 +180,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
 /// The record that a reading becomes.
 pub(crate) fn encode(reading: &schema::ReadingCreatedEvent) -> Result<Record, Undecodable> {
-    match serde_json::to_vec(reading) {
-        Ok(event) if event.len() <= EVENT_BYTES_MAX => Ok(Record::Reading(event)),
+    let mut event = Vec::with_capacity(EVENT_BYTES_USUAL);
+    match serde_json::to_writer(&mut event, reading) {
+        Ok(()) if event.len() <= EVENT_BYTES_MAX => Ok(Record::Reading(event)),
         // A reading is plain data under text keys, which always encodes; if not, its size is not the reason to lose it.
-        Ok(_) | Err(_) => Err(Undecodable::EventTooLarge),
-    }
-}
-
-fn qos_label(qos: Qos) -> &'static str {
-    match qos {
-        Qos::AtMostOnce => "0",
-        Qos::AtLeastOnce => "1",
-        Qos::ExactlyOnce => "2",
+        Ok(()) | Err(_) => Err(Undecodable::EventTooLarge),
     }
 }
