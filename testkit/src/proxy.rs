@@ -1,5 +1,5 @@
 //! A TCP proxy that can fall silent, as a network that loses packets or a frozen server does: nothing is closed, nothing
-//! is refused, nothing answers.
+//! is refused, nothing answers. It can also be cut, as when a server has ended: everything is closed at once.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -19,6 +19,8 @@ struct Silence {
     before: u64,
     /// The next connection's number.
     next: u64,
+    /// Whether connections are closed instead.
+    is_cut: bool,
 }
 
 /// Forwards to one address. Ends with this value.
@@ -40,6 +42,9 @@ impl Proxy {
         let (target, shared) = (target.to_owned(), silence.clone());
         let accepting = tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
+                if shared.borrow().is_cut {
+                    continue;
+                }
                 let mut number = 0;
                 shared.send_modify(|silence| {
                     number = silence.next;
@@ -52,7 +57,8 @@ impl Proxy {
                     // When one side ends, both do.
                     tokio::select! {
                         () = forward(near_in, far_out, number, silence.clone()) => {}
-                        () = forward(far_in, near_out, number, silence) => {}
+                        () = forward(far_in, near_out, number, silence.clone()) => {}
+                        () = cut(silence) => {}
                     }
                 });
             }
@@ -87,6 +93,16 @@ impl Proxy {
         self.silence.send_modify(|silence| silence.all = false);
     }
 
+    /// Closes every connection, and whatever comes, at once.
+    pub fn cut(&self) {
+        self.silence.send_modify(|silence| silence.is_cut = true);
+    }
+
+    /// Forwards what comes from now on.
+    pub fn mend(&self) {
+        self.silence.send_modify(|silence| silence.is_cut = false);
+    }
+
     /// Forwards again for connections that come from now on; the others stay silent.
     pub fn resume_for_new_connections(&self) {
         self.silence.send_modify(|silence| {
@@ -100,6 +116,11 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         self.accepting.abort();
     }
+}
+
+async fn cut(mut silence: watch::Receiver<Silence>) {
+    // Err: the proxy has ended, and its connections with it.
+    let _ = silence.wait_for(|silence| silence.is_cut).await;
 }
 
 async fn forward(
