@@ -2,13 +2,10 @@
 
 use alerting_svc::Config;
 use chassis::Chassis;
-use rdkafka::admin::AdminClient;
-use rdkafka::client::DefaultClientContext;
 use schema::{Alert, ReadingCreatedEvent, Timestamp, topics};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 use testkit::kafka::{Kafka, Reader, Record};
 use testkit::wait::until;
 use tokio::task::JoinHandle;
@@ -60,26 +57,9 @@ impl Rule {
     }
 }
 
-/// Makes the topics and waits until the broker names their partitions: a reader that asks earlier would read none.
-async fn create_topics() -> Kafka {
-    let kafka = Kafka::create().await;
-    let settings = kafka.settings();
-    let admin: AdminClient<DefaultClientContext> = settings.client().create().unwrap();
-    for topic in schema::topics::ALL {
-        let name = settings.topic(topic.name);
-        let named = async || {
-            let metadata = admin.inner().fetch_metadata(Some(&name), Duration::from_secs(10)).unwrap();
-            let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions()).count();
-            (partitions > 0).then_some(())
-        };
-        until("the partitions of a topic", named).await;
-    }
-    kafka
-}
-
 impl Stage {
     pub(crate) async fn set() -> Self {
-        Self { kafka: create_topics().await }
+        Self { kafka: Kafka::create().await }
     }
 
     pub(crate) fn start(&self, instance: &str) -> Service {

@@ -8,7 +8,6 @@ use schema::topics::Topic;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 use testkit::kafka::{Kafka, Reader, Record};
 use testkit::postgres::Database;
 use testkit::wait::until;
@@ -30,28 +29,11 @@ pub(crate) struct Service {
 /// A process of its own, so that it can be killed.
 pub(crate) struct Process(Child);
 
-/// Makes the topics and waits until the broker names their partitions: a reader that asks earlier would read none.
-async fn create_topics() -> Kafka {
-    let kafka = Kafka::create().await;
-    let settings = kafka.settings();
-    let admin: AdminClient<DefaultClientContext> = settings.client().create().unwrap();
-    for topic in schema::topics::ALL {
-        let name = settings.topic(topic.name);
-        let named = async || {
-            let metadata = admin.inner().fetch_metadata(Some(&name), Duration::from_secs(10)).unwrap();
-            let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions()).count();
-            (partitions > 0).then_some(())
-        };
-        until("the partitions of a topic", named).await;
-    }
-    kafka
-}
-
 impl Stage {
     pub(crate) async fn set() -> Self {
         let database = Database::create().await;
         let sql = database.client().await;
-        Self { kafka: create_topics().await, sql, database, slot: testkit::unique("t").replace('-', "_") }
+        Self { kafka: Kafka::create().await, sql, database, slot: testkit::unique("t").replace('-', "_") }
     }
 
     pub(crate) fn start(&self) -> Service {
