@@ -30,7 +30,13 @@ impl Readiness {
         Latch { name, readiness: self.clone() }
     }
 
-    /// Lists the closed latches; none means ready.
+    /// Says whether there are latches, and all of them are open. A service that has none yet has not begun.
+    pub fn is_ready(&self) -> bool {
+        let latches = self.latches.lock();
+        !latches.is_empty() && latches.values().all(|open| *open)
+    }
+
+    /// Lists the closed latches.
     pub fn closed(&self) -> Vec<&'static str> {
         self.latches.lock().iter().filter(|(_, open)| !**open).map(|(name, _)| *name).collect()
     }
@@ -121,10 +127,10 @@ async fn livez(chassis: web::Data<Chassis>) -> HttpResponse {
 }
 
 async fn readyz(chassis: web::Data<Chassis>) -> HttpResponse {
-    let closed = chassis.readiness.closed();
-    if closed.is_empty() && !chassis.shutdown.is_cancelled() {
+    if chassis.readiness.is_ready() && !chassis.shutdown.is_cancelled() {
         HttpResponse::Ok().body("ready\n")
     } else {
+        let closed = chassis.readiness.closed();
         HttpResponse::ServiceUnavailable().body(format!("waiting for: {}\n", closed.join(", ")))
     }
 }
@@ -136,12 +142,14 @@ mod tests {
     #[test]
     fn ready_means_that_every_latch_is_open() {
         let readiness = Readiness::default();
+        assert!(!readiness.is_ready(), "nothing has begun");
         let (kafka, postgres) = (readiness.latch("kafka"), readiness.latch("postgres"));
         assert_eq!(readiness.closed(), ["kafka", "postgres"]);
         kafka.open();
         postgres.open();
-        assert!(readiness.closed().is_empty());
+        assert!(readiness.is_ready() && readiness.closed().is_empty());
         kafka.close();
+        assert!(!readiness.is_ready());
         assert_eq!(readiness.closed(), ["kafka"]);
     }
 }
