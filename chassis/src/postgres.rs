@@ -280,23 +280,29 @@ async fn schema_version(pool: &Pool) -> anyhow::Result<i32> {
     tokio::time::timeout(PROBE_WAIT, look).await.context("wait for an answer")?
 }
 
-/// Waits until the database answers and has the needed schema version.
+/// Waits until the database answers and has the needed schema version; false when the shutdown came first.
 ///
 /// # Errors
-/// [`SchemaError::Version`] at once (stop); a database that is away is waited for, until `shutdown`.
-pub async fn wait_for_version(pool: &Pool, needed: i32, shutdown: &CancellationToken) -> anyhow::Result<()> {
+/// [`SchemaError::Version`] at once (stop); a database that is away is waited for.
+pub async fn wait_for_version(
+    pool: &Pool,
+    needed: i32,
+    shutdown: &CancellationToken,
+) -> Result<bool, SchemaError> {
     let mut backoff = crate::retry::Backoff::default();
     loop {
-        match require_version(pool, needed).await {
-            Ok(()) => return Ok(()),
-            Err(error @ SchemaError::Version { .. }) => return Err(error.into()),
+        let Some(found) = shutdown.run_until_cancelled(require_version(pool, needed)).await else {
+            return Ok(false);
+        };
+        match found {
+            Ok(()) => return Ok(true),
+            Err(error @ SchemaError::Version { .. }) => return Err(error),
             Err(SchemaError::Unavailable(error)) => {
                 tracing::warn!(error = format!("{error:#}"), "database is away");
             }
         }
-        tokio::select! {
-            () = tokio::time::sleep(backoff.next_wait()) => {}
-            () = shutdown.cancelled() => anyhow::bail!("stopped before the database was there"),
+        if shutdown.run_until_cancelled(tokio::time::sleep(backoff.next_wait())).await.is_none() {
+            return Ok(false);
         }
     }
 }

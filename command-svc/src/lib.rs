@@ -49,7 +49,9 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
     let metrics = Metrics::register(&chassis.registry).context("register metrics")?;
     let latch = chassis.readiness.latch("postgres");
     let pool = config.postgres.pool()?;
-    chassis::postgres::wait_for_version(&pool, migrations::VERSION, &chassis.shutdown).await?;
+    if !chassis::postgres::wait_for_version(&pool, migrations::VERSION, &chassis.shutdown).await? {
+        return Ok(());
+    }
     let monitor = Monitor::new(chassis.readiness.latch("kafka"), metrics.lag_records.clone());
     let consumer: StreamConsumer<Monitor> = config
         .kafka
