@@ -1,6 +1,6 @@
 //! Crashes and outages.
 
-use crate::support::{Service, committed, config, produce, reading, rows_reach};
+use crate::support::{Service, committed, config, members, produce, reading, rows_reach};
 use command_svc::batch::Batch;
 use command_svc::store::Store;
 use std::time::Duration;
@@ -65,6 +65,64 @@ async fn readings_wait_while_the_database_is_away_and_then_land() {
     admin.batch_execute(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true")).await.unwrap();
     rows_reach(&database, 1_201).await;
     service.ready().await;
+    service.stop().await;
+}
+
+/// Tries that fail while the database is away; with their backoff they take longer than a silent member is kept.
+const TRIES: f64 = 8.0;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_outage_costs_neither_the_membership_nor_an_offset() {
+    let (kafka, database) = (Kafka::create().await, Database::create().await);
+    let (proxy, url) = Proxy::before(database.url()).await;
+    let service = Service::start(&kafka, &url);
+    produce_numbers(&kafka, 0..10).await;
+    rows_reach(&database, 10).await;
+    testkit::wait::until("offsets", async || (committed(&kafka) == 10).then_some(())).await;
+    let before = members(&kafka);
+
+    proxy.cut();
+    produce_numbers(&kafka, 10..3_000).await; // more than the lanes hold, so partitions pause
+    testkit::wait::until("many tries in vain", async || {
+        (service.metric("command_retries_total")? >= TRIES).then_some(())
+    })
+    .await;
+    service.not_ready().await;
+    assert_eq!((members(&kafka), committed(&kafka)), (before.clone(), 10));
+    proxy.mend();
+    all_are_stored_once(&database, 3_000).await;
+    service.ready().await;
+    assert_eq!(members(&kafka), before);
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_the_first_host_ends_the_second_takes_over() {
+    let (kafka, database) = (Kafka::create().await, Database::create().await);
+    let ((first, url), (second, _)) =
+        (Proxy::before(database.url()).await, Proxy::before(database.url()).await);
+    second.cut();
+    let both = format!("127.0.0.1:{},127.0.0.1:{}", first.port(), second.port());
+    let url = url.replace(&format!("127.0.0.1:{}", first.port()), &both);
+    let service = Service::start(&kafka, &format!("{url}?target_session_attrs=read-write"));
+    produce_numbers(&kafka, 0..10).await;
+    rows_reach(&database, 10).await;
+
+    first.cut();
+    produce_numbers(&kafka, 10..300).await;
+    service.not_ready().await;
+    second.mend();
+    all_are_stored_once(&database, 300).await;
+    service.ready().await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_while_the_database_is_away_at_the_start_is_a_clean_end() {
+    let kafka = Kafka::create().await;
+    let service =
+        Service::start(&kafka, &format!("postgres://nobody@127.0.0.1:{}/none", testkit::free_port()));
+    service.not_ready().await;
     service.stop().await;
 }
 

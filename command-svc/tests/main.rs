@@ -3,6 +3,7 @@
 
 mod contract;
 mod faults;
+mod once;
 mod retention;
 mod store;
 mod support;

@@ -130,3 +130,13 @@ pub(crate) fn committed(kafka: &Kafka) -> i64 {
     let offset = |offset| if let Offset::Offset(offset) = offset { offset } else { 0 };
     committed.elements().iter().map(|partition| offset(partition.offset())).sum()
 }
+
+/// Returns the ids of the group's members; none while a rebalance is under way.
+pub(crate) fn members(kafka: &Kafka) -> Vec<String> {
+    let settings = kafka.settings();
+    let consumer: BaseConsumer = settings.consumer("members").create().unwrap();
+    let groups = consumer.fetch_group_list(Some(&settings.group("command-svc")), Duration::from_secs(30));
+    let groups = groups.unwrap();
+    let stable = groups.groups().iter().filter(|group| group.state() == "Stable");
+    stable.flat_map(|group| group.members()).map(|member| member.id().to_owned()).collect()
+}
