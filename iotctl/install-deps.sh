@@ -19,7 +19,7 @@ command -v java >/dev/null || need default-jre-headless
 command -v curl >/dev/null || need curl
 command -v mosquitto_pub >/dev/null || need mosquitto-clients
 command -v kcat >/dev/null || need kcat
-# For the tests with paho-mqtt: a Python and what makes it an environment of its own.
+# For the tests with paho-mqtt, DuckDB and moto: a Python and what makes it an environment of its own.
 python3 -c 'import venv, ensurepip' 2>/dev/null || need python3-venv
 # Private servers need the programs alone; any supported version will do, 15 is Debian 12's.
 ls /usr/lib/postgresql/1[5-8]/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || need postgresql

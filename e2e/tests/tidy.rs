@@ -2,8 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-const SERVICES: [&str; 7] =
-    ["gateway", "command-svc", "device-svc", "threshold-svc", "cdc-svc", "alerting-svc", "query-svc"];
+const SERVICES: [&str; 8] = [
+    "gateway",
+    "command-svc",
+    "lake-svc",
+    "device-svc",
+    "threshold-svc",
+    "cdc-svc",
+    "alerting-svc",
+    "query-svc",
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()

@@ -23,7 +23,7 @@ fn iotctl() -> PathBuf {
 
 fn start(state: &Path) -> Child {
     tokio::process::Command::new(iotctl())
-        .arg("up")
+        .args(["up", "--lake"])
         .env("FIELDLINE_STATE", state)
         .env("FIELDLINE_PORT_OFFSET", PORT_OFFSET)
         .stdout(Stdio::piped())
@@ -140,6 +140,10 @@ async fn a_newcomer_pastes_what_up_prints_stops_it_and_finds_the_data_again() {
     assert!(paste(hot).status.success());
     shows(&alerts, r#""value":35.5"#).await;
     shows(hours, r#""resources":[{"#).await;
+    testkit::wait::until("a day in the lake", async || {
+        std::fs::read_dir(state.join("lake/readings")).ok()?.next()?.ok()
+    })
+    .await;
 
     let pid = up.id().unwrap();
     assert!(paste(&format!("kill -INT {pid}")).status.success()); // Ctrl-C

@@ -45,7 +45,11 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Starts the whole platform with a simulator and runs it until Ctrl-C.
-    Up,
+    Up {
+        /// Also writes the readings to Parquet files, for DuckDB and the like.
+        #[arg(long)]
+        lake: bool,
+    },
     /// Stops a platform that runs in another terminal.
     Down,
     /// Stops it and forgets its certificates, databases, topics and logs.
@@ -247,9 +251,9 @@ async fn dispatch(arguments: Arguments) -> Result<u8> {
     let state = State::open(arguments.state.as_deref())?;
     let progress = Progress::new();
     match arguments.command {
-        Command::Up => {
+        Command::Up { lake } => {
             let ports = Ports::new(arguments.port_offset.unwrap_or(0))?;
-            up::up(&state, ports, &progress).await?;
+            up::up(&state, ports, lake, &progress).await?;
         }
         Command::Down => up::down(&state, &progress).await?,
         Command::Clean => up::clean(&state, &progress).await?,

@@ -93,7 +93,7 @@ pub struct Ports {
 type Port = (&'static str, u16);
 
 /// Every listener; chosen beside the usual ports of PostgreSQL (5432) and Kafka (9092), which the machine may use itself.
-const ALL: [Port; 15] = [
+const ALL: [Port; 16] = [
     ("PostgreSQL", 15432),
     ("Kafka", 19092),
     ("Kafka controller", 19093),
@@ -109,6 +109,7 @@ const ALL: [Port; 15] = [
     ("cdc-svc admin", 9105),
     ("alerting-svc admin", 9106),
     ("query-svc admin", 9107),
+    ("lake-svc admin", 9108),
 ];
 
 /// Largest offset that keeps every port below 65,536.

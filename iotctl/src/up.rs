@@ -1,7 +1,7 @@
 //! The whole platform on one machine: `iotctl up`, and `down` and `clean`, which end and forget it.
 //!
 //! In:         the state folder, the services' programs beside this one.
-//! Out:        private servers, seven services, three demo devices, two thresholds, a simulator; a text that says what to try.
+//! Out:        private servers, seven services (eight with the lake), three demo devices, two thresholds, a simulator; a text that says what to try.
 //! Guarantee:  what it started ends with it, in reverse order; its data stays for the next start.
 //! On failure: the part that failed is named with the end of its log, and everything is stopped.
 
@@ -41,11 +41,12 @@ const WATCH_EVERY: Duration = Duration::from_millis(500);
 const DOWN_WITHIN: Duration = Duration::from_secs(150);
 
 /// Everything that `up` writes below the state folder, so that `clean` removes nothing else.
-const WRITTEN: [&str; 13] = [
+const WRITTEN: [&str; 14] = [
     "jwt",
     "kafka",
     "kafka-jars",
     "kafka-jars.draft",
+    "lake",
     "logs",
     "pki",
     "postgres",
@@ -61,7 +62,7 @@ const WRITTEN: [&str; 13] = [
 ///
 /// # Errors
 /// It runs already, a port is taken, or a part cannot be started; the message says which and where its log is.
-pub async fn up(state: &State, ports: Ports, progress: &Progress) -> Result<()> {
+pub async fn up(state: &State, ports: Ports, lake: bool, progress: &Progress) -> Result<()> {
     let Some(_lock) = Lock::take(&state.path("up.lock"))? else {
         bail!("it runs already; `make down` stops it");
     };
@@ -69,7 +70,7 @@ pub async fn up(state: &State, ports: Ports, progress: &Progress) -> Result<()> 
     files::write(&offset_file(state), ports.offset().to_string().as_bytes(), Readers::Everyone)?;
     let mut stack = Stack::default();
     let outcome = tokio::select! {
-        outcome = run(state, ports, progress, &mut stack) => outcome,
+        outcome = run(state, ports, lake, progress, &mut stack) => outcome,
         stopped = process::told_to_stop() => stopped,
     };
     if let Err(error) = &outcome {
@@ -135,7 +136,7 @@ pub async fn clean(state: &State, progress: &Progress) -> Result<()> {
     Ok(())
 }
 
-async fn run(state: &State, ports: Ports, progress: &Progress, stack: &mut Stack) -> Result<()> {
+async fn run(state: &State, ports: Ports, lake: bool, progress: &Progress, stack: &mut Stack) -> Result<()> {
     let prepare = async {
         let left = stack::end_leftovers(state).await?;
         ports.ensure_free()?;
@@ -147,7 +148,10 @@ async fn run(state: &State, ports: Ports, progress: &Progress, stack: &mut Stack
     let token = signer.mint("local-admin", &["admin"], TOKEN_TTL)?;
     files::write(&state.path("token"), token.as_bytes(), Readers::Owner)?;
     let local = services::Local { state, ports, pki: &pki, jwks: signer.jwks_file() };
-    let services = local.all()?;
+    let mut services = local.all()?;
+    if lake {
+        services.push(local.lake()?);
+    }
     start_servers(state, ports, progress, stack).await?;
     for service in &services {
         stack.start(service, state)?;
@@ -164,6 +168,9 @@ async fn run(state: &State, ports: Ports, progress: &Progress, stack: &mut Stack
     };
     if let Err(error) = proof.await {
         bail!("{error:#}\n{}", stack.describe(state));
+    }
+    if lake {
+        progress.note(&format!("readings as Parquet files: {}", state.path("lake/readings").display()));
     }
     // Whoever read this may have gone; the platform stays.
     let _ = writeln!(std::io::stdout().lock(), "{}", demo::what_to_try(state, ports, &pki, &token)?);

@@ -2,7 +2,7 @@
 //!
 //! | topic | key | value | written by | read by |
 //! |---|---|---|---|---|
-//! | [`topics::READINGS`] | sensor id | [`ReadingCreatedEvent`] | gateway | command-svc, alerting-svc |
+//! | [`topics::READINGS`] | sensor id | [`ReadingCreatedEvent`] | gateway | command-svc, alerting-svc, lake-svc |
 //! | [`topics::PRODUCER_DLQ`] | sensor id | original MQTT payload | gateway | operators |
 //! | [`topics::READING_DLQ`] | as the source record | original record | command-svc, alerting-svc | operators |
 //! | [`topics::THRESHOLD_UPDATES`] | row key | [`Change`]`<`[`ThresholdRow`]`>` | cdc-svc | alerting-svc |

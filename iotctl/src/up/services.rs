@@ -15,6 +15,10 @@ const INHERITED: [&str; 6] = ["PATH", "HOME", "LANG", "TZ", "LOG", "RUST_BACKTRA
 /// Start order: each after those it feeds, so that nothing is published before somebody listens. The stop order is its reverse.
 pub(super) const NAMES: [&str; 7] =
     ["query-svc", "cdc-svc", "alerting-svc", "command-svc", "device-svc", "threshold-svc", "gateway"];
+/// The service that runs when it was asked for.
+pub(super) const LAKE: &str = "lake-svc";
+/// How long a local reading waits for its file: somebody is looking.
+const LAKE_FILE_AGE_MS: &str = "10000";
 /// The process that publishes for the demo devices.
 pub(super) const SIMULATOR: &str = "simulator";
 
@@ -46,6 +50,12 @@ impl Local<'_> {
     /// Describes the seven services in start order.
     pub(super) fn all(&self) -> Result<Vec<Service>> {
         NAMES.into_iter().map(|name| self.service(name)).collect()
+    }
+
+    /// Describes the lake, whose folder it makes: the service itself takes one that is missing for one that is not mounted.
+    pub(super) fn lake(&self) -> Result<Service> {
+        std::fs::create_dir_all(self.state.path("lake")).context("make the folder of the lake")?;
+        self.service(LAKE)
     }
 
     /// Describes the simulator for the devices `sensors`.
@@ -85,6 +95,10 @@ impl Local<'_> {
                 own.push(("JWT_JWKS_FILE", display(&self.jwks)));
                 own.push(("JWT_ISSUER", ISSUER.to_owned()));
                 own.push(("JWT_AUDIENCE", AUDIENCE.to_owned()));
+            }
+            LAKE => {
+                own.push(("LAKE_URL", format!("file://{}", display(&self.state.path("lake")))));
+                own.push(("FILE_AGE_MS_MAX", LAKE_FILE_AGE_MS.to_owned()));
             }
             "alerting-svc" => own.push(("INSTANCE_ID", "local".to_owned())),
             _ => {}

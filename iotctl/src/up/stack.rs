@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
-use super::services::{NAMES, SIMULATOR, Service};
+use super::services::{LAKE, NAMES, SIMULATOR, Service};
 use crate::process::{Process, Stop, end_leftover};
 use crate::progress::Progress;
 use crate::servers::kafka::Kafka;
@@ -131,7 +131,7 @@ impl Stack {
 /// Ends what a killed run left behind, services before servers; says how many processes that were.
 pub(super) async fn end_leftovers(state: &State) -> Result<usize> {
     let mut ended = 0;
-    let services = NAMES.into_iter().chain([SIMULATOR]).rev();
+    let services = NAMES.into_iter().chain([LAKE, SIMULATOR]).rev();
     let services = services.map(|name| (state.path(&format!("run/{name}.pid")), Stop::TERM));
     let servers = [
         (state.path("kafka/kafka.pid"), crate::servers::kafka::STOP),

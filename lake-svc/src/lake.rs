@@ -1,0 +1,195 @@
+//! The store, and what may be written to it in which order.
+
+use crate::cut::{Cut, Manifest, file_path_of};
+use crate::file::Files;
+use anyhow::Context;
+use bytes::Bytes;
+use chassis::config::Secret;
+use futures::TryStreamExt;
+use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::prefix::PrefixStore;
+use object_store::{ClientOptions, ObjectStore, ObjectStoreExt, PutMode, PutPayload, RetryConfig};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A store that does not take or give an object for so long is away.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
+/// The service itself tries again, and says so; the client only rides over a lost packet.
+const CLIENT_RETRIES_MAX: usize = 2;
+/// An object that every instance tries to create and only the first one can.
+const PROBE: &str = "cuts/created-once";
+
+/// Says where the lake is.
+#[derive(Clone, Debug)]
+pub enum Location {
+    /// A folder of this machine.
+    Folder(PathBuf),
+    /// A bucket.
+    S3(S3),
+}
+
+/// Says which bucket, and how it is reached.
+#[derive(Clone, Debug)]
+pub struct S3 {
+    /// Its name.
+    pub bucket: String,
+    /// Stands before every object; empty for none.
+    pub prefix: String,
+    /// Its region.
+    pub region: Option<String>,
+    /// Another server than AWS.
+    pub endpoint: Option<String>,
+    /// Key id and secret; none means the role of this machine or pod.
+    pub credentials: Option<(String, Secret)>,
+}
+
+/// Says what became of a cut that could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another instance has cut differently from the same offset on: its cut stands, ours is dropped.
+    #[error("another instance has made this cut already, with another end")]
+    Outrun,
+    /// The store cannot answer (retry).
+    #[error("the store does not answer")]
+    Unavailable(#[from] anyhow::Error),
+}
+
+impl From<object_store::Error> for Error {
+    fn from(error: object_store::Error) -> Self {
+        Self::Unavailable(error.into())
+    }
+}
+
+/// Where a partition goes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// The offset that is in no complete cut; none when there is no cut at all.
+    pub next: Option<i64>,
+    /// The end of a cut that was begun there and is not complete.
+    pub pinned_last: Option<i64>,
+}
+
+/// The store. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Lake {
+    store: Arc<dyn ObjectStore>,
+}
+
+impl Lake {
+    /// Opens the store without asking it anything.
+    ///
+    /// # Errors
+    /// The settings name none (stop).
+    pub fn open(location: &Location) -> anyhow::Result<Self> {
+        let store: Arc<dyn ObjectStore> = match location {
+            // A file that may vanish with the power must not stand before offsets that are never read again.
+            Location::Folder(folder) => Arc::new(
+                LocalFileSystem::new_with_prefix(folder).context("open the lake's folder")?.with_fsync(true),
+            ),
+            Location::S3(s3) => Arc::new(PrefixStore::new(bucket(s3)?, s3.prefix.as_str())),
+        };
+        Ok(Self { store })
+    }
+
+    /// Finds out whether the store keeps what it was asked to create only if it is not there.
+    ///
+    /// Guarantee: false means that two instances could overwrite each other's decisions on this store.
+    ///
+    /// # Errors
+    /// The store does not answer (retry).
+    pub async fn creates_only_once(&self) -> anyhow::Result<bool> {
+        self.create(PROBE, Bytes::from_static(b"{}\n")).await?;
+        Ok(!self.create(PROBE, Bytes::from_static(b"{}\n")).await?)
+    }
+
+    /// Returns where a partition goes on, as the store tells it.
+    ///
+    /// # Errors
+    /// The store does not answer, or holds a manifest that is not ours (retry).
+    pub async fn position(&self, partition: i32) -> anyhow::Result<Position> {
+        let folder = Path::from(Cut::folder(partition));
+        let newest = self.store.list(Some(&folder)).try_fold(None, async |newest, object| {
+            Ok(newest.max(object.location.filename().and_then(Cut::first_of)))
+        });
+        let Some(first) = newest.await.context("list the cuts of a partition")? else {
+            return Ok(Position::default());
+        };
+        let manifest = self.manifest(&Cut { partition, first, last: first }).await?;
+        let cut = Cut { partition, first, last: manifest.last };
+        for day in manifest.rows.keys() {
+            let path = file_path_of(&cut, day).with_context(|| format!("no day: {day:?}"))?;
+            match self.store.head(&Path::from(path)).await {
+                Ok(_) => {}
+                Err(object_store::Error::NotFound { .. }) => {
+                    return Ok(Position { next: Some(first), pinned_last: Some(manifest.last) });
+                }
+                Err(error) => return Err(error).context("look for a file of the last cut"),
+            }
+        }
+        Ok(Position { next: Some(manifest.last + 1), pinned_last: None })
+    }
+
+    /// Writes the manifest, then the files. After a failure all of it can be tried again.
+    ///
+    /// Guarantee: nothing that stands is ever overwritten, so whoever writes a cut, and however often, it is there once.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn write(&self, cut: &Cut, files: &Files) -> Result<(), Error> {
+        let manifest = serde_json::to_vec(&files.manifest).context("encode a manifest")?;
+        if !self.create(&cut.manifest_path(), manifest.into()).await? {
+            // Ours, when an answer was lost or a crash came between; or another instance's.
+            let standing = self.manifest(cut).await?;
+            if standing.last != cut.last {
+                return Err(Error::Outrun);
+            }
+        }
+        for (path, content) in &files.files {
+            self.create(path, content.clone()).await?;
+        }
+        Ok(())
+    }
+
+    async fn manifest(&self, cut: &Cut) -> anyhow::Result<Manifest> {
+        let path = cut.manifest_path();
+        let object = self.store.get(&Path::from(path.as_str())).await.context("read a manifest")?;
+        let text = object.bytes().await.context("read a manifest")?;
+        serde_json::from_slice(&text).with_context(|| format!("{path} is no manifest"))
+    }
+
+    /// Creates an object whole, or returns false when it stands already.
+    async fn create(&self, path: &str, content: Bytes) -> anyhow::Result<bool> {
+        let payload = PutPayload::from_bytes(content);
+        match self.store.put_opts(&Path::from(path), payload, PutMode::Create.into()).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
+            Err(error) => Err(error).with_context(|| format!("create {path}")),
+        }
+    }
+}
+
+fn bucket(s3: &S3) -> anyhow::Result<impl ObjectStore> {
+    let options = ClientOptions::new().with_timeout(ANSWER_MAX);
+    let retry =
+        RetryConfig { max_retries: CLIENT_RETRIES_MAX, retry_timeout: ANSWER_MAX, ..RetryConfig::default() };
+    let mut builder = AmazonS3Builder::from_env()
+        .with_client_options(options)
+        .with_retry(retry)
+        .with_conditional_put(S3ConditionalPut::ETagMatch)
+        .with_bucket_name(&s3.bucket);
+    if let Some(region) = &s3.region {
+        builder = builder.with_region(region);
+    }
+    if let Some(endpoint) = &s3.endpoint {
+        builder = builder.with_endpoint(endpoint);
+    }
+    if let Some((id, secret)) = &s3.credentials {
+        builder = builder.with_access_key_id(id).with_secret_access_key(secret.expose());
+    }
+    // The settings have made sure that plain text stays on this host.
+    let is_plain = s3.endpoint.as_deref().is_some_and(|endpoint| endpoint.starts_with("http://"));
+    builder.with_allow_http(is_plain).build().context("open the lake's bucket")
+}

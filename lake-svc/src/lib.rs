@@ -1,0 +1,87 @@
+//! Kafka `iot-reading-topic` → Parquet files by day, in a folder or a bucket.
+//!
+//! In:         topic `iot-reading-topic`, group `lake-svc`.
+//! Out:        objects `readings/day=…/part=…/….parquet` and `cuts/part=…/….json`; nothing else writes them.
+//! Guarantee:  each record of Kafka is in one file, once: the store says which offsets are done, the group's offsets are
+//!             for looking at. ADR 0011.
+//! On failure: store away → tried again, partitions pause, group membership stays, not ready. Undecodable → counted and
+//!             left out (command-svc keeps it as a dead letter). Kafka away → waits. Topic made anew → stops.
+
+pub mod buffer;
+mod config;
+pub mod cut;
+pub mod file;
+pub mod lake;
+mod metrics;
+mod ownership;
+mod partition;
+mod session;
+mod work;
+
+pub use config::Config;
+pub use metrics::Metrics;
+
+use anyhow::{Context, bail};
+use chassis::Chassis;
+use chassis::admin::Latch;
+use chassis::kafka::{Monitor, REPORT_INTERVAL_MS};
+use chassis::retry::Backoff;
+use lake::Lake;
+use ownership::Ownership;
+use rdkafka::consumer::{Consumer, StreamConsumer};
+use schema::topics;
+use session::Session;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+use work::Work;
+
+/// Runs until shutdown.
+///
+/// # Errors
+/// The store cannot keep the guarantee, the topic is not the one that the lake was filled from, or a client cannot be made
+/// (stop).
+pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
+    let metrics = Metrics::register(&chassis.registry).context("register metrics")?;
+    let latch = chassis.readiness.latch("lake");
+    let monitor = Monitor::new(chassis.readiness.latch("kafka"), metrics.lag_records.clone());
+    let lake = Lake::open(&config.location)?;
+    if !is_usable(&lake, &latch, &chassis.shutdown).await? {
+        return Ok(());
+    }
+    let consumer: StreamConsumer<Ownership> = config
+        .kafka
+        .consumer("lake-svc")
+        .set("statistics.interval.ms", REPORT_INTERVAL_MS)
+        // A rebalance takes away only what moves; the other partitions keep what they have gathered.
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        .create_with_context(Ownership::new(monitor))
+        .context("create the readings consumer")?;
+    let topic = config.kafka.topic(topics::READINGS.name);
+    consumer.subscribe(&[&topic]).context("subscribe to readings")?;
+    let consumer = Arc::new(consumer);
+    let work = Work::new(lake, Arc::clone(&consumer), topic.clone(), latch, metrics.clone());
+    let session = Session::new(consumer, topic, work, config.limits, config.buffer_bytes_max, metrics);
+    session.run(&chassis).await
+}
+
+/// Waits until the store answers; false when the shutdown came first.
+async fn is_usable(lake: &Lake, latch: &Latch, shutdown: &CancellationToken) -> anyhow::Result<bool> {
+    let mut backoff = Backoff::default();
+    loop {
+        match lake.creates_only_once().await {
+            Ok(true) => {
+                latch.open();
+                return Ok(true);
+            }
+            Ok(false) => bail!(
+                "the store overwrites what it was asked to create only once (If-None-Match): two instances could each \
+                 write the same readings; use a store that has conditional writes"
+            ),
+            Err(error) => tracing::warn!(error = format!("{error:#}"), "store is away"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(backoff.next_wait()) => {}
+            () = shutdown.cancelled() => return Ok(false),
+        }
+    }
+}
