@@ -13,12 +13,18 @@ use object_store::prefix::PrefixStore;
 use object_store::{ClientOptions, ObjectStore, ObjectStoreExt, PutMode, PutPayload, RetryConfig};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+use uuid::Uuid;
 
 /// A store that does not take or give an object for so long is away.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
 /// The service itself tries again, and says so; the client only rides over a lost packet.
 const CLIENT_RETRIES_MAX: usize = 2;
+/// Where a file is written before it gets its name, in a folder: the store's own drafts stand beside the final name, where a
+/// crash leaves them and Spark reads them.
+const DRAFTS: &str = "drafts";
+/// A draft of this age is what a crash has left.
+const DRAFT_AGE_MAX: Duration = Duration::from_secs(86_400);
 /// An object that every instance tries to create and only the first one can.
 const PROBE: &str = "cuts/created-once";
 
@@ -76,6 +82,8 @@ pub struct Position {
 #[derive(Clone, Debug)]
 pub struct Lake {
     store: Arc<dyn ObjectStore>,
+    /// Whether an object is drafted elsewhere and then linked to its name.
+    drafts: bool,
 }
 
 impl Lake {
@@ -84,14 +92,36 @@ impl Lake {
     /// # Errors
     /// The settings name none (stop).
     pub fn open(location: &Location) -> anyhow::Result<Self> {
-        let store: Arc<dyn ObjectStore> = match location {
-            // A file that may vanish with the power must not stand before offsets that are never read again.
-            Location::Folder(folder) => Arc::new(
-                LocalFileSystem::new_with_prefix(folder).context("open the lake's folder")?.with_fsync(true),
-            ),
-            Location::S3(s3) => Arc::new(PrefixStore::new(bucket(s3)?, s3.prefix.as_str())),
-        };
-        Ok(Self { store })
+        match location {
+            Location::Folder(path) => {
+                let folder = LocalFileSystem::new_with_prefix(path).context("open the lake's folder")?;
+                // A file that may vanish with the power must not stand before offsets that are never read again.
+                Ok(Self { store: Arc::new(folder.with_fsync(true)), drafts: true })
+            }
+            Location::S3(s3) => {
+                let bucket = PrefixStore::new(bucket(s3)?, s3.prefix.as_str());
+                Ok(Self { store: Arc::new(bucket), drafts: false })
+            }
+        }
+    }
+
+    /// Removes what crashes have left behind.
+    ///
+    /// # Errors
+    /// The store does not answer (retry).
+    pub async fn tidy(&self) -> anyhow::Result<()> {
+        if !self.drafts {
+            return Ok(());
+        }
+        let drafts: Vec<_> =
+            self.store.list(Some(&Path::from(DRAFTS))).try_collect().await.context("list drafts")?;
+        for draft in drafts {
+            let age = SystemTime::from(draft.last_modified).elapsed().unwrap_or_default();
+            if age > DRAFT_AGE_MAX {
+                self.store.delete(&draft.location).await.context("remove a draft")?;
+            }
+        }
+        Ok(())
     }
 
     /// Finds out whether the store keeps what it was asked to create only if it is not there.
@@ -162,9 +192,18 @@ impl Lake {
 
     /// Creates an object whole, or returns false when it stands already.
     async fn create(&self, path: &str, content: Bytes) -> anyhow::Result<bool> {
-        let payload = PutPayload::from_bytes(content);
-        match self.store.put_opts(&Path::from(path), payload, PutMode::Create.into()).await {
-            Ok(_) => Ok(true),
+        let (name, payload) = (Path::from(path), PutPayload::from_bytes(content));
+        let created = if self.drafts {
+            let draft = Path::from(format!("{DRAFTS}/{}", Uuid::new_v4()));
+            self.store.put(&draft, payload).await.with_context(|| format!("draft {path}"))?;
+            let linked = self.store.copy_if_not_exists(&draft, &name).await;
+            self.store.delete(&draft).await.context("remove a draft")?;
+            linked
+        } else {
+            self.store.put_opts(&name, payload, PutMode::Create.into()).await.map(|_| ())
+        };
+        match created {
+            Ok(()) => Ok(true),
             Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
             Err(error) => Err(error).with_context(|| format!("create {path}")),
         }

@@ -68,7 +68,11 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
 async fn is_usable(lake: &Lake, latch: &Latch, shutdown: &CancellationToken) -> anyhow::Result<bool> {
     let mut backoff = Backoff::default();
     loop {
-        match lake.creates_only_once().await {
+        let usable = async {
+            lake.tidy().await?;
+            lake.creates_only_once().await
+        };
+        match usable.await {
             Ok(true) => {
                 latch.open();
                 return Ok(true);

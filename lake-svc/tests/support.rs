@@ -182,7 +182,9 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
     for path in entries.map(|entry| entry.unwrap().path()) {
         if path.is_dir() {
             collect(&path, files);
-        } else if path.extension().is_some_and(|extension| extension == "parquet") {
+        } else {
+            // Spark reads whatever stands there.
+            assert!(path.extension().is_some_and(|extension| extension == "parquet"), "{}", path.display());
             files.push(path);
         }
     }
