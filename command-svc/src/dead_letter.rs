@@ -1,11 +1,11 @@
 //! Records that will never be rows → `iot-reading-dlq`.
 
-use crate::batch::Rejected;
+use crate::batch::{Rejected, decode};
 use crate::metrics::Metrics;
 use anyhow::Context;
 use chassis::kafka::{Settings, dead_letter_headers};
 use chassis::retry::Backoff;
-use rdkafka::message::Message;
+use rdkafka::message::{Header, Message, OwnedHeaders, OwnedMessage};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::util::Timeout;
 
@@ -33,7 +33,7 @@ impl DeadLetters {
                 payload: record.payload(),
                 key: record.key(),
                 timestamp: None,
-                headers: Some(dead_letter_headers(record, reason)),
+                headers: Some(headers(record, reason)),
             };
             match self.producer.send(letter, Timeout::Never).await {
                 Ok(_) => break,
@@ -50,5 +50,16 @@ impl DeadLetters {
             reason,
             "record is a dead letter"
         );
+    }
+}
+
+/// Beside what every dead letter says, the event id of a record that is a reading.
+fn headers(record: &OwnedMessage, reason: &str) -> OwnedHeaders {
+    let headers = dead_letter_headers(record, reason);
+    match decode(record.payload()) {
+        Ok(reading) => {
+            headers.insert(Header { key: "event-id", value: Some(reading.event_id.to_string().as_bytes()) })
+        }
+        Err(_) => headers,
     }
 }

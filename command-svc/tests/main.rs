@@ -1,6 +1,7 @@
 //! The command service on real Kafka and PostgreSQL.
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
+mod batches;
 mod contract;
 mod faults;
 mod once;

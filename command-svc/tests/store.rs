@@ -81,7 +81,9 @@ async fn what_cannot_become_a_row_lands_in_the_dead_letter_topic_and_the_rest_la
         Some(kafka.settings().topic(topics::READINGS.name).as_str())
     );
     assert_eq!(undecodable.header("source-offset"), Some("21"));
+    assert_eq!(undecodable.header("event-id"), None);
     assert_eq!(refused.key, b"bad");
+    assert_eq!(refused.header("event-id"), Some(poison.event_id.to_string().as_str()));
     assert!(refused.header("reason").unwrap().contains("SQLSTATE 22"), "{:?}", refused.header("reason"));
     service.stop().await;
     assert_eq!(database.count("SELECT count(*) FROM readings_ingestion").await, 50);
