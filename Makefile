@@ -49,9 +49,10 @@ audit: ## Looks for published vulnerabilities in the dependencies; needs the net
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny --version $(CARGO_DENY)
 	cargo deny --locked check advisories
 
-bench-write: deps ## Measures the write side beside its limits and its peers; ARGS="--rows 500000 --rounds 1" for a short run
+bench-write: ## Measures the write side beside its limits and its peers; ARGS="--rows 500000 --rounds 1" for a short run
+	@sh iotctl/install-deps.sh bench
 	cargo build --locked --release -p command-svc -p bench -p iotctl
-	$(TARGET)/release/iotctl servers run --durable -- $(TARGET)/release/bench-write $(ARGS)
+	$(TARGET)/release/iotctl servers run --durable --postgres-setting shared_buffers=1GB -- $(TARGET)/release/bench-write $(ARGS)
 
 bench-gateway: deps ## Measures the gateway beside a bare producer; ARGS="--messages 100000 --rounds 1 --idle 500" for a short run
 	cargo build --locked --release -p gateway -p bench -p iotctl

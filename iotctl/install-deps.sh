@@ -1,5 +1,6 @@
 #!/bin/sh
 # Installs what building and running Fieldline needs and this machine lacks. Silent when nothing is missing.
+# With the argument `bench` also what the measurements need: a Java compiler for the peers.
 set -eu
 
 missing=''
@@ -14,7 +15,10 @@ if command -v dpkg-query >/dev/null; then
   done
 fi
 command -v mvn >/dev/null || need maven
-command -v java >/dev/null || need default-jre-headless
+case "${1:-}" in
+  bench) command -v javac >/dev/null || need default-jdk-headless ;;
+  *) command -v java >/dev/null || need default-jre-headless ;;
+esac
 # For the lines that `make up` prints to try.
 command -v curl >/dev/null || need curl
 command -v mosquitto_pub >/dev/null || need mosquitto-clients

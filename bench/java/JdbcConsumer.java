@@ -7,6 +7,7 @@ import com.fasterxml.jackson.databind.ObjectReader;
 import java.sql.Connection;
 import java.sql.DriverManager;
 import java.sql.PreparedStatement;
+import java.sql.SQLException;
 import java.sql.Types;
 import java.time.Duration;
 import java.time.OffsetDateTime;
@@ -91,9 +92,16 @@ public final class JdbcConsumer {
                     consumer.commitSync();
                 }
             }
-        } catch (Exception error) {
+        } catch (Throwable error) {
             error.printStackTrace();
-            System.exit(1);
+            // A batch that fails keeps the server's own words in a chain beside the cause.
+            if (error instanceof SQLException first) {
+                for (SQLException next = first.getNextException(); next != null; next = next.getNextException()) {
+                    System.err.println("then: " + next);
+                }
+            }
+            // Not exit: its hooks wait for threads that may be stuck.
+            Runtime.getRuntime().halt(1);
         }
     }
 

@@ -34,6 +34,28 @@ pub fn parent_of(pid: u32) -> Result<u32> {
     Ok(Stat::read(pid)?.parent)
 }
 
+/// Returns the time that all cores have worked since the machine started, for processes and in the kernel.
+///
+/// # Errors
+/// `/proc/stat` is not what proc(5) says.
+pub fn of_machine() -> Result<Duration> {
+    let text = fs::read_to_string("/proc/stat").context("read the machine's CPU time")?;
+    busy(&text).context("read /proc/stat")
+}
+
+/// Source: proc(5). The first line holds user, nice, system, idle, iowait, irq and softirq.
+fn busy(text: &str) -> Option<Duration> {
+    let fields: Vec<u32> = text
+        .lines()
+        .next()?
+        .strip_prefix("cpu ")?
+        .split_whitespace()
+        .map_while(|field| field.parse().ok())
+        .collect();
+    let ticks = [0, 1, 2, 5, 6].iter().map(|field| fields.get(*field).copied());
+    Some(TICK * ticks.sum::<Option<u32>>()?)
+}
+
 /// Every process that can be read; one that ends meanwhile is left out.
 fn all() -> HashMap<u32, Stat> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -75,8 +97,14 @@ mod tests {
     }
 
     #[test]
+    fn idle_cores_do_not_count() {
+        let busy = busy("cpu  100 10 50 9999 888 5 35 0 0 0\ncpu0 1 2 3\n");
+        assert_eq!(busy, Some(Duration::from_secs(2)));
+    }
+
+    #[test]
     fn own_time_is_there() {
-        assert!(of_process(std::process::id()).is_ok());
+        assert!(of_process(std::process::id()).is_ok() && of_machine().is_ok());
         assert!(of_family(parent_of(std::process::id()).unwrap()).is_ok());
     }
 }

@@ -8,6 +8,7 @@ use tokio::process::Command;
 
 const POM: &str = include_str!("../java/pom.xml");
 const CONSUMER: &str = include_str!("../java/JdbcConsumer.java");
+const LOGGING: &str = include_str!("../java/log4j2.properties");
 
 /// Where the peers are.
 #[derive(Clone, Debug)]
@@ -41,16 +42,22 @@ impl Peers {
             }
             std::fs::rename(&draft, &marker).context("name the peers' pom")?;
         }
+        files::write(&peers.logging(), LOGGING.as_bytes(), Readers::Everyone)?;
         let source = folder.join("JdbcConsumer.java");
         files::write(&source, CONSUMER.as_bytes(), Readers::Everyone)?;
         let mut compiler = Command::new("javac");
         compiler.arg("-cp").arg(peers.jars().join("*")).arg("-d").arg(&peers.folder).arg(&source);
-        run(compiler, "javac (Debian: apt-get install default-jdk-headless)").await?;
+        run(compiler, "javac (`make bench-write` installs it; Debian: apt-get install default-jdk-headless)")
+            .await?;
         Ok(peers)
     }
 
     fn jars(&self) -> PathBuf {
         self.folder.join("jars")
+    }
+
+    fn logging(&self) -> PathBuf {
+        self.folder.join("log4j2.properties")
     }
 
     /// Returns the folder of Kafka Connect's plugins.
@@ -71,7 +78,8 @@ impl Peers {
     /// Returns a command that runs a class of the jars or of ours.
     pub fn java(&self, class: &str) -> Command {
         let mut java = Command::new("java");
-        java.arg("-Xmx1g").arg("-cp");
+        java.arg("-Xmx1g").arg(format!("-Dlog4j2.configurationFile={}", self.logging().display()));
+        java.arg("-cp");
         java.arg(format!("{}:{}/*", self.folder.display(), self.jars().display())).arg(class);
         java
     }

@@ -17,7 +17,8 @@ use anyhow::{Context as _, Result, ensure};
 use chassis::kafka;
 use clap::Parser as _;
 use contender::Contender;
-use options::Options;
+use options::{Options, Part};
+use report::Report;
 use schema::topics;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use std::time::Instant;
 /// Holds what every contender shares.
 struct Stage {
     options: Options,
+    report: Report,
     workload: Arc<Workload>,
     server: Server,
     kafka: kafka::Settings,
@@ -58,23 +60,30 @@ async fn run(options: Options) -> Result<()> {
     }
     let stage = Stage::set(options, &contenders).await?;
     report::head(&stage).await?;
-    let results = rounds::run(&stage, &contenders).await?;
-    report::throughput(&stage, &results);
-    if !stage.options.throughput_only {
-        for rows in &stage.options.existing {
-            existing::measure(&stage, *rows).await?;
-        }
-        existing::measure_queries(&stage).await?;
+    if stage.options.has(Part::Drain) {
+        rounds::run(&stage, &contenders).await?;
+    }
+    if stage.options.has(Part::Latency) {
         for rate in &stage.options.latency_rates {
             latency::measure(&stage, *rate).await?;
         }
     }
+    if stage.options.has(Part::Queries) {
+        existing::measure_queries(&stage).await?;
+    }
+    if stage.options.has(Part::Fill) {
+        for rows in &stage.options.existing {
+            existing::measure(&stage, *rows).await?;
+        }
+    }
+    stage.report.progress("done");
     stage.clear().await
 }
 
 impl Stage {
     async fn set(options: Options, contenders: &[Contender]) -> Result<Self> {
         std::fs::create_dir_all(&options.folder).context("make the folder of logs")?;
+        let report = Report::open(&options.folder.join("write.txt"))?;
         let server = Server::open(&options.database_url).await?;
         let workload = Arc::new(Workload::new(options.sensors, options.seed));
         // Beside what earlier runs left on the same broker.
@@ -84,7 +93,7 @@ impl Stage {
         if options.needs_readings(contenders) {
             let started = Instant::now();
             readings.fill(&workload, 0..options.rows, topic::event).await?;
-            report::progress(&format!("filled {} records in {:.1?}", options.rows, started.elapsed()));
+            report.progress(&format!("filled {} records in {:.1?}", options.rows, started.elapsed()));
         }
         let mut with_schema = None;
         if contenders.contains(&Contender::Connect) {
@@ -94,7 +103,7 @@ impl Stage {
         }
         let has_peers = contenders.iter().any(|one| matches!(one, Contender::Connect | Contender::Consumer));
         let peers = if has_peers { Some(Peers::prepare(&options.folder.join("java")).await?) } else { None };
-        Ok(Self { options, workload, server, kafka, readings, with_schema, peers })
+        Ok(Self { options, report, workload, server, kafka, readings, with_schema, peers })
     }
 
     async fn clear(self) -> Result<()> {

@@ -172,6 +172,9 @@ enum ServersCommand {
         /// PostgreSQL waits for the disk at each commit, as in production: for measurements.
         #[arg(long)]
         durable: bool,
+        /// A setting of the PostgreSQL that is started, as NAME=VALUE.
+        #[arg(long = "postgres-setting", value_name = "NAME=VALUE")]
+        postgres_settings: Vec<String>,
         /// The command and its arguments, after `--`.
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
@@ -277,8 +280,14 @@ async fn dispatch(arguments: Arguments) -> Result<u8> {
             let made = topics::create(&settings).await?;
             println!("made {made} of {} topics; the others were there", schema::topics::ALL.len());
         }
-        Command::Servers(ServersCommand::Run { database_url, kafka_bootstrap, durable, command }) => {
-            let given = Given { database_url, kafka_bootstrap, durable };
+        Command::Servers(ServersCommand::Run {
+            database_url,
+            kafka_bootstrap,
+            durable,
+            postgres_settings,
+            command,
+        }) => {
+            let given = Given { database_url, kafka_bootstrap, durable, postgres_settings };
             return run::run(&state, &given, &command, &progress).await;
         }
     }

@@ -186,6 +186,7 @@ async fn start_servers(state: &State, ports: Ports, progress: &Progress, stack: 
         log: state.path("logs/postgres.log"),
         port: ports.of("PostgreSQL"),
         durable: true,
+        further: Vec::new(),
     };
     let start = async {
         let server = postgres::Postgres::start(&settings).await?;

@@ -14,7 +14,12 @@ use iotctl::servers::postgres::{Postgres, Settings};
 /// Starts a PostgreSQL server of the test's own, since roles belong to a whole server.
 async fn own_postgres(folder: &Path) -> (Postgres, u16) {
     let port = iotctl::state::free_port().unwrap();
-    let settings =
-        Settings { folder: folder.join("postgres"), log: folder.join("postgres.log"), port, durable: false };
+    let settings = Settings {
+        folder: folder.join("postgres"),
+        log: folder.join("postgres.log"),
+        port,
+        durable: false,
+        further: vec![],
+    };
     (Postgres::start(&settings).await.unwrap(), port)
 }

@@ -37,6 +37,8 @@ pub(super) struct Run {
     pub(super) took: Duration,
     pub(super) client_cpu: Duration,
     pub(super) server_cpu: Duration,
+    /// Every process and the kernel: the two above, Kafka, and whatever else runs.
+    pub(super) machine_cpu: Duration,
 }
 
 impl Contender {
@@ -115,13 +117,15 @@ pub(super) struct Lap<'a> {
     client: u32,
     client_cpu: Duration,
     server_cpu: Duration,
+    machine_cpu: Duration,
     started: Instant,
 }
 
 impl<'a> Lap<'a> {
     pub(super) fn start(server: &'a Server, client: u32) -> Result<Self> {
-        let (client_cpu, server_cpu) = (cpu::of_process(client)?, server.cpu()?);
-        Ok(Self { server, client, client_cpu, server_cpu, started: Instant::now() })
+        let (client_cpu, server_cpu, machine_cpu) =
+            (cpu::of_process(client)?, server.cpu()?, cpu::of_machine()?);
+        Ok(Self { server, client, client_cpu, server_cpu, machine_cpu, started: Instant::now() })
     }
 
     pub(super) fn end(self, rows: i64) -> Result<Run> {
@@ -131,6 +135,7 @@ impl<'a> Lap<'a> {
             took,
             client_cpu: cpu::of_process(self.client)?.saturating_sub(self.client_cpu),
             server_cpu: self.server.cpu()?.saturating_sub(self.server_cpu),
+            machine_cpu: cpu::of_machine()?.saturating_sub(self.machine_cpu),
         })
     }
 }

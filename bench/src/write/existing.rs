@@ -13,6 +13,8 @@ use tokio_postgres::{Client, Statement};
 
 /// Sensors that have a past of 30 days in the read model: enough that a query seldom finds another's pages.
 const PAST_SENSORS: i64 = 1_000;
+/// Rows that are prepared in memory at a time: less than a gigabyte.
+const FILL_ROWS: i64 = 5_000_000;
 /// Queries without anything beside them.
 const QUERIES_ALONE: usize = 300;
 /// Between two queries: few enough to be guests.
@@ -35,13 +37,21 @@ const PAST: &str = "
 pub(super) async fn measure(stage: &Stage, existing: i64) -> Result<()> {
     let rows = stage.options.rows;
     let database = stage.server.create("existing", &stage.workload, -existing..rows).await?;
+    let mut next = -existing;
+    while next < 0 {
+        let end = (next + FILL_ROWS).min(0);
+        memory::copy(stage, &database, next..end).await?;
+        next = end;
+        stage.report.progress(&format!("filling: {} of {existing} rows", existing + next));
+    }
     if existing > 0 {
-        memory::copy(stage, &database, -existing..0).await?;
+        // What autovacuum would have done along the way may not fall into the measurement.
+        database.connect().await?.batch_execute("VACUUM ANALYZE readings_ingestion").await?;
         stage.server.checkpoint().await?;
     }
     let run = service::drain(stage, Contender::Service, &database).await?;
     database.ensure_rows(existing + rows, false).await?;
-    report::existing(existing, &run);
+    report::existing(stage, existing, &run);
     stage.server.forget(database).await
 }
 
@@ -61,9 +71,9 @@ pub(super) async fn measure_queries(stage: &Stage) -> Result<()> {
     let (beside, rate) = ask_while_draining(stage, &client, &query, &database).await?;
     for (when, measured) in [("alone", &alone), ("while command-svc drains", &beside)] {
         let at = |fraction| percentile(measured, fraction).unwrap_or(f64::NAN);
-        report::queries(when, measured.len(), at(0.5), at(0.99));
+        report::queries(stage, when, measured.len(), at(0.5), at(0.99));
     }
-    report::progress(&format!("drained {rate:.0} rows/s beside the queries"));
+    stage.report.progress(&format!("drained {rate:.0} rows/s beside the queries"));
     stage.server.forget(database).await
 }
 

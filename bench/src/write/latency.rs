@@ -61,7 +61,7 @@ pub(super) async fn measure(stage: &Stage, rate: u32) -> Result<()> {
     let took: Vec<f64> =
         counted.filter_map(|(number, at)| Some((seen.get(number)? - at) as f64 / 1e3)).collect();
     let at = |fraction| percentile(&took, fraction).unwrap_or(f64::NAN);
-    report::latency(rate, took.len(), at(0.5), at(0.99));
+    report::latency(stage, rate, took.len(), at(0.5), at(0.99));
     stage.server.forget(database).await?;
     topic.delete().await
 }

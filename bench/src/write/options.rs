@@ -1,8 +1,32 @@
 //! The command line.
 
 use super::contender::Contender;
-use clap::Parser;
+use clap::{Parser, ValueEnum as _};
+use std::fmt;
 use std::path::PathBuf;
+
+/// Names a part of the measurement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Part {
+    /// Every contender writes the same rows into an empty table.
+    Drain,
+    /// How long rows take at a given rate.
+    Latency,
+    /// How long queries take beside a drain.
+    Queries,
+    /// command-svc drains into tables that hold rows already.
+    Fill,
+}
+
+impl Part {
+    const ALL: [Self; 4] = [Self::Drain, Self::Latency, Self::Queries, Self::Fill];
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.to_possible_value().as_ref().map_or("", clap::builder::PossibleValue::get_name))
+    }
+}
 
 /// Measures the write side. Run it by `make bench-write`, which starts the servers.
 #[derive(Debug, Parser)]
@@ -44,13 +68,13 @@ pub(super) struct Options {
     /// Contenders, in the order of the first round [default: all].
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Contender>,
-    /// Also drains into tables that hold so many rows.
-    #[arg(long, value_delimiter = ',', default_values_t = [0, 1_000_000])]
+    /// What is measured, in this order.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Part::ALL)]
+    parts: Vec<Part>,
+    /// Rows in the tables that part `fill` drains into; 50 million need 20 GB of disk.
+    #[arg(long, value_delimiter = ',', default_values_t = [0, 1_000_000, 10_000_000, 50_000_000])]
     pub(super) existing: Vec<i64>,
-    /// Leaves out what follows the table of contenders: tables that hold rows already, queries and latency.
-    #[arg(long)]
-    pub(super) throughput_only: bool,
-    /// Also measures latency with so many rows offered per second.
+    /// Rows offered per second in part `latency`.
     #[arg(long, value_delimiter = ',', default_values_t = [5_000, 20_000])]
     pub(super) latency_rates: Vec<u32>,
     /// How long each rate is offered.
@@ -62,7 +86,7 @@ pub(super) struct Options {
     /// Another build of the service, to compare with in the same run.
     #[arg(long)]
     baseline: Option<PathBuf>,
-    /// Where logs and the Java peers are kept.
+    /// Where logs, the results as far as they are known (`write.txt`), and the Java peers are kept.
     #[arg(long, default_value = "target/bench")]
     pub(super) folder: PathBuf,
 }
@@ -72,7 +96,15 @@ impl Options {
         self.connect_rows.min(self.rows)
     }
 
+    pub(super) fn has(&self, part: Part) -> bool {
+        self.parts.contains(&part)
+    }
+
+    /// Returns who takes part in part `drain`.
     pub(super) fn contenders(&self) -> Vec<Contender> {
+        if !self.has(Part::Drain) {
+            return Vec::new();
+        }
         let mut contenders = if self.only.is_empty() { Contender::ALL.to_vec() } else { self.only.clone() };
         if self.baseline.is_some() && !contenders.contains(&Contender::Baseline) {
             contenders.push(Contender::Baseline);
@@ -84,7 +116,7 @@ impl Options {
     pub(super) fn needs_readings(&self, contenders: &[Contender]) -> bool {
         let drains =
             |one: &Contender| matches!(one, Contender::Service | Contender::Baseline | Contender::Consumer);
-        contenders.iter().any(drains) || !self.throughput_only
+        contenders.iter().any(drains) || self.has(Part::Queries) || self.has(Part::Fill)
     }
 
     pub(super) fn service(&self) -> PathBuf {

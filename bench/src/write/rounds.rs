@@ -5,23 +5,28 @@ use super::{Stage, report};
 use anyhow::{Context as _, Result};
 use std::collections::BTreeMap;
 
-/// Runs every round and returns each contender's runs.
+/// Runs every round and prints what was measured, also when a contender fails.
 ///
 /// Each round begins with the next contender, so that nobody always follows the same one.
-pub(super) async fn run(stage: &Stage, contenders: &[Contender]) -> Result<BTreeMap<Contender, Vec<Run>>> {
+pub(super) async fn run(stage: &Stage, contenders: &[Contender]) -> Result<()> {
     let mut results: BTreeMap<Contender, Vec<Run>> = BTreeMap::new();
-    for round in 0..usize::from(stage.options.rounds) {
+    let mut outcome = Ok(());
+    'rounds: for round in 0..usize::from(stage.options.rounds) {
         let first = round % contenders.len().max(1);
         for contender in contenders.iter().cycle().skip(first).take(contenders.len()) {
-            let run = contender.run(stage).await.with_context(|| format!("run {}", contender.label()))?;
-            report::progress(&format!(
-                "round {}: {} {:.0} rows/s",
-                round + 1,
-                contender.label(),
-                run.rows_per_second()
-            ));
-            results.entry(*contender).or_default().push(run);
+            stage.report.progress(&format!("round {}: {} begins", round + 1, contender.label()));
+            match contender.run(stage).await.with_context(|| format!("run {}", contender.label())) {
+                Ok(run) => {
+                    stage.report.run(round + 1, *contender, &run);
+                    results.entry(*contender).or_default().push(run);
+                }
+                Err(error) => {
+                    outcome = Err(error);
+                    break 'rounds;
+                }
+            }
         }
     }
-    Ok(results)
+    report::throughput(stage, &results);
+    outcome
 }

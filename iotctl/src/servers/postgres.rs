@@ -37,6 +37,8 @@ pub struct Settings {
     pub port: u16,
     /// Whether a commit waits for the disk. Tests, whose data ends with them, do without.
     pub durable: bool,
+    /// Further `name=value` settings; they win.
+    pub further: Vec<String>,
 }
 
 /// A running server; dropping it ends it.
@@ -146,6 +148,7 @@ fn options(settings: &Settings, programs: &Path) -> Vec<String> {
             ["shared_preload_libraries=timescaledb", "timescaledb.telemetry_level=off"].map(str::to_owned),
         );
     }
+    options.extend_from_slice(&settings.further);
     options
 }
 

@@ -30,6 +30,8 @@ pub struct Given {
     pub kafka_bootstrap: Option<String>,
     /// Whether a commit waits for the disk where PostgreSQL is started: what is measured must, what is tested need not.
     pub durable: bool,
+    /// `name=value` settings of PostgreSQL where it is started.
+    pub postgres_settings: Vec<String>,
 }
 
 /// Servers in a folder of their own, which ends with them.
@@ -58,6 +60,7 @@ impl TestServers {
                 log: folder.join("postgres.log"),
                 port: free_port()?,
                 durable: given.durable,
+                further: given.postgres_settings.clone(),
             };
             let start = async {
                 servers.postgres = Some(Postgres::start(&settings).await?);
