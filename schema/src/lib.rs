@@ -20,6 +20,7 @@ mod device;
 mod identity;
 mod layout;
 mod reading;
+mod reading_view;
 mod threshold;
 mod timestamp;
 
@@ -38,5 +39,6 @@ pub use layout::{
 pub use reading::{
     ReadingCreatedEvent, event_id_from_payload, event_id_from_publisher, event_id_from_publisher_part,
 };
+pub use reading_view::ReadingView;
 pub use threshold::{Severity, ThresholdKey, ThresholdRow};
 pub use timestamp::{Timestamp, TimestampError};
