@@ -1,11 +1,13 @@
-//! Records gathered into batches, and batches into columns. Pure: no clock, no I/O.
+//! Records gathered into batches. Pure: no clock, no I/O.
 
-use rdkafka::message::{Message, OwnedMessage};
-use schema::{ReadingCreatedEvent, Timestamp, check_metric, check_sensor_id};
+use crate::names::Names;
+use crate::parcel::Parcel;
+use rdkafka::message::OwnedMessage;
+use schema::{IdentityError, ReadingView, Timestamp, check_metric, check_sensor_id};
 use serde_json::{Map, Value};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
-use time::{Date, OffsetDateTime};
 use uuid::Uuid;
 
 /// Says when a batch is ready to be written, and how large it may grow while it waits for the one before.
@@ -15,9 +17,9 @@ pub struct Limits {
     pub rows_ready: usize,
     /// Age of the oldest record at which fewer rows are written, too; it bounds the latency of a quiet topic.
     pub age_max: Duration,
-    /// Most rows; the last record may pass it.
+    /// Most rows; the last parcel may pass it.
     pub rows_max: usize,
-    /// Most bytes of Kafka values; the last record may pass it.
+    /// Most bytes of Kafka values; the last parcel may pass it.
     pub bytes_max: usize,
 }
 
@@ -51,24 +53,29 @@ impl From<serde_json::Error> for Undecodable {
     }
 }
 
-/// Holds one reading and the record that carried it, which a dead letter repeats.
-#[derive(Clone, Debug)]
-pub struct Entry {
-    /// The decoded reading.
-    pub reading: ReadingCreatedEvent,
-    /// The record as Kafka had it.
-    pub record: OwnedMessage,
-}
-
 /// Decodes one record.
 ///
 /// # Errors
-/// [`Undecodable`] (dead letter).
-pub fn decode(value: Option<&[u8]>) -> Result<ReadingCreatedEvent, Undecodable> {
-    let reading: ReadingCreatedEvent = serde_json::from_slice(value.ok_or(Undecodable::Empty)?)?;
-    check_sensor_id(&reading.sensor_id)?;
-    reading.values.keys().try_for_each(|metric| check_metric(metric))?;
+/// [`Undecodable`] (dead letter); names are not looked at.
+pub fn decode(value: Option<&[u8]>) -> Result<ReadingView<'_>, Undecodable> {
+    let reading: ReadingView<'_> = serde_json::from_slice(value.ok_or(Undecodable::Empty)?)?;
     if reading.values.is_empty() { Err(Undecodable::NoValues) } else { Ok(reading) }
+}
+
+/// Holds one reading of a batch, which keeps its texts, and where the record is that carried it.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub(crate) event_id: Uuid,
+    pub(crate) sensor: u32,
+    pub(crate) device_type: u32,
+    pub(crate) zone: u32,
+    pub(crate) values: Range<usize>,
+    /// Boxed, because most readings have none.
+    pub(crate) attributes: Option<Box<Map<String, Value>>>,
+    pub(crate) reading_at: Timestamp,
+    pub(crate) received_at: Timestamp,
+    parcel: usize,
+    record: usize,
 }
 
 /// Holds a record that is no reading, and why.
@@ -83,6 +90,13 @@ pub struct Rejected {
 /// Gathers records and remembers how far each partition has come.
 #[derive(Debug, Default)]
 pub struct Batch {
+    pub(crate) sensors: Names,
+    pub(crate) metrics: Names,
+    /// Device types and zones.
+    pub(crate) places: Names,
+    /// Metric and value.
+    pub(crate) values: Vec<(u32, f64)>,
+    parcels: Vec<Parcel>,
     entries: Vec<Entry>,
     rejected: Vec<Rejected>,
     next_offsets: BTreeMap<i32, i64>,
@@ -91,20 +105,47 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Decodes a record and adds it, as a reading or as rejected.
-    pub fn push(&mut self, record: OwnedMessage) {
-        self.next_offsets.insert(record.partition(), record.offset() + 1);
-        self.byte_count += record.payload().map_or(0, <[u8]>::len);
-        match decode(record.payload()) {
-            Ok(reading) => {
-                self.row_count += reading.values.len();
-                self.entries.push(Entry { reading, record });
-            }
-            Err(error) => {
-                self.row_count += 1; // so that a flood of them fills a batch, too
-                self.rejected.push(Rejected { record, reason: error.to_string() });
+    /// Decodes records and adds each, as a reading or as rejected.
+    pub fn push(&mut self, parcel: Parcel) {
+        for number in 0..parcel.record_count() {
+            let (partition, offset) = parcel.place(number);
+            self.next_offsets.insert(partition, offset + 1);
+            let value = parcel.value(number);
+            self.byte_count += value.map_or(0, <[u8]>::len);
+            match decode(value).and_then(|reading| self.entry(reading, number)) {
+                Ok(entry) => {
+                    self.row_count += entry.values.len();
+                    self.entries.push(entry);
+                }
+                Err(error) => {
+                    self.row_count += 1; // so that a flood of them fills a batch, too
+                    let (record, reason) = (parcel.record(number), error.to_string());
+                    self.rejected.push(Rejected { record, reason });
+                }
             }
         }
+        self.parcels.push(parcel);
+    }
+
+    /// Makes an entry of a reading; what it leaves behind when it fails is never looked at.
+    fn entry(&mut self, reading: ReadingView<'_>, record: usize) -> Result<Entry, Undecodable> {
+        let unchecked = |_: &str| Ok::<_, IdentityError>(());
+        let first = self.values.len();
+        for (metric, value) in &reading.values {
+            self.values.push((self.metrics.number(metric, check_metric)?, *value));
+        }
+        Ok(Entry {
+            event_id: reading.event_id,
+            sensor: self.sensors.number(&reading.sensor_id, check_sensor_id)?,
+            device_type: self.places.number(&reading.device_type, unchecked)?,
+            zone: self.places.number(&reading.zone_id, unchecked)?,
+            values: first..self.values.len(),
+            attributes: (!reading.attributes.is_empty()).then(|| Box::new(reading.attributes)),
+            reading_at: reading.reading_at,
+            received_at: reading.received_at,
+            parcel: self.parcels.len(),
+            record,
+        })
     }
 
     /// Says whether nothing was pushed.
@@ -124,20 +165,26 @@ impl Batch {
 
     /// Rejects the readings of before an instant; their offsets still count.
     pub fn reject_before(&mut self, kept_from: Timestamp, reason: &str) {
-        if self.entries.iter().all(|entry| entry.reading.reading_at >= kept_from) {
+        if self.entries.iter().all(|entry| entry.reading_at >= kept_from) {
             return; // almost always
         }
-        let (kept, old) = std::mem::take(&mut self.entries)
-            .into_iter()
-            .partition(|entry: &Entry| entry.reading.reading_at >= kept_from);
+        let (kept, old): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.entries).into_iter().partition(|entry| entry.reading_at >= kept_from);
         self.entries = kept;
-        let rejected = |entry: Entry| Rejected { record: entry.record, reason: reason.to_owned() };
-        self.rejected.extend(old.into_iter().map(rejected));
+        for entry in old {
+            let (record, reason) = (self.record(&entry), reason.to_owned());
+            self.rejected.push(Rejected { record, reason });
+        }
     }
 
-    /// Returns the readings, in the order in which they were pushed.
-    pub fn entries(&self) -> &[Entry] {
-        &self.entries
+    /// Returns the record that carried a reading.
+    pub(crate) fn record(&self, entry: &Entry) -> OwnedMessage {
+        self.parcels[entry.parcel].record(entry.record)
+    }
+
+    /// Returns all its readings, in the order in which they were pushed.
+    pub fn readings(&self) -> Readings<'_> {
+        Readings { batch: self, entries: &self.entries }
     }
 
     /// Returns what is no reading.
@@ -151,150 +198,80 @@ impl Batch {
     }
 }
 
-/// Holds rows as the columns that one statement takes, one element per metric value.
-#[derive(Debug, Default, PartialEq)]
-pub struct Columns<'a> {
-    pub(crate) sensor_id: Vec<&'a str>,
-    pub(crate) metric: Vec<&'a str>,
-    pub(crate) reading_at: Vec<OffsetDateTime>,
-    pub(crate) value: Vec<f64>,
-    pub(crate) event_id: Vec<Uuid>,
-    pub(crate) received_at: Vec<OffsetDateTime>,
-    pub(crate) device_type: Vec<&'a str>,
-    pub(crate) zone_id: Vec<&'a str>,
-    pub(crate) attributes: Vec<Option<&'a Map<String, Value>>>,
+/// Some readings of a batch, neighbours in the order in which they were pushed.
+#[derive(Clone, Copy, Debug)]
+pub struct Readings<'a> {
+    pub(crate) batch: &'a Batch,
+    pub(crate) entries: &'a [Entry],
 }
 
-impl<'a> Columns<'a> {
-    /// Lays the readings out in rows: those of a sensor's metric together, in the order in which they were pushed, and
-    /// these series in the order of the table's key. An index takes neighbours together much faster than scattered rows.
-    pub fn of(entries: &'a [Entry]) -> Self {
-        let mut series: HashMap<(&str, &str), Vec<(&ReadingCreatedEvent, f64)>> = HashMap::new();
-        for Entry { reading, .. } in entries {
-            for (metric, value) in &reading.values {
-                series.entry((&reading.sensor_id, metric)).or_default().push((reading, *value));
-            }
-        }
-        let mut series: Vec<_> = series.into_iter().collect();
-        series.sort_unstable_by_key(|(key, _)| *key);
-        let mut columns = Self::default();
-        for ((sensor_id, metric), rows) in series {
-            for (reading, value) in rows {
-                columns.sensor_id.push(sensor_id);
-                columns.metric.push(metric);
-                columns.reading_at.push(reading.reading_at.into());
-                columns.value.push(value);
-                columns.event_id.push(reading.event_id);
-                columns.received_at.push(reading.received_at.into());
-                columns.device_type.push(&reading.device_type);
-                columns.zone_id.push(&reading.zone_id);
-                columns.attributes.push((!reading.attributes.is_empty()).then_some(&reading.attributes));
-            }
-        }
-        columns
+impl<'a> Readings<'a> {
+    /// Returns how many they are.
+    pub fn count(self) -> usize {
+        self.entries.len()
     }
 
-    /// Returns the columns of some rows, in the given order.
-    pub fn only(&self, rows: &[usize]) -> Self {
-        fn pick<T: Copy>(column: &[T], rows: &[usize]) -> Vec<T> {
-            rows.iter().map(|row| column[*row]).collect()
-        }
-        Self {
-            sensor_id: pick(&self.sensor_id, rows),
-            metric: pick(&self.metric, rows),
-            reading_at: pick(&self.reading_at, rows),
-            value: pick(&self.value, rows),
-            event_id: pick(&self.event_id, rows),
-            received_at: pick(&self.received_at, rows),
-            device_type: pick(&self.device_type, rows),
-            zone_id: pick(&self.zone_id, rows),
-            attributes: pick(&self.attributes, rows),
-        }
+    /// Returns how many rows they make, one for each value.
+    pub(crate) fn row_count(self) -> usize {
+        self.entries.iter().map(|entry| entry.values.len()).sum()
     }
 
-    /// Returns what makes a row unique.
-    pub(crate) fn key(&self, row: usize) -> (&'a str, &'a str, OffsetDateTime, Uuid) {
-        (self.sensor_id[row], self.metric[row], self.reading_at[row], self.event_id[row])
+    /// Returns both halves.
+    pub(crate) fn halves(self) -> (Self, Self) {
+        let (first, second) = self.entries.split_at(self.entries.len() / 2);
+        (Self { entries: first, ..self }, Self { entries: second, ..self })
     }
 
-    /// Returns the number of rows.
-    pub fn row_count(&self) -> usize {
-        self.value.len()
-    }
-
-    /// Returns the UTC days that the rows fall on.
-    pub fn days(&self) -> BTreeSet<Date> {
-        self.reading_at.iter().map(|at| at.date()).collect()
+    /// Returns the record of the first.
+    pub(crate) fn first_record(self) -> Option<OwnedMessage> {
+        self.entries.first().map(|entry| self.batch.record(entry))
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use crate::columns::Columns;
     use proptest::prelude::*;
-    use rdkafka::Timestamp as KafkaTimestamp;
+    use rdkafka::message::Message as _;
+    use schema::ReadingCreatedEvent;
 
-    fn entry(partition: i32, offset: i64, values: &[(&str, f64)]) -> Entry {
-        let at = schema::Timestamp::parse("2026-03-01T23:59:59.999999Z").unwrap();
+    pub(crate) fn parcel_of(sensor_id: &str, partition: i32, offset: i64, values: &[(&str, f64)]) -> Parcel {
+        let at = Timestamp::parse("2026-03-01T23:59:59.999999Z").unwrap();
         let reading = ReadingCreatedEvent {
             event_id: Uuid::from_u128(u128::try_from(offset).unwrap()),
-            sensor_id: "s".into(),
+            sensor_id: sensor_id.into(),
             device_type: "T".into(),
             zone_id: "z".into(),
             values: values.iter().map(|(metric, value)| ((*metric).into(), *value)).collect(),
-            attributes: serde_json::Map::new(),
+            attributes: Map::new(),
             reading_at: at,
             received_at: at,
         };
         let value = serde_json::to_vec(&reading).unwrap();
-        let record = OwnedMessage::new(
-            Some(value),
-            None,
-            "iot-reading-topic".into(),
-            KafkaTimestamp::NotAvailable,
-            partition,
-            offset,
-            None,
-        );
-        Entry { reading, record }
+        let at = rdkafka::Timestamp::NotAvailable;
+        let mut parcel = Parcel::new("iot-reading-topic".into());
+        parcel.push_owned(&OwnedMessage::new(Some(value), None, String::new(), at, partition, offset, None));
+        parcel
     }
 
-    #[test]
-    fn a_reading_becomes_one_row_per_metric() {
-        let entries = [entry(0, 1, &[("humidity", 40.0), ("temperature", 21.5)]), entry(0, 2, &[("x", 1.0)])];
-        let columns = Columns::of(&entries);
-        assert_eq!(columns.row_count(), 3);
-        assert_eq!(columns.metric, ["humidity", "temperature", "x"]);
-        assert_eq!(columns.event_id[0], columns.event_id[1]);
-        assert_eq!(columns.days().len(), 1);
-    }
-
-    #[test]
-    fn rows_of_a_series_lie_together_and_keep_their_order() {
-        let mut entries: Vec<_> = (0..6).map(|offset| entry(0, offset, &[("b", 2.0), ("a", 1.0)])).collect();
-        for entry in entries.iter_mut().step_by(2) {
-            entry.reading.sensor_id = "r".into();
-        }
-        let columns = Columns::of(&entries);
-        assert_eq!(columns.sensor_id, ["r", "r", "r", "r", "r", "r", "s", "s", "s", "s", "s", "s"]);
-        assert_eq!(columns.metric, ["a", "a", "a", "b", "b", "b", "a", "a", "a", "b", "b", "b"]);
-        let offsets: Vec<_> = columns.event_id.iter().map(Uuid::as_u128).collect();
-        assert_eq!(offsets, [0, 2, 4, 0, 2, 4, 1, 3, 5, 1, 3, 5]);
+    pub(crate) fn parcel(partition: i32, offset: i64, values: &[(&str, f64)]) -> Parcel {
+        parcel_of("s", partition, offset, values)
     }
 
     #[test]
     fn readings_past_retention_are_rejected_and_their_offsets_count() {
         let mut batch = Batch::default();
-        batch.push(entry(0, 7, &[("m", 1.0)]).record);
+        batch.push(parcel(0, 7, &[("m", 1.0)]));
         let at = Timestamp::parse("2026-03-01T23:59:59.999999Z").unwrap();
         batch.reject_before(at, "old");
         assert_eq!(
-            (batch.entries().len(), batch.rejected().len()),
+            (batch.readings().count(), batch.rejected().len()),
             (1, 0),
             "an instant is not before itself"
         );
         batch.reject_before(Timestamp::parse("2026-03-02T00:00:00Z").unwrap(), "old");
-        assert_eq!((batch.entries().len(), batch.rejected().len()), (0, 1));
+        assert_eq!((batch.readings().count(), batch.rejected().len()), (0, 1));
         assert_eq!(batch.rejected()[0].reason, "old");
         assert_eq!(batch.next_offsets()[&0], 8);
     }
@@ -304,13 +281,20 @@ mod tests {
         for bytes in [None, Some(&b""[..]), Some(b"{}"), Some(b"\xff"), Some(b"[1]")] {
             assert!(decode(bytes).is_err());
         }
-        let mut good = entry(0, 0, &[("temperature", 1.0)]).reading;
-        assert!(decode(Some(&serde_json::to_vec(&good).unwrap())).is_ok());
-        good.sensor_id = "a/b".into();
-        assert!(matches!(decode(Some(&serde_json::to_vec(&good).unwrap())), Err(Undecodable::Name(_))));
-        good.sensor_id = "a".into();
-        good.values.clear();
-        assert!(matches!(decode(Some(&serde_json::to_vec(&good).unwrap())), Err(Undecodable::NoValues)));
+        let mut batch = Batch::default();
+        batch.push(parcel(0, 0, &[("temperature", 1.0)]));
+        batch.push(parcel_of("a/b", 0, 1, &[("temperature", 1.0)]));
+        batch.push(parcel(0, 2, &[("a/b", 1.0)]));
+        batch.push(parcel(0, 3, &[]));
+        batch.push(parcel(0, 4, &[("temperature", 2.0)]));
+        let reasons: Vec<_> = batch.rejected().iter().map(|rejected| rejected.reason.as_str()).collect();
+        assert!(
+            reasons[0].starts_with("sensor id must match") && reasons[1].starts_with("metric must match")
+        );
+        assert_eq!(reasons[2..], ["reading has no value"]);
+        let columns = Columns::of(batch.readings());
+        assert_eq!(columns.value, [1.0, 2.0]);
+        assert_eq!(batch.rejected()[0].record.offset(), 1);
     }
 
     proptest! {
@@ -321,12 +305,12 @@ mod tests {
             for partition in partitions {
                 let offset = next.entry(partition).or_insert(0_i64);
                 let values: &[_] = if *offset % 3 == 0 { &[] } else { &[("m", 0.0)] };
-                batch.push(entry(partition, *offset, values).record);
+                batch.push(parcel(partition, *offset, values));
                 *offset += 1;
             }
             prop_assert_eq!(batch.next_offsets(), &next);
             let total = usize::try_from(next.values().sum::<i64>()).unwrap();
-            prop_assert_eq!(batch.entries().len() + batch.rejected().len(), total);
+            prop_assert_eq!(batch.readings().count() + batch.rejected().len(), total);
         }
 
         #[test]

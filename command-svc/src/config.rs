@@ -15,7 +15,7 @@ pub struct Config {
     pub postgres: postgres::Settings,
     /// `BATCH_ROWS_READY` (default 500) rows, or `BATCH_AGE_MS_MAX` (default 20 ms), make a batch ready; while it waits
     /// for the one before, it grows to `BATCH_ROWS_MAX` (default 50,000) or `BATCH_BYTES_MAX` (default 32 MiB).
-    /// A lane holds two batches, so memory is bounded by writers × 2 × `BATCH_BYTES_MAX`, times about four for decoding.
+    /// A lane holds two batches, each about three times its bytes when it is decoded: memory is bounded by writers × 6 × `BATCH_BYTES_MAX`.
     pub limits: Limits,
     /// `WRITERS`, default 2: lanes that write at the same time, each with a connection and partitions of its own.
     pub writers: usize,

@@ -1,7 +1,7 @@
 //! The batch that is being gathered, and when it is ready to be written.
 
 use crate::batch::{Batch, Limits};
-use rdkafka::message::OwnedMessage;
+use crate::parcel::Parcel;
 use std::convert::Infallible;
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep_until};
@@ -26,14 +26,14 @@ impl Filling {
     }
 
     /// Gathers until the batch is worth writing or old enough; false when no more records will come.
-    pub(crate) async fn fill(&mut self, records: &mut Receiver<OwnedMessage>) -> bool {
+    pub(crate) async fn fill(&mut self, parcels: &mut Receiver<Parcel>) -> bool {
         while !self.batch.is_ready(&self.limits) {
             let ready_at = self.oldest.map(|oldest| oldest + self.limits.age_max);
             tokio::select! {
                 biased;
                 () = at(ready_at) => return true,
-                received = records.recv() => match received {
-                    Some(record) => self.push(record),
+                received = parcels.recv() => match received {
+                    Some(parcel) => self.push(parcel),
                     None => return false,
                 }
             }
@@ -42,18 +42,18 @@ impl Filling {
     }
 
     /// Gathers until the batch is full, then waits. Dropped when the batch before is written.
-    pub(crate) async fn keep_filling(&mut self, records: &mut Receiver<OwnedMessage>) -> Infallible {
+    pub(crate) async fn keep_filling(&mut self, parcels: &mut Receiver<Parcel>) -> Infallible {
         while !self.batch.is_full(&self.limits) {
-            match records.recv().await {
-                Some(record) => self.push(record),
+            match parcels.recv().await {
+                Some(parcel) => self.push(parcel),
                 None => break,
             }
         }
         std::future::pending().await
     }
 
-    fn push(&mut self, record: OwnedMessage) {
-        self.batch.push(record);
+    fn push(&mut self, parcel: Parcel) {
+        self.batch.push(parcel);
         self.oldest.get_or_insert_with(Instant::now);
     }
 }

@@ -4,11 +4,11 @@
 
 use crate::batch::{Batch, Limits};
 use crate::filling::Filling;
+use crate::parcel::Parcel;
 use crate::retention::Retention;
 use crate::writer::Writer;
 use chassis::kafka::Monitor;
 use rdkafka::consumer::{CommitMode, Consumer, StreamConsumer};
-use rdkafka::message::OwnedMessage;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use tokio::time::timeout;
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 
 pub(crate) struct Lane {
-    pub(crate) records: Receiver<OwnedMessage>,
+    pub(crate) parcels: Receiver<Parcel>,
     pub(crate) consumer: Arc<StreamConsumer<Monitor>>,
     pub(crate) topic: String,
     pub(crate) writer: Writer,
@@ -35,13 +35,13 @@ impl Lane {
     /// The database does not fit this build (stop).
     pub(crate) async fn run(mut self) -> anyhow::Result<()> {
         let mut filling = Filling::new(self.limits);
-        while filling.fill(&mut self.records).await {
+        while filling.fill(&mut self.parcels).await {
             let mut batch = filling.take();
             self.reject_old(&mut batch);
             // While this batch is written, the next one fills.
             tokio::select! {
                 stored = self.writer.store(&batch) => stored?,
-                never = filling.keep_filling(&mut self.records) => match never {},
+                never = filling.keep_filling(&mut self.parcels) => match never {},
             }
             self.commit(&batch, CommitMode::Async);
         }

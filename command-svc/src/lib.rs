@@ -9,12 +9,15 @@
 //!             Kafka away → waits.
 
 pub mod batch;
+pub mod columns;
 mod config;
 mod dead_letter;
 mod filling;
 mod lane;
 pub mod maintenance;
 mod metrics;
+mod names;
+pub mod parcel;
 pub mod retention;
 pub mod rollup;
 mod router;
@@ -31,7 +34,7 @@ use dead_letter::DeadLetters;
 use lane::Lane;
 use maintenance::Maintenance;
 use rdkafka::consumer::{Consumer, StreamConsumer};
-use router::{Inlet, LANE_RECORDS_MAX};
+use router::{Inlet, LANE_PARCELS_MAX};
 use schema::{migrations, topics};
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -65,13 +68,13 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
 
     let (mut lanes, mut inlets) = (JoinSet::new(), Vec::new());
     for _ in 0..config.writers {
-        let (sender, records) = mpsc::channel(LANE_RECORDS_MAX);
+        let (sender, parcels) = mpsc::channel(LANE_PARCELS_MAX);
         let store = store::open_when_available(&pool).await?;
         let store = store.with_answer_max(config.postgres.statement_max() * STATEMENTS_PER_WRITE);
         let writer =
             Writer::new(store, dead_letters.clone(), latch.clone(), metrics.clone(), config.data_retry_first);
         let lane = Lane {
-            records,
+            parcels,
             consumer: Arc::clone(&consumer),
             topic: topic.clone(),
             writer,
@@ -79,7 +82,7 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
             retention: config.retention,
         };
         lanes.spawn(lane.run());
-        inlets.push(Inlet::new(sender));
+        inlets.push(Inlet::new(sender, &topic));
     }
     let maintenance = Maintenance {
         postgres: config.postgres.clone(),

@@ -1,14 +1,14 @@
 //! What a batch of new rows adds to the read models. Pure.
 
-use crate::batch::Columns;
-use time::OffsetDateTime;
+use crate::columns::Columns;
+use schema::Timestamp;
 
 /// Sums up the rows of one key of `sensor_reading_hourly_aggregates`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Hour<'a> {
     pub(crate) sensor_id: &'a str,
     pub(crate) metric: &'a str,
-    pub(crate) bucket: OffsetDateTime,
+    pub(crate) bucket: Timestamp,
     pub(crate) device_type: &'a str,
     pub(crate) zone_id: &'a str,
     pub(crate) min: f64,
@@ -27,7 +27,7 @@ pub fn hours<'a>(columns: &Columns<'a>) -> Vec<Hour<'a>> {
         let hour = Hour {
             sensor_id: columns.sensor_id[row],
             metric: columns.metric[row],
-            bucket: hour_of(columns.reading_at[row]),
+            bucket: columns.reading_at[row].hour(),
             device_type: columns.device_type[row],
             zone_id: columns.zone_id[row],
             min: value,
@@ -61,15 +61,8 @@ impl Hour<'_> {
     }
 }
 
-fn key<'a>(hour: &Hour<'a>) -> (&'a str, &'a str, OffsetDateTime, &'a str, &'a str) {
+fn key<'a>(hour: &Hour<'a>) -> (&'a str, &'a str, Timestamp, &'a str, &'a str) {
     (hour.sensor_id, hour.metric, hour.bucket, hour.device_type, hour.zone_id)
-}
-
-/// Counts in seconds: a count of nanoseconds needs wide integers, and this runs for each row.
-fn hour_of(instant: OffsetDateTime) -> OffsetDateTime {
-    let seconds = instant.unix_timestamp();
-    OffsetDateTime::from_unix_timestamp(seconds - seconds.rem_euclid(3_600))
-        .expect("the years of readings begin with an hour")
 }
 
 /// Finds the newest row of each sensor and metric: latest by the device's clock, then by event id, as the table keeps it.
@@ -115,7 +108,7 @@ mod tests {
     fn columns(rows: &[(usize, i64, i32)]) -> Columns<'static> {
         let mut columns = Columns::default();
         for (number, (sensor, second, value)) in rows.iter().enumerate() {
-            let at = OffsetDateTime::from_unix_timestamp(*second).unwrap();
+            let at = Timestamp::from_micros(*second * 1_000_000).unwrap();
             columns.sensor_id.push(SENSORS[*sensor]);
             columns.metric.push("m");
             columns.reading_at.push(at);
@@ -127,12 +120,6 @@ mod tests {
             columns.attributes.push(None);
         }
         columns
-    }
-
-    #[test]
-    fn instants_before_1970_belong_to_the_hour_that_began_before_them() {
-        let rows = columns(&[(0, -1, 5)]);
-        assert_eq!(hours(&rows)[0].bucket.unix_timestamp(), -3_600);
     }
 
     #[test]
@@ -157,7 +144,7 @@ mod tests {
                     .iter()
                     .filter(|(sensor, second, _)| {
                         SENSORS[*sensor] == hour.sensor_id
-                            && second.div_euclid(3_600) * 3_600 == hour.bucket.unix_timestamp()
+                            && second.div_euclid(3_600) * 3_600 == hour.bucket.as_micros() / 1_000_000
                     })
                     .map(|(_, _, value)| f64::from(*value))
                     .collect();

@@ -2,11 +2,14 @@
 //!
 //! The consumer is polled whatever the lanes do, so an outage of the database does not cost the group membership.
 
+use crate::parcel::Parcel;
 use anyhow::Context;
 use chassis::Chassis;
 use chassis::kafka::Monitor;
+use futures::{FutureExt as _, Stream, StreamExt as _};
 use rdkafka::consumer::{Consumer, StreamConsumer};
-use rdkafka::message::{Message, OwnedMessage};
+use rdkafka::error::KafkaResult;
+use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -14,8 +17,8 @@ use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::{sleep, timeout};
 
-/// Records between the router and a lane that are not in a batch yet.
-pub(crate) const LANE_RECORDS_MAX: usize = 2_048;
+/// Parcels between the router and a lane that are not in a batch yet.
+pub(crate) const LANE_PARCELS_MAX: usize = 8;
 /// A lane that writes has room again so soon. Pausing at once would be dear: librdkafka throws away what it has fetched
 /// ahead of a paused partition, and fetches it again.
 const ROOM_WAIT: Duration = Duration::from_millis(500);
@@ -24,46 +27,52 @@ const ROOM_POLL: Duration = Duration::from_millis(2);
 /// How often an idle loop says that it is alive.
 const BEAT: Duration = Duration::from_secs(5);
 
-/// The way into a lane. What is held is a few records: the partitions are paused when there is one.
+/// The way into a lane. What is held is a few parcels: the partitions are paused when there is one.
 pub(crate) struct Inlet {
-    sender: Sender<OwnedMessage>,
-    held: VecDeque<OwnedMessage>,
+    sender: Sender<Parcel>,
+    open: Parcel,
+    held: VecDeque<Parcel>,
 }
 
 impl Inlet {
-    pub(crate) fn new(sender: Sender<OwnedMessage>) -> Self {
-        Self { sender, held: VecDeque::new() }
+    pub(crate) fn new(sender: Sender<Parcel>, topic: &str) -> Self {
+        Self { sender, open: Parcel::new(topic.into()), held: VecDeque::new() }
     }
 
-    /// Hands over what is held, then what is new; false when the lane has no room for all of it.
-    fn hand_over(&mut self, new: Option<OwnedMessage>) -> bool {
-        self.held.extend(new);
-        while let Some(record) = self.held.pop_front() {
+    fn is_blocked(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Hands over what is held; false when the lane has no room for all of it.
+    fn hand_over(&mut self) -> bool {
+        while let Some(parcel) = self.held.pop_front() {
             // A closed lane keeps its records held; its failure ends the service.
-            if let Err(TrySendError::Full(record) | TrySendError::Closed(record)) =
-                self.sender.try_send(record)
+            if let Err(TrySendError::Full(parcel) | TrySendError::Closed(parcel)) =
+                self.sender.try_send(parcel)
             {
-                self.held.push_front(record);
+                self.held.push_front(parcel);
                 return false;
             }
         }
         true
     }
 
-    /// Hands over, waiting a moment when the lane becomes full; false when it has no room even then.
-    async fn hand_over_soon(&mut self, new: OwnedMessage) -> bool {
-        let was_full = !self.held.is_empty();
-        if self.hand_over(Some(new)) {
+    /// Closes the open parcel and hands over, waiting a moment when the lane becomes full; false when it has no room even
+    /// then.
+    async fn hand_over_soon(&mut self) -> bool {
+        let was_blocked = self.is_blocked();
+        self.held.push_back(self.open.take());
+        if self.hand_over() {
             return true;
         }
         // What still comes for a lane that is full already must not hold up the others.
-        if !was_full
+        if !was_blocked
             && let Ok(Ok(room)) = timeout(ROOM_WAIT, self.sender.reserve()).await
-            && let Some(record) = self.held.pop_front()
+            && let Some(parcel) = self.held.pop_front()
         {
-            room.send(record);
+            room.send(parcel);
         }
-        self.held.is_empty()
+        !self.is_blocked()
     }
 }
 
@@ -76,30 +85,57 @@ pub(crate) async fn route(
     mut inlets: Vec<Inlet>,
     chassis: &Chassis,
 ) -> anyhow::Result<()> {
+    let lanes = inlets.len();
+    let mut records = consumer.stream();
     loop {
         chassis.liveness.beat();
-        let is_blocked = inlets.iter().any(|inlet| !inlet.held.is_empty());
+        let is_blocked = inlets.iter().any(Inlet::is_blocked);
         tokio::select! {
             () = chassis.shutdown.cancelled() => return Ok(()),
-            received = consumer.recv() => match received {
-                Ok(record) => {
-                    let lane = lane_of(record.partition(), inlets.len());
-                    if !inlets[lane].hand_over_soon(record.detach()).await {
-                        consumer.pause(&partitions_of(consumer, lane, inlets.len())?).context("pause readings")?;
+            Some(first) = records.next() => {
+                take(first, &mut records, &mut inlets);
+                for (lane, inlet) in inlets.iter_mut().enumerate().filter(|(_, inlet)| !inlet.open.is_empty()) {
+                    if !inlet.hand_over_soon().await {
+                        consumer.pause(&partitions_of(consumer, lane, lanes)?).context("pause readings")?;
                     }
                 }
-                // librdkafka reconnects by itself, and the monitor closes the latch meanwhile.
-                Err(error) => tracing::warn!(%error, "readings cannot be read now"),
-            },
+            }
             () = sleep(ROOM_POLL), if is_blocked => {
-                let lanes = inlets.len();
-                for (lane, inlet) in inlets.iter_mut().enumerate().filter(|(_, inlet)| !inlet.held.is_empty()) {
-                    if inlet.hand_over(None) {
+                for (lane, inlet) in inlets.iter_mut().enumerate().filter(|(_, inlet)| inlet.is_blocked()) {
+                    if inlet.hand_over() {
                         consumer.resume(&partitions_of(consumer, lane, lanes)?).context("resume readings")?;
                     }
                 }
             }
             () = sleep(BEAT) => {}
+        }
+    }
+}
+
+/// Puts what is there at this moment into the parcels of its lanes, until one is full.
+fn take<'a, S>(first: S::Item, records: &mut S, inlets: &mut [Inlet])
+where
+    S: Stream<Item = KafkaResult<BorrowedMessage<'a>>> + Unpin,
+{
+    let mut received = first;
+    loop {
+        match received {
+            Ok(record) => {
+                let open = &mut inlets[lane_of(record.partition(), inlets.len())].open;
+                open.push(&record);
+                if open.is_full() {
+                    return;
+                }
+            }
+            // librdkafka reconnects by itself, and the monitor closes the latch meanwhile.
+            Err(error) => {
+                tracing::warn!(%error, "readings cannot be read now");
+                return;
+            }
+        }
+        match records.next().now_or_never().flatten() {
+            Some(next) => received = next,
+            None => return,
         }
     }
 }

@@ -6,10 +6,12 @@
 //! All leave the same rows (ADR 0004).
 
 mod copy;
+mod encode;
 mod portable;
 mod statement;
 
-use crate::batch::{Columns, Entry};
+use crate::batch::Readings;
+use crate::columns::Columns;
 use chassis::retry::Backoff;
 use deadpool_postgres::{Client, Object, Pool, PoolError};
 use schema::migrations::Dialect;
@@ -154,11 +156,11 @@ impl Store {
     ///
     /// # Errors
     /// [`Error`], never [`Error::Conflict`]; nothing was written, except that an answer lost on the way may hide a commit.
-    pub async fn write(&mut self, entries: &[Entry]) -> Result<u64, Error> {
-        if entries.is_empty() {
+    pub async fn write(&mut self, readings: Readings<'_>) -> Result<u64, Error> {
+        if readings.count() == 0 {
             return Ok(0);
         }
-        let columns = Columns::of(entries);
+        let columns = Columns::of(readings);
         let mut conflicts = Backoff::new(CONFLICT_WAITS.0, CONFLICT_WAITS.1);
         loop {
             match self.write_once(&columns).await {

@@ -1,6 +1,6 @@
 //! A batch written whatever happens: retried while the database is away, bisected when it refuses a row.
 
-use crate::batch::{Batch, Entry, Rejected};
+use crate::batch::{Batch, Readings, Rejected};
 use crate::dead_letter::DeadLetters;
 use crate::metrics::Metrics;
 use crate::store::{Error, Store};
@@ -39,20 +39,22 @@ impl Writer {
     /// # Errors
     /// The database does not fit this build (stop).
     pub(crate) async fn store(&mut self, batch: &Batch) -> anyhow::Result<()> {
-        let mut refused = self.store_or_bisect(batch.entries()).await?;
+        let mut refused = self.store_or_bisect(batch.readings()).await?;
         for tries in 1..REFUSED_TRIES_MAX {
             if refused.is_empty() {
                 break;
             }
             sleep(self.refused_wait_first * 2_u32.pow(tries - 1)).await;
             let mut still_refused = Vec::new();
-            for (entry, _) in refused {
-                still_refused.extend(self.store_or_bisect(std::slice::from_ref(entry)).await?);
+            for (reading, _) in refused {
+                still_refused.extend(self.store_or_bisect(reading).await?);
             }
             refused = still_refused;
         }
-        for (entry, reason) in refused {
-            self.dead_letters.send(&Rejected { record: entry.record.clone(), reason }).await;
+        for (reading, reason) in refused {
+            if let Some(record) = reading.first_record() {
+                self.dead_letters.send(&Rejected { record, reason }).await;
+            }
         }
         // All at once: a device that sends a year of what is past retention must not slow down the others.
         join_all(batch.rejected().iter().map(|rejected| self.dead_letters.send(rejected))).await;
@@ -64,20 +66,21 @@ impl Writer {
     /// Halves a refused batch: n records with one bad among them take about 2·log₂ n statements.
     async fn store_or_bisect<'a>(
         &mut self,
-        entries: &'a [Entry],
-    ) -> anyhow::Result<Vec<(&'a Entry, String)>> {
+        readings: Readings<'a>,
+    ) -> anyhow::Result<Vec<(Readings<'a>, String)>> {
         let mut refused = Vec::new();
-        let mut pending = vec![entries];
-        while let Some(entries) = pending.pop() {
-            match self.store_when_available(entries).await {
+        let mut pending = vec![readings];
+        while let Some(readings) = pending.pop() {
+            match self.store_when_available(readings).await {
                 Ok(()) => {}
-                Err(error @ (Error::Refused(_) | Error::Overrun(_))) => match entries {
-                    [entry] => refused.push((entry, error.reason())),
-                    _ => {
-                        let (first, second) = entries.split_at(entries.len() / 2);
+                Err(error @ (Error::Refused(_) | Error::Overrun(_))) => {
+                    if readings.count() == 1 {
+                        refused.push((readings, error.reason()));
+                    } else {
+                        let (first, second) = readings.halves();
                         pending.extend([second, first]);
                     }
-                },
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -87,20 +90,20 @@ impl Writer {
     /// Tries the same rows until the database takes or refuses them, or does not finish them in time.
     ///
     /// A single record that the database does not finish is tried on and on: that is an outage, not a fault of its own.
-    async fn store_when_available(&mut self, entries: &[Entry]) -> Result<(), Error> {
+    async fn store_when_available(&mut self, readings: Readings<'_>) -> Result<(), Error> {
         let mut backoff = Backoff::default();
         loop {
             let started = Instant::now();
-            match self.store.write(entries).await {
+            match self.store.write(readings).await {
                 Ok(inserted) => {
                     self.latch.open();
-                    self.observe(entries, inserted, started.elapsed());
+                    self.observe(readings, inserted, started.elapsed());
                     return Ok(());
                 }
                 Err(Error::Unavailable(error)) => self.wait(&error, &mut backoff).await,
                 Err(Error::Overrun(error)) => {
                     self.wait(&error, &mut backoff).await;
-                    if entries.len() > 1 {
+                    if readings.count() > 1 {
                         return Err(Error::Overrun(error));
                     }
                 }
@@ -118,16 +121,16 @@ impl Writer {
         sleep(wait).await;
     }
 
-    fn observe(&self, entries: &[Entry], inserted: u64, took: Duration) {
-        let rows: usize = entries.iter().map(|entry| entry.reading.values.len()).sum();
+    fn observe(&self, readings: Readings<'_>, inserted: u64, took: Duration) {
+        let rows = readings.row_count();
         self.metrics.rows_inserted.inc_by(inserted);
         self.metrics.rows_duplicate.inc_by((rows as u64).saturating_sub(inserted));
         self.metrics.batch_rows.observe(rows as f64);
         self.metrics.write_seconds.observe(took.as_secs_f64());
         let now = Timestamp::now().as_micros();
-        for entry in entries {
-            let age_micros = now.saturating_sub(entry.reading.received_at.as_micros());
-            self.metrics.received_to_row_seconds.observe(age_micros as f64 / 1e6);
+        let ages = self.metrics.received_to_row_seconds.local(); // shared once, when it is dropped
+        for entry in readings.entries {
+            ages.observe(now.saturating_sub(entry.received_at.as_micros()) as f64 / 1e6);
         }
     }
 }

@@ -144,7 +144,7 @@ async fn late_duplicate_and_summer_time_readings_give_the_same_answers_in_every_
         let mut store = Store::open(database.settings().pool().unwrap()).await.unwrap();
         let mut inserted = Vec::new();
         for story in &stories {
-            inserted.push(store.write(batch(story).entries()).await.unwrap());
+            inserted.push(store.write(batch(story).readings()).await.unwrap());
         }
         assert_eq!(inserted, [24, 24, 4, 1], "{dialect:?}");
         database.refresh_hours().await;
@@ -165,7 +165,7 @@ async fn values_that_no_sum_could_hold_are_refused_in_every_dialect() {
         let readings: Vec<_> =
             (0..2_000).map(|number| reading("s", number, "2026-01-02T03:04:05Z", 1.7e308)).collect();
         for count in [1, 2, 2_000] {
-            let refused = store.write(batch(&readings[..count]).entries()).await.unwrap_err();
+            let refused = store.write(batch(&readings[..count]).readings()).await.unwrap_err();
             assert!(matches!(refused, command_svc::store::Error::Refused(_)), "{dialect:?}: {refused:?}");
         }
         assert_eq!(database.count("SELECT count(*) FROM sensor_reading_hourly_aggregates").await, 0);

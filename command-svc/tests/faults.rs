@@ -2,6 +2,7 @@
 
 use crate::support::{Service, committed, config, members, produce, reading, rows_reach};
 use command_svc::batch::Batch;
+use command_svc::parcel::Parcel;
 use command_svc::store::Store;
 use std::time::Duration;
 use testkit::kafka::Kafka;
@@ -16,11 +17,11 @@ async fn a_service_killed_between_rows_and_offsets_stores_each_reading_once() {
     }
     // A predecessor that wrote a part and died before it committed any offset.
     let mut store = Store::open(database.settings().pool().unwrap()).await.unwrap();
-    let mut batch = Batch::default();
+    let mut parcel = Parcel::new("".into());
     let reader = kafka.read(schema::topics::READINGS);
     for _ in 0..80 {
         let record = reader.next().await;
-        batch.push(rdkafka::message::OwnedMessage::new(
+        parcel.push_owned(&rdkafka::message::OwnedMessage::new(
             record.value,
             Some(record.key),
             String::new(),
@@ -30,8 +31,10 @@ async fn a_service_killed_between_rows_and_offsets_stores_each_reading_once() {
             None,
         ));
     }
-    assert_eq!(store.write(batch.entries()).await.unwrap(), 80);
-    assert_eq!(store.write(batch.entries()).await.unwrap(), 0, "the same batch again inserts no rows");
+    let mut batch = Batch::default();
+    batch.push(parcel);
+    assert_eq!(store.write(batch.readings()).await.unwrap(), 80);
+    assert_eq!(store.write(batch.readings()).await.unwrap(), 0, "the same batch again inserts no rows");
 
     let first = Service::start(&kafka, database.url());
     rows_reach(&database, 100).await;
@@ -302,7 +305,7 @@ async fn two_writers_of_the_same_hours_under_serializable_isolation_lose_nothing
                     numbers.map(|number| reading(&format!("s{}", number % 7), number, AT, 1.0)).collect();
                 let batch = crate::support::batch(&readings);
                 // What the writer does, without its waits.
-                while let Err(error) = store.write(batch.entries()).await {
+                while let Err(error) = store.write(batch.readings()).await {
                     assert!(matches!(error, command_svc::store::Error::Unavailable(_)), "{error:?}");
                 }
             }

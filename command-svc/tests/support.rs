@@ -3,6 +3,7 @@
 use chassis::Chassis;
 use command_svc::Config;
 use command_svc::batch::{Batch, Limits};
+use command_svc::parcel::Parcel;
 use command_svc::retention::Retention;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::OwnedMessage;
@@ -109,12 +110,14 @@ pub(crate) async fn rows_reach(database: &Database, count: i64) {
 
 /// Decodes readings as if they came from Kafka.
 pub(crate) fn batch(readings: &[ReadingCreatedEvent]) -> Batch {
-    let mut batch = Batch::default();
+    let mut parcel = Parcel::new("".into());
     for (offset, reading) in readings.iter().enumerate() {
         let value = Some(serde_json::to_vec(reading).unwrap());
         let (offset, at) = (i64::try_from(offset).unwrap(), rdkafka::Timestamp::NotAvailable);
-        batch.push(OwnedMessage::new(value, None, String::new(), at, 0, offset, None));
+        parcel.push_owned(&OwnedMessage::new(value, None, String::new(), at, 0, offset, None));
     }
+    let mut batch = Batch::default();
+    batch.push(parcel);
     batch
 }
 

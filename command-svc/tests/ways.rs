@@ -55,7 +55,7 @@ async fn every_way_leaves_the_same_tables(dialect: Dialect) {
         let mut store = Store::open(database.settings().pool().unwrap()).await.unwrap();
         let mut inserted = 0;
         for part in batches {
-            inserted += store.write(batch(part).entries()).await.unwrap();
+            inserted += store.write(batch(part).readings()).await.unwrap();
         }
         database.refresh_hours().await;
         (inserted, fingerprint(&database).await)

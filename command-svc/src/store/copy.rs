@@ -3,29 +3,22 @@
 //! Every row of a COPY is new or the whole COPY fails, so the upserts can be computed here, once for each key that the
 //! batch touches instead of once for each row.
 
-use crate::batch::Columns;
+use super::encode::{COPY, put_header, put_row, put_trailer};
+use super::statement::instants;
+use crate::columns::Columns;
 use crate::rollup::{Hour, hours, latest};
+use bytes::{Bytes, BytesMut};
 use deadpool_postgres::{Client, Transaction};
+use futures::SinkExt as _;
 use schema::migrations::Dialect;
 use std::pin::pin;
 use time::OffsetDateTime;
-use tokio_postgres::binary_copy::BinaryCopyInWriter;
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::types::ToSql;
 
-const COPY: &str = "COPY readings_ingestion \
-    (sensor_id, metric, reading_at, value, event_id, received_at, device_type, zone_id, attributes) \
-    FROM STDIN BINARY";
-const COPY_TYPES: [Type; 9] = [
-    Type::TEXT,
-    Type::TEXT,
-    Type::TIMESTAMPTZ,
-    Type::FLOAT8,
-    Type::UUID,
-    Type::TIMESTAMPTZ,
-    Type::TEXT,
-    Type::TEXT,
-    Type::JSONB,
-];
+/// One message of a COPY: large enough to cost nothing, small enough for the server to work while the next one is made.
+const MESSAGE_BYTES: usize = 64 << 10;
+/// Room for the row that passes the end of a message; a longer one makes the buffer grow.
+const ROW_BYTES: usize = 1 << 10;
 
 /// Ordered by key, as in the statement, so that two writers lock rows in the same order.
 const UPSERT_HOURS: &str = "
@@ -64,24 +57,20 @@ pub(super) async fn insert(
 }
 
 async fn copy(transaction: &Transaction<'_>, columns: &Columns<'_>) -> Result<u64, tokio_postgres::Error> {
-    let sink = transaction.copy_in(COPY).await?;
-    let mut rows = pin!(BinaryCopyInWriter::new(sink, &COPY_TYPES));
+    let statement = transaction.prepare_cached(COPY).await?;
+    let mut sink = pin!(transaction.copy_in::<_, Bytes>(&statement).await?);
+    let mut message = BytesMut::with_capacity(MESSAGE_BYTES + ROW_BYTES);
+    put_header(&mut message);
     for row in 0..columns.row_count() {
-        let attributes = columns.attributes[row].map(tokio_postgres::types::Json);
-        let values: [&(dyn ToSql + Sync); 9] = [
-            &columns.sensor_id[row],
-            &columns.metric[row],
-            &columns.reading_at[row],
-            &columns.value[row],
-            &columns.event_id[row],
-            &columns.received_at[row],
-            &columns.device_type[row],
-            &columns.zone_id[row],
-            &attributes,
-        ];
-        rows.as_mut().write(&values).await?;
+        put_row(&mut message, columns, row);
+        if message.len() >= MESSAGE_BYTES {
+            let next = BytesMut::with_capacity(MESSAGE_BYTES + ROW_BYTES);
+            sink.send(std::mem::replace(&mut message, next).freeze()).await?;
+        }
     }
-    rows.finish().await
+    put_trailer(&mut message);
+    sink.send(message.freeze()).await?;
+    sink.finish().await
 }
 
 /// Adds the hours by a statement that takes their columns as arrays.
@@ -91,7 +80,7 @@ pub(super) async fn upsert_hours(
     hours: &[Hour<'_>],
 ) -> Result<(), tokio_postgres::Error> {
     let statement = transaction.prepare_cached(sql).await?;
-    let bucket: Vec<OffsetDateTime> = hours.iter().map(|hour| hour.bucket).collect();
+    let bucket: Vec<OffsetDateTime> = hours.iter().map(|hour| hour.bucket.into()).collect();
     let min: Vec<f64> = hours.iter().map(|hour| hour.min).collect();
     let max: Vec<f64> = hours.iter().map(|hour| hour.max).collect();
     let count: Vec<i64> = hours.iter().map(|hour| hour.count).collect();
@@ -117,7 +106,8 @@ pub(super) async fn upsert_latest(
     let (value, event_id) = (pick(&columns.value, rows), pick(&columns.event_id, rows));
     let (sensor_id, metric) = (pick(&columns.sensor_id, rows), pick(&columns.metric, rows));
     let (device_type, zone_id) = (pick(&columns.device_type, rows), pick(&columns.zone_id, rows));
-    let (reading_at, received_at) = (pick(&columns.reading_at, rows), pick(&columns.received_at, rows));
+    let reading_at = instants(&pick(&columns.reading_at, rows));
+    let received_at = instants(&pick(&columns.received_at, rows));
     let values: [&(dyn ToSql + Sync); 8] =
         [&sensor_id, &metric, &reading_at, &value, &event_id, &received_at, &device_type, &zone_id];
     transaction.execute(&statement, &values).await.map(|_| ())

@@ -4,8 +4,8 @@
 //! cannot route. Duplicates are passed over by the insert, which returns what was new; the rest is computed here.
 
 use super::copy::{upsert_hours, upsert_latest};
-use super::statement::attributes_of;
-use crate::batch::Columns;
+use super::statement::{attributes_of, instants};
+use crate::columns::Columns;
 use crate::rollup::{distinct, hours, latest};
 use deadpool_postgres::Client;
 use std::collections::HashMap;
@@ -43,16 +43,17 @@ pub(super) async fn insert(client: &mut Client, columns: &Columns<'_>) -> Result
     let transaction = client.build_transaction().start().await?;
     let statement = transaction.prepare_cached(INSERT).await?;
     let attributes = attributes_of(&columns);
+    let (reading_at, received_at) = (instants(&columns.reading_at), instants(&columns.received_at));
     let inserted = transaction
         .query(
             &statement,
             &[
                 &columns.sensor_id,
                 &columns.metric,
-                &columns.reading_at,
+                &reading_at,
                 &columns.value,
                 &columns.event_id,
-                &columns.received_at,
+                &received_at,
                 &columns.device_type,
                 &columns.zone_id,
                 &attributes,
@@ -75,7 +76,7 @@ fn rows_of(columns: &Columns<'_>, inserted: &[tokio_postgres::Row]) -> Vec<usize
         .iter()
         .filter_map(|row| {
             let (reading_at, event_id): (OffsetDateTime, Uuid) = (row.get(2), row.get(3));
-            places.get(&(row.get(0), row.get(1), reading_at, event_id)).copied()
+            places.get(&(row.get(0), row.get(1), reading_at.into(), event_id)).copied()
         })
         .collect();
     rows.sort_unstable();

@@ -1,8 +1,10 @@
 //! A batch as one statement, which is one transaction; duplicates are passed over.
 
-use crate::batch::Columns;
+use crate::columns::Columns;
 use deadpool_postgres::Client;
+use schema::Timestamp;
 use schema::migrations::Dialect;
+use time::OffsetDateTime;
 
 /// Inserts new rows, keeps the newest value of each metric, and returns how many rows were new.
 /// A row whose key is stored already, in the table or in the same batch, is passed over.
@@ -66,6 +68,7 @@ pub(super) async fn insert(
 ) -> Result<u64, tokio_postgres::Error> {
     let sql = if dialect.writes_hours() { INSERT_POSTGRES } else { INSERT_TIMESCALE };
     let attributes = attributes_of(columns);
+    let (reading_at, received_at) = (instants(&columns.reading_at), instants(&columns.received_at));
     let statement = client.prepare_cached(sql).await?;
     let row = client
         .query_one(
@@ -73,10 +76,10 @@ pub(super) async fn insert(
             &[
                 &columns.sensor_id,
                 &columns.metric,
-                &columns.reading_at,
+                &reading_at,
                 &columns.value,
                 &columns.event_id,
-                &columns.received_at,
+                &received_at,
                 &columns.device_type,
                 &columns.zone_id,
                 &attributes,
@@ -84,6 +87,11 @@ pub(super) async fn insert(
         )
         .await?;
     Ok(u64::try_from(row.get::<_, i64>(0)).unwrap_or(0))
+}
+
+/// Returns instants as the client library takes them.
+pub(super) fn instants(column: &[Timestamp]) -> Vec<OffsetDateTime> {
+    column.iter().map(|at| OffsetDateTime::from(*at)).collect()
 }
 
 /// Returns the attributes as JSON texts: an array of them is a type that every server knows.
