@@ -14,8 +14,9 @@ pub struct Config {
     /// `DATABASE_*`.
     pub postgres: postgres::Settings,
     /// `BATCH_ROWS_READY` (default 500) rows, or `BATCH_AGE_MS_MAX` (default 20 ms), make a batch ready; while it waits
-    /// for the one before, it grows to `BATCH_ROWS_MAX` (default 50,000) or `BATCH_BYTES_MAX` (default 32 MiB).
-    /// A lane holds two batches, each about three times its bytes when it is decoded: memory is bounded by writers × 6 × `BATCH_BYTES_MAX`.
+    /// for the one before, it grows to `BATCH_ROWS_MAX` (default 150,000) or `BATCH_BYTES_MAX` (default 32 MiB).
+    /// A lane holds two batches, each about three times its bytes when it is decoded, and 64 MiB of records before them:
+    /// memory is bounded by writers × (6 × `BATCH_BYTES_MAX` + 64 MiB).
     pub limits: Limits,
     /// `WRITERS`, default 2: lanes that write at the same time, each with a connection and partitions of its own.
     pub writers: usize,
@@ -39,7 +40,7 @@ impl Config {
             limits: Limits {
                 rows_ready: env.count_in("BATCH_ROWS_READY", 500, 1..=100_000),
                 age_max: env.duration_ms("BATCH_AGE_MS_MAX", 20, 1..=60_000),
-                rows_max: env.count_in("BATCH_ROWS_MAX", 50_000, 1..=1_000_000),
+                rows_max: env.count_in("BATCH_ROWS_MAX", 150_000, 1..=1_000_000),
                 bytes_max: env.count_in("BATCH_BYTES_MAX", 32 << 20, 1_024..=256 << 20),
             },
             // The pool's default has room for all of them; a smaller pool only makes lanes take turns.

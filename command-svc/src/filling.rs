@@ -4,6 +4,7 @@ use crate::batch::{Batch, Limits};
 use crate::parcel::Parcel;
 use std::convert::Infallible;
 use tokio::sync::mpsc::Receiver;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
 /// Gathers records. What gathers while the batch before is written makes the next batch larger, up to the limits: so a
@@ -45,7 +46,11 @@ impl Filling {
     pub(crate) async fn keep_filling(&mut self, parcels: &mut Receiver<Parcel>) -> Infallible {
         while !self.batch.is_full(&self.limits) {
             match parcels.recv().await {
-                Some(parcel) => self.push(parcel),
+                // The write that this runs beside has its turn between two parcels.
+                Some(parcel) => {
+                    self.push(parcel);
+                    yield_now().await;
+                }
                 None => break,
             }
         }

@@ -41,6 +41,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use writer::Writer;
 
+/// A partition whose records wait in the client's full queue is asked for more so soon. By librdkafka's default it is a
+/// second, in which the lanes of other partitions, which have none waiting, may run dry.
+const FETCH_BACKOFF_MS: &str = "20";
 /// A write that takes as long as so many statements may take has lost its server.
 const STATEMENTS_PER_WRITE: u32 = 2;
 
@@ -60,6 +63,7 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
         .kafka
         .consumer("command-svc")
         .set("statistics.interval.ms", REPORT_INTERVAL_MS)
+        .set("fetch.queue.backoff.ms", FETCH_BACKOFF_MS)
         .create_with_context(monitor)
         .context("create the readings consumer")?;
     let consumer = Arc::new(consumer);

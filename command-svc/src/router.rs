@@ -17,8 +17,9 @@ use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::{sleep, timeout};
 
-/// Parcels between the router and a lane that are not in a batch yet.
-pub(crate) const LANE_PARCELS_MAX: usize = 8;
+/// Parcels between the router and a lane that are not in a batch yet: what the other lanes read while one lane writes a
+/// large batch, or they would run dry. Some 20 MiB of usual readings, 64 MiB at most and a record for each parcel.
+pub(crate) const LANE_PARCELS_MAX: usize = 256;
 /// A lane that writes has room again so soon. Pausing at once would be dear: librdkafka throws away what it has fetched
 /// ahead of a paused partition, and fetches it again.
 const ROOM_WAIT: Duration = Duration::from_millis(500);
