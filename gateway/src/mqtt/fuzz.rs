@@ -2,6 +2,7 @@
 //! through keeps what [`super::Publish`] and its kind promise.
 
 use bytes::BytesMut;
+use rumqttd::protocol::{self, Protocol as _, v4::V4, v5::V5};
 
 use super::tests::{PACKET_BYTES_MAX, connect_frame, decode};
 use super::*;
@@ -108,6 +109,24 @@ fn answer(packets: &[Packet], dice: &mut Dice) {
     }
 }
 
+/// Reads a PUBLISH once more, as the crate does, and holds what both have found against each other.
+fn check_by_the_crate(version: Version, frame: &[u8], publish: &Publish) {
+    let mut copy = BytesMut::from(frame);
+    let read = match version {
+        Version::V311 => V4.read_mut(&mut copy, frame.len()),
+        Version::V5 => V5.read_mut(&mut copy, frame.len()),
+    };
+    let Ok(protocol::Packet::Publish(theirs, properties)) = read else { return };
+    assert_eq!(
+        (&theirs.topic[..], &theirs.payload[..]),
+        (publish.mqtt_topic.as_bytes(), &publish.payload[..])
+    );
+    let alias = properties.as_ref().and_then(|properties| properties.topic_alias);
+    let pairs = properties.iter().flat_map(|properties| &properties.user_properties);
+    let event_id = pairs.into_iter().find(|(name, _)| name == "event-id").map(|(_, value)| value.as_str());
+    assert_eq!((alias, event_id), (publish.topic_alias, publish.event_id.as_deref()));
+}
+
 /// Decodes a stream whole and frame by frame, by a count of its own: the decoder takes exactly whole frames, and does not wait
 /// for more bytes when a frame is there.
 fn check_frames(stream: &[u8], packets: &[Packet], refusal: Option<Refusal>) {
@@ -116,6 +135,9 @@ fn check_frames(stream: &[u8], packets: &[Packet], refusal: Option<Refusal>) {
     for packet in packets {
         let bytes = frame_bytes(&input).expect("a packet has a header");
         let before = input.len();
+        if let (Packet::Publish(publish), Some(version)) = (packet, decoder.version()) {
+            check_by_the_crate(version, &input[..bytes], publish);
+        }
         assert_eq!(decoder.decode(&mut input).as_ref(), Ok(&Some(packet.clone())));
         assert_eq!(before - input.len(), bytes, "not a frame was taken but something else");
     }
