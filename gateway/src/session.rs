@@ -228,7 +228,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Poll::Ready(Ok(())) => self.clocks.stalled_since = None,
             Poll::Ready(Err(_)) => return Err(End::Lost),
             Poll::Pending if self.wire.output.len() < before => {
-                self.clocks.stalled_since = Some(Instant::now())
+                self.clocks.stalled_since = Some(Instant::now());
             }
             Poll::Pending => {
                 self.clocks.stalled_since.get_or_insert_with(Instant::now);

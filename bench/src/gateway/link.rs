@@ -124,12 +124,12 @@ impl Frames {
         let first = sent as usize % self.ends.len();
         let last = (first + count as usize).min(self.ends.len());
         let start = if first == 0 { 0 } else { self.ends[first - 1] };
-        (start..self.ends[last - 1], (last - first) as u32)
+        (start..self.ends[last - 1], u32::try_from(last - first).unwrap_or(count))
     }
 
     /// The packet id of the frame after the first `sent`.
     fn id(&self, sent: u32) -> [u8; 2] {
-        ((sent as usize % self.ends.len()) as u16 + 1).to_be_bytes()
+        u16::try_from(sent as usize % self.ends.len() + 1).unwrap_or(u16::MAX).to_be_bytes()
     }
 }
 
@@ -141,13 +141,8 @@ fn text(text: &str) -> Vec<u8> {
 /// A packet of less than 16,384 bytes.
 fn frame(first: u8, parts: &[&[u8]]) -> Vec<u8> {
     let len: usize = parts.iter().map(|part| part.len()).sum();
-    let (low, high) = ((len % 128) as u8, (len / 128) as u8);
-    let mut frame = vec![first];
-    if high == 0 {
-        frame.push(low)
-    } else {
-        frame.extend([low | 0x80, high])
-    }
+    let [low, high] = [len % 128, len / 128].map(|digit| u8::try_from(digit).unwrap_or(u8::MAX));
+    let mut frame = if high == 0 { vec![first, low] } else { vec![first, low | 0x80, high] };
     frame.extend(parts.concat());
     frame
 }

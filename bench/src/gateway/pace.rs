@@ -34,7 +34,7 @@ pub(super) async fn run(stage: &Stage, service: &Service, rate: f64) -> Result<V
     let burst = u32::from(stage.options.burst.min(stage.options.window));
     let period = Duration::from_secs_f64(links.len() as f64 * f64::from(burst) / rate);
     let seconds = WARM_UP + Duration::from_secs(u64::from(stage.options.latency_seconds));
-    let bursts = (seconds.as_secs_f64() / period.as_secs_f64()).ceil() as u32;
+    let bursts = u32::try_from(seconds.as_nanos().div_ceil(period.as_nanos().max(1))).unwrap_or(u32::MAX);
     let (start, window) = (Instant::now() + HEAD_START, u32::from(stage.options.window));
     let mut tasks = JoinSet::new();
     for (link, number) in links.into_iter().zip(0_u32..) {
