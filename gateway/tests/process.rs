@@ -1,18 +1,23 @@
 //! The gateway as a process of its own, on the certificates and topics of a stack.
 
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use testkit::{free_port, wait};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::raw::Client;
 use crate::stack::{Registered, Stack};
 
 /// The program.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_gateway");
+
+/// An administrative page that takes longer is asked for again.
+const ANSWER_WAIT: Duration = Duration::from_secs(5);
 
 /// A running gateway; killed with this value.
 pub(crate) struct Process {
@@ -68,7 +73,7 @@ impl Process {
         let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         socket.write_all(request.as_bytes()).await.ok()?;
         let mut answer = String::new();
-        socket.read_to_string(&mut answer).await.ok()?;
+        timeout(ANSWER_WAIT, socket.read_to_string(&mut answer)).await.ok()?.ok()?;
         Some(answer)
     }
 

@@ -25,7 +25,8 @@ impl Client {
         let connector = TlsConnector::from(Arc::new(testkit::device::tls(root_pem, device)));
         let socket = TcpStream::connect(("127.0.0.1", port)).await?;
         socket.set_nodelay(true)?;
-        let stream = connector.connect(ServerName::try_from("localhost").unwrap(), socket).await?;
+        let name = ServerName::try_from("localhost").unwrap();
+        let stream = timeout(PATIENCE, connector.connect(name, socket)).await??;
         Ok(Self { stream })
     }
 
