@@ -82,10 +82,10 @@ async fn accept(listener: &TcpListener, protocol: Protocol, gateway: &Arc<Gatewa
         let gateway = gateway.clone();
         tasks.spawn(async move {
             gateway.metrics.connections.inc();
-            gateway.metrics.handshakes.inc();
+            gateway.metrics.tls.handshakes.inc();
             // Boxed, so that a long session does not carry the room that its handshake needed.
             let shaken = Box::pin(shake_hands(&gateway, protocol, socket)).await;
-            gateway.metrics.handshakes.dec();
+            gateway.metrics.tls.handshakes.dec();
             match shaken {
                 Some((Some(identity), stream)) if protocol == Protocol::Mqtt => {
                     connection::serve(gateway.clone(), identity, stream).await;
@@ -115,7 +115,7 @@ async fn shake_hands(
         Protocol::Mqtt => settings.mqtt.clone(),
         Protocol::Http => settings.http.clone(),
     });
-    let waits = || gateway.metrics.handshake_waits.inc();
+    let waits = || gateway.metrics.tls.handshake_waits.inc();
     let handshake = in_turns(&gateway.entrance.turns, acceptor.accept(socket), waits);
     let stream = tokio::select! {
         handshake = timeout(gateway.limits.handshake_time_max, handshake) => match handshake {

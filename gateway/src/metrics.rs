@@ -12,10 +12,6 @@ const ACK_SECONDS: [f64; 12] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25
 pub(crate) struct Metrics {
     /// Sockets that are open, handshakes included.
     pub(crate) connections: IntGauge,
-    /// Sockets whose TLS handshake is not complete.
-    pub(crate) handshakes: IntGauge,
-    /// Times a handshake had to wait for its turn to compute.
-    pub(crate) handshake_waits: IntCounter,
     /// Sockets closed before a session began, by reason.
     pub(crate) refusals: IntCounterVec,
     /// Sessions that ended, by reason.
@@ -42,10 +38,8 @@ pub(crate) struct Metrics {
     pub(crate) http_requests: IntCounterVec,
     /// CONNECT packets with a will, which is dropped.
     pub(crate) wills_dropped: IntCounter,
-    /// Changes of the TLS files, by what became of them: loaded, refused.
-    pub(crate) tls_reloads: IntCounterVec,
-    /// 1 while the TLS files cannot be used and older ones are in force.
-    pub(crate) tls_files_stale: IntGauge,
+    /// Handshakes and what they show.
+    pub(crate) tls: Tls,
     /// What goes by way of the spool.
     pub(crate) spool: Spool,
 }
@@ -67,11 +61,6 @@ impl Metrics {
         let publishes = counters("gateway_publishes_total", "PUBLISH packets read, by QoS.", "qos")?;
         Ok(Self {
             connections: gauge("gateway_connections", "Sockets that are open, handshakes included.")?,
-            handshakes: gauge("gateway_handshakes", "Sockets whose TLS handshake is not complete.")?,
-            handshake_waits: counter(
-                "gateway_handshake_waits_total",
-                "Times a handshake had to wait for its turn to compute.",
-            )?,
             refusals: counters(
                 "gateway_refusals_total",
                 "Sockets closed before a session began, by reason.",
@@ -120,16 +109,44 @@ impl Metrics {
                 "gateway_wills_dropped_total",
                 "CONNECT packets with a will, which is dropped.",
             )?,
-            tls_reloads: counters(
-                "gateway_tls_reloads_total",
-                "Changes of the TLS files, by what became of them: loaded, refused.",
-                "outcome",
-            )?,
-            tls_files_stale: gauge(
+            tls: Tls::register(registry)?,
+            spool: Spool::register(registry)?,
+        })
+    }
+}
+
+/// Handshakes and what they show. The docstring of each is its help text.
+#[derive(Clone, Debug)]
+pub(crate) struct Tls {
+    /// Sockets whose TLS handshake is not complete.
+    pub(crate) handshakes: IntGauge,
+    /// Times a handshake had to wait for its turn to compute.
+    pub(crate) handshake_waits: IntCounter,
+    /// Changes of the TLS files, by what became of them: loaded, refused.
+    pub(crate) reloads: IntCounterVec,
+    /// 1 while the TLS files cannot be used and older ones are in force.
+    pub(crate) files_stale: IntGauge,
+}
+
+impl Tls {
+    fn register(registry: &Registry) -> anyhow::Result<Self> {
+        let gauge = |name: &str, help: &str| register(registry, IntGauge::new(name, help)?);
+        let reloads = Opts::new(
+            "gateway_tls_reloads_total",
+            "Changes of the TLS files, by what became of them: loaded, refused.",
+        );
+        let waits = IntCounter::new(
+            "gateway_handshake_waits_total",
+            "Times a handshake had to wait for its turn to compute.",
+        )?;
+        Ok(Self {
+            handshakes: gauge("gateway_handshakes", "Sockets whose TLS handshake is not complete.")?,
+            handshake_waits: register(registry, waits)?,
+            reloads: register(registry, IntCounterVec::new(reloads, &["outcome"])?)?,
+            files_stale: gauge(
                 "gateway_tls_files_stale",
                 "1 while the TLS files cannot be used and older ones are in force.",
             )?,
-            spool: Spool::register(registry)?,
         })
     }
 }

@@ -127,8 +127,8 @@ impl Watch {
         gateway.tls.replace(loaded);
         gateway.sessions.recheck_all(|identity| gateway.registry.lookup(identity).err());
         tracing::info!(revoked, "new TLS files are in force");
-        gateway.metrics.tls_reloads.with_label_values(&["loaded"]).inc();
-        gateway.metrics.tls_files_stale.set(0);
+        gateway.metrics.tls.reloads.with_label_values(&["loaded"]).inc();
+        gateway.metrics.tls.files_stale.set(0);
     }
 
     /// Says once what is wrong with the files.
@@ -138,8 +138,8 @@ impl Watch {
             return;
         }
         tracing::error!(error = text, "new TLS files cannot be used; those in force stay");
-        gateway.metrics.tls_files_stale.set(1);
-        gateway.metrics.tls_reloads.with_label_values(&["refused"]).inc();
+        gateway.metrics.tls.files_stale.set(1);
+        gateway.metrics.tls.reloads.with_label_values(&["refused"]).inc();
         self.said = Some(text);
     }
 }

@@ -17,7 +17,7 @@ mod limits;
 mod process;
 mod protocol;
 mod raw;
-mod sparkplug;
 mod refused;
+mod sparkplug;
 mod spooling;
 mod stack;
