@@ -78,7 +78,7 @@ struct Shared {
 }
 
 impl Fleet {
-    /// Starts the devices; each publishes one message in `pace`, as far as its window allows.
+    /// Connects the devices. Once they are to publish, each publishes one message in `pace`, as far as its window allows.
     pub fn start(system: &System, members: Vec<Member>, pace: Duration) -> Self {
         let shared = Arc::new(Shared {
             port: system.mqtt_port,
@@ -87,7 +87,7 @@ impl Fleet {
             published: AtomicU64::new(0),
             acknowledged: Mutex::default(),
         });
-        let is_publishing = watch::Sender::new(true);
+        let is_publishing = watch::Sender::new(false);
         let run = |(index, member)| {
             let device = Device {
                 index,

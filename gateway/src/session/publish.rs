@@ -71,7 +71,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     fn check_offer(&self, publish: &Publish) -> Result<(), End> {
         let is_v5 = self.encoder.version() == Version::V5;
         if publish.qos == Qos::ExactlyOnce {
-            let text = "QoS 2 is not offered: publish at QoS 1, with a timestamp so that a resend is recognised";
+            let text =
+                "QoS 2 is not offered: publish at QoS 1, with a timestamp so that a resend is recognised";
             return Err(End::told(DisconnectReason::Qos, text));
         }
         if publish.retain && is_v5 {

@@ -117,8 +117,7 @@ async fn paho_in_5_is_a_device_and_is_told_why_it_is_refused() {
     assert_eq!(told["named"], json!(["published", 0, null]));
     let topic = "publish to devices/<your sensor id>/readings or below it only; the sensor id is your certificate's CN";
     assert_eq!(told["foreign topic"], json!(["published", 0x87, topic]));
-    let qos =
-        "QoS 2 is not offered: publish at QoS 1, with a timestamp so that a resend is recognised";
+    let qos = "QoS 2 is not offered: publish at QoS 1, with a timestamp so that a resend is recognised";
     assert_eq!(told["qos 2"], json!(["disconnected", 0x9b, qos]));
     let retain = "messages are not retained: publish without the retain flag";
     assert_eq!(told["retained"], json!(["disconnected", 0x9a, retain]));
