@@ -25,8 +25,8 @@ use super::record::{Record, disk_bytes};
 const RECORDS: TableDefinition<'_, Seq, &[u8]> = TableDefinition::new("records/1");
 /// What [`Store::probe`] writes.
 const PROBES: TableDefinition<'_, (), &[u8]> = TableDefinition::new("probes/1");
-/// Bytes of a probe: several pages, so that a disk without room refuses it.
-const PROBE_BYTES: usize = 64 * 1024;
+/// Bytes of the smallest probe: several pages, so that a disk without room refuses it.
+const PROBE_BYTES_MIN: usize = 64 * 1024;
 /// Pages that redb keeps in memory: a group and the path to it. Its own default is 1 GiB.
 const CACHE_BYTES: usize = 32 * 1024 * 1024;
 
@@ -169,10 +169,14 @@ impl Store {
         Ok(records)
     }
 
-    /// Writes something, to see whether the disk takes it.
-    pub(super) fn probe(&self) -> Result<(), Error> {
+    /// Writes so many bytes, or a few more, to see whether the disk takes them, and gives them back.
+    pub(super) fn probe(&self, bytes: usize) -> Result<(), Error> {
+        let content = vec![0; bytes.max(PROBE_BYTES_MIN)];
         let transaction = begin(&self.database)?;
-        transaction.open_table(PROBES)?.insert((), [0; PROBE_BYTES].as_slice())?;
+        transaction.open_table(PROBES)?.insert((), content.as_slice())?;
+        transaction.commit()?;
+        let transaction = begin(&self.database)?;
+        transaction.open_table(PROBES)?.remove(())?;
         Ok(transaction.commit()?)
     }
 

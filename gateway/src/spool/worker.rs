@@ -206,7 +206,9 @@ where
         let asked_through = self.shared.state.lock().sensors.removed_through();
         let through = asked_through.min(self.removed_through + REMOVED_RECORDS_MAX);
         let numbered = group.iter().flat_map(|append| append.numbers().zip(&append.records));
-        let removed = store.commit(through, numbered).map_err(|error| self.fail(&error))?;
+        let bytes = group.iter().map(|append| append.bytes).sum::<u64>();
+        let bytes = usize::try_from(bytes).expect("what is in memory can be counted");
+        let removed = store.commit(through, numbered).map_err(|error| self.fail(&error, bytes))?;
         self.removed_through = through;
         let mut state = self.shared.state.lock();
         state.stored.records -= removed.records;
@@ -222,7 +224,7 @@ where
             self.shared.status.send_modify(|status| status.durable_through = last);
         }
         if is_empty {
-            self.shorten().map_err(|error| self.fail(&error))?;
+            self.shorten().map_err(|error| self.fail(&error, 0))?;
         }
         Ok(())
     }
@@ -231,7 +233,7 @@ where
         let failing = self.failing.as_ref().map_or(super::CLOSED, |failing| failing.error);
         let store = self.store.as_ref().ok_or(failing)?;
         let from = from.max(self.shared.state.lock().sensors.removed_through() + 1);
-        store.read(from, records_max, READ_BYTES_MAX).map_err(|error| self.fail(&error))
+        store.read(from, records_max, READ_BYTES_MAX).map_err(|error| self.fail(&error, 0))
     }
 
     fn publish_status(&self) {

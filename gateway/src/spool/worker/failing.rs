@@ -23,6 +23,9 @@ const RETRY_WAIT_MAX: Duration = Duration::from_secs(30);
 /// The disk takes no writes.
 pub(super) struct Failing {
     pub(super) error: Error,
+    /// Bytes of the largest write that failed. A disk with room for less would only be found to fail again, and whoever published
+    /// meanwhile would be sent away.
+    bytes: usize,
     backoff: Backoff,
     pub(super) retry_at: Instant,
 }
@@ -32,8 +35,8 @@ where
     D: StorageBackend,
     F: Fn(File) -> Result<D, DatabaseError>,
 {
-    /// Closes the file and opens it again for reading, as the disk has it; writes are tried again later.
-    pub(super) fn fail(&mut self, error: &redb::Error) -> Error {
+    /// Closes the file and opens it again for reading, as the disk has it; a write of so many bytes is tried again later.
+    pub(super) fn fail(&mut self, error: &redb::Error, bytes: usize) -> Error {
         let kind = match error {
             redb::Error::Io(error) => error.kind(),
             _ => io::ErrorKind::Other,
@@ -41,10 +44,13 @@ where
         if self.failing.is_none() {
             tracing::error!(%error, dir = %self.dir.display(), "the spool's disk fails; it takes no records");
         }
-        let mut backoff =
-            self.failing.take().map_or(Backoff::new(RETRY_WAIT, RETRY_WAIT_MAX), |failing| failing.backoff);
+        let (mut backoff, failed_bytes) =
+            self.failing.take().map_or((Backoff::new(RETRY_WAIT, RETRY_WAIT_MAX), 0), |failing| {
+                (failing.backoff, failing.bytes)
+            });
         let retry_at = Instant::now() + backoff.next_wait();
-        self.failing = Some(Failing { error: Error::Failing(kind), backoff, retry_at });
+        let bytes = bytes.max(failed_bytes);
+        self.failing = Some(Failing { error: Error::Failing(kind), bytes, backoff, retry_at });
         // What cannot be opened now is tried again with the writes.
         let _ = self.reopen();
         self.publish_status();
@@ -53,20 +59,17 @@ where
 
     /// Looks whether a failing disk takes writes again, when it is time.
     pub(super) fn retry(&mut self) {
-        if self.failing.as_ref().is_none_or(|failing| failing.retry_at > Instant::now()) {
-            return;
-        }
-        let outcome = match &self.store {
-            Some(store) => store.probe(),
-            None => self.reopen().and_then(|()| self.store.as_ref().map_or(Ok(()), Store::probe)),
-        };
+        let due = self.failing.as_ref().filter(|failing| failing.retry_at <= Instant::now());
+        let Some(bytes) = due.map(|failing| failing.bytes) else { return };
+        let reopened = if self.store.is_some() { Ok(()) } else { self.reopen() };
+        let outcome = reopened.and_then(|()| self.store.as_ref().map_or(Ok(()), |store| store.probe(bytes)));
         match outcome {
             Ok(()) => {
                 tracing::info!(dir = %self.dir.display(), "the spool's disk works again");
                 self.failing = None;
                 self.publish_status();
             }
-            Err(error) => drop(self.fail(&error)),
+            Err(error) => drop(self.fail(&error, bytes)),
         }
     }
 
