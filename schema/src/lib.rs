@@ -21,6 +21,7 @@ mod identity;
 mod layout;
 mod reading;
 mod reading_view;
+mod storable;
 mod threshold;
 mod timestamp;
 
@@ -40,5 +41,8 @@ pub use reading::{
     ReadingCreatedEvent, event_id_from_payload, event_id_from_publisher, event_id_from_publisher_part,
 };
 pub use reading_view::ReadingView;
+pub use storable::{
+    ATTRIBUTES_BYTES_MAX, Unstorable, VALUE_MAX, attributes_bytes, check_attributes, check_value,
+};
 pub use threshold::{Severity, ThresholdKey, ThresholdRow};
 pub use timestamp::{Timestamp, TimestampError};
