@@ -1,6 +1,6 @@
 //! `/metrics`, `/livez`, `/readyz` on a port of their own.
 //!
-//! Live means that the loop turned recently: restart the process when it did not. Ready means that every dependency
+//! Live means that the loop turned recently and nothing is stuck: restart the process otherwise. Ready means that every dependency
 //! latch is open: send no work when one is not. The two never share an answer.
 
 use crate::Chassis;
@@ -9,7 +9,7 @@ use actix_web::{App, HttpResponse, HttpServer, web};
 use anyhow::Context;
 use parking_lot::Mutex;
 use prometheus::{Encoder, TextEncoder};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -68,10 +68,12 @@ impl Latch {
     }
 }
 
-/// Remembers when the main loop last turned. A service without a loop never beats and counts as live.
+/// Remembers when the main loop last turned, and what is stuck beyond help. A service without a loop never beats and counts
+/// as live.
 #[derive(Clone, Debug, Default)]
 pub struct Liveness {
     turned: Arc<Mutex<Option<Instant>>>,
+    stuck: Arc<Mutex<BTreeSet<&'static str>>>,
 }
 
 impl Liveness {
@@ -80,9 +82,27 @@ impl Liveness {
         *self.turned.lock() = Some(Instant::now());
     }
 
-    /// Says whether the loop turned recently.
+    /// Says whether something can only be helped by a restart.
+    pub fn set_stuck(&self, name: &'static str, is_stuck: bool) {
+        let mut stuck = self.stuck.lock();
+        let has_changed = if is_stuck { stuck.insert(name) } else { stuck.remove(name) };
+        if has_changed {
+            tracing::error!(name, is_stuck, "liveness changed");
+        }
+    }
+
+    /// Says whether the loop turned recently and nothing is stuck.
     pub fn is_live(&self) -> bool {
-        self.turned.lock().is_none_or(|turned| turned.elapsed() < TURN_AGE_MAX)
+        self.stuck.lock().is_empty()
+            && self.turned.lock().is_none_or(|turned| turned.elapsed() < TURN_AGE_MAX)
+    }
+
+    fn complaint(&self) -> String {
+        let stuck: Vec<_> = self.stuck.lock().iter().copied().collect();
+        match stuck[..] {
+            [] => "the loop does not turn\n".to_owned(),
+            _ => format!("stuck: {}\n", stuck.join(", ")),
+        }
     }
 }
 
@@ -122,7 +142,7 @@ async fn livez(chassis: web::Data<Chassis>) -> HttpResponse {
     if chassis.liveness.is_live() {
         HttpResponse::Ok().body("live\n")
     } else {
-        HttpResponse::ServiceUnavailable().body("the loop does not turn\n")
+        HttpResponse::ServiceUnavailable().body(chassis.liveness.complaint())
     }
 }
 
@@ -151,5 +171,16 @@ mod tests {
         kafka.close();
         assert!(!readiness.is_ready());
         assert_eq!(readiness.closed(), ["kafka"]);
+    }
+
+    #[test]
+    fn live_means_that_nothing_is_stuck() {
+        let liveness = Liveness::default();
+        assert!(liveness.is_live(), "a service without a loop is live");
+        liveness.set_stuck("progress", true);
+        assert!(!liveness.is_live() && liveness.complaint().contains("progress"));
+        liveness.set_stuck("progress", false);
+        liveness.beat();
+        assert!(liveness.is_live());
     }
 }

@@ -1,11 +1,17 @@
-//! Kafka settings that keep our guarantees, and the one way to hold a compacted topic as a table.
+//! Kafka settings that keep our guarantees, the one way to hold a compacted topic as a table, and the watch on lag and progress.
 
+mod assignment;
 mod monitor;
+mod progress;
 mod quiet;
 pub mod table;
+mod watch;
 
+pub use assignment::{Assignment, partitions_of};
 pub use monitor::{Monitor, REPORT_INTERVAL_MS};
+pub use progress::{Look, Progress, Verdict};
 pub use quiet::Quiet;
+pub use watch::{Watch, WatchMetrics, Watched, stall_max};
 
 use crate::config::Env;
 use rdkafka::config::ClientConfig;

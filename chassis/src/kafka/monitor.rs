@@ -1,4 +1,4 @@
-//! What librdkafka knows about itself, as a latch and a gauge.
+//! What librdkafka knows about itself, as a latch, and the assignment that the group gives it.
 
 use crate::admin::Latch;
 use prometheus::IntGauge;
@@ -9,20 +9,25 @@ use rdkafka::statistics::Statistics;
 /// How often librdkafka reports; also how late the latch may be.
 pub const REPORT_INTERVAL_MS: &str = "1000";
 
-/// Opens a latch while a broker is connected, and sets a gauge to the consumer's lag.
+/// Opens a latch while a broker is connected. The lag is [`super::Watch`]'s to know.
 ///
-/// Units: the lag is in records, from the committed offset to the last stable one, over all partitions that this client reads.
 /// It needs `statistics.interval.ms` ([`REPORT_INTERVAL_MS`]) in the client's settings.
 #[derive(Clone, Debug)]
 pub struct Monitor {
     latch: Latch,
-    lag: IntGauge,
+    /// Set by consumers that have no watch.
+    lag: Option<IntGauge>,
 }
 
 impl Monitor {
-    /// Watches the client that it is given to as a context.
+    /// Watches the client that it is given to as a context, and sets the gauge to the lag of its last fetch.
     pub fn new(latch: Latch, lag: IntGauge) -> Self {
-        Self { latch, lag }
+        Self { latch, lag: Some(lag) }
+    }
+
+    /// Watches the client that it is given to as a context.
+    pub fn of(latch: Latch) -> Self {
+        Self { latch, lag: None }
     }
 }
 
@@ -33,9 +38,10 @@ impl ClientContext for Monitor {
         } else {
             self.latch.close();
         }
+        let Some(lag) = &self.lag else { return };
         let partitions = statistics.topics.values().flat_map(|topic| topic.partitions.values());
         // -1 stands for "not known yet" and for partitions that others read.
-        self.lag.set(partitions.map(|partition| partition.consumer_lag.max(0)).sum());
+        lag.set(partitions.map(|partition| partition.consumer_lag.max(0)).sum());
     }
 }
 
