@@ -6,6 +6,7 @@ use crate::slot::{self, State};
 use crate::{Config, snapshot, stream};
 use chassis::Chassis;
 use chassis::admin::Latch;
+use chassis::postgres::SchemaError;
 use pgwire_replication::ReplicationClient;
 use std::future::Future;
 use std::time::Duration;
@@ -119,21 +120,12 @@ impl Session {
     async fn control(&self) -> Result<tokio_postgres::Client, Failure> {
         let connected = self.patiently(self.config.postgres.connect()).await?;
         let control = connected.map_err(Failure::Database)?;
-        let known = "SELECT coalesce(max(version), 0)::int4 FROM refinery_schema_history";
-        let version: i32 = match control.query_one(known, &[]).await {
-            Ok(row) => row.get(0),
-            Err(error) if error.code() == Some(&tokio_postgres::error::SqlState::UNDEFINED_TABLE) => 0,
-            Err(error) => {
-                return Err(Failure::Database(anyhow::Error::new(error).context("read the schema version")));
+        match chassis::postgres::check_version(&control, &schema::migrations::VERSIONS).await {
+            Ok(()) => Ok(control),
+            Err(SchemaError::Unavailable(error)) => {
+                Err(Failure::Database(error.context("read the schema version")))
             }
-        };
-        let needed = schema::migrations::VERSION;
-        if version == needed {
-            Ok(control)
-        } else {
-            Err(Failure::Stop(anyhow::anyhow!(
-                "schema version is {version}, this build needs {needed}: run `iotctl migrate` of the same release"
-            )))
+            Err(error) => Err(Failure::Stop(error.into())),
         }
     }
 

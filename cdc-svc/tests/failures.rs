@@ -168,6 +168,30 @@ async fn session_cut_by_the_server_is_begun_again() {
     stage.stop(service).await;
 }
 
+/// Records a migration of a later release in the history, as `iotctl migrate` of that release does.
+async fn migrate_further(stage: &Stage, version: i32, name: &str) {
+    let row =
+        "INSERT INTO refinery_schema_history (version, name, applied_on, checksum) VALUES ($1, $2, '', '')";
+    stage.sql.execute(row, &[&version, &name]).await.unwrap();
+}
+
+#[tokio::test]
+async fn session_goes_on_with_a_newer_schema_until_one_breaks_with_it() {
+    let stage = Stage::set().await;
+    let service = stage.start();
+    service.is_ready().await;
+    let devices = stage.kafka.read(DEVICES);
+    let cut = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1";
+    migrate_further(&stage, schema::migrations::VERSION + 1, "add_notes").await;
+    stage.sql.execute(cut, &[&stage.slot]).await.unwrap();
+    stage.add_device("a").await;
+    expect(&devices, &["c a 1"]).await;
+    migrate_further(&stage, schema::migrations::VERSION + 2, "breaking_notes").await;
+    stage.sql.execute(cut, &[&stage.slot]).await.unwrap();
+    let ended = format!("{:#}", service.ends().await);
+    assert!(ended.contains("run a newer one"), "{ended}");
+}
+
 #[tokio::test]
 async fn change_that_kafka_does_not_take_is_not_confirmed_and_comes_later() {
     let stage = Stage::set().await;

@@ -159,6 +159,12 @@ impl Service {
         self.task.await.unwrap().unwrap();
     }
 
+    /// Waits until it stops by itself, and returns why.
+    pub(crate) async fn ends(self) -> anyhow::Error {
+        let ended = tokio::time::timeout(testkit::wait::PATIENCE, self.task).await;
+        ended.expect("it goes on").unwrap().unwrap_err()
+    }
+
     pub(crate) async fn is_ready(&self) {
         let ready = async || {
             assert!(!self.task.is_finished(), "the service has ended");

@@ -6,10 +6,12 @@ use anyhow::Context;
 use deadpool_postgres::{ClientWrapper, Hook, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use refinery::{Migration, Runner};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::sync::CancellationToken;
@@ -240,66 +242,86 @@ async fn newest_migration(client: &Client) -> Option<i32> {
     client.query_one(newest, &[]).await.ok()?.get(0)
 }
 
+/// Beginning of the name of a migration after which builds made before it do not work.
+const BREAKING: &str = "breaking_";
+
 /// Says what is wrong with the schema of the database.
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
-    /// The version is not the one that this build was made for (stop).
+    /// The schema lacks what this build asks for (stop).
     #[error("schema version is {found}, this build needs {needed}: run `iotctl migrate` of the same release")]
-    Version {
+    Older {
         /// What the database has; 0 when it has none.
         found: i32,
-        /// What the build needs.
+        /// The oldest that the build works with.
         needed: i32,
+    },
+    /// A newer migration breaks with this build (stop).
+    #[error(
+        "schema version {found} breaks with this build, which knows versions up to {known}: run a newer one"
+    )]
+    Newer {
+        /// The first version that breaks.
+        found: i32,
+        /// The newest that the build was made for.
+        known: i32,
     },
     /// The database cannot answer (retry).
     #[error("cannot read the schema version")]
     Unavailable(#[source] anyhow::Error),
 }
 
-/// Checks that the database has exactly the schema version that this build was made for.
+/// Checks that a build works with the schema of the database: one of its own versions, or a newer one that no
+/// migration named [`BREAKING`] lies before.
 ///
 /// # Errors
 /// [`SchemaError`].
-pub async fn require_version(pool: &Pool, needed: i32) -> Result<(), SchemaError> {
-    let found = schema_version(pool).await.map_err(SchemaError::Unavailable)?;
-    if found == needed { Ok(()) } else { Err(SchemaError::Version { found, needed }) }
-}
-
-async fn schema_version(pool: &Pool) -> anyhow::Result<i32> {
-    // The pool bounds this wait itself; several hosts may have to be tried.
-    let client = pool.get().await?;
-    let look = async {
-        let there =
-            client.query_one("SELECT to_regclass('refinery_schema_history') IS NOT NULL", &[]).await?;
-        if !there.get::<_, bool>(0) {
-            return Ok(0);
-        }
-        let newest = "SELECT coalesce(max(version), 0)::int4 FROM refinery_schema_history";
-        anyhow::Ok(client.query_one(newest, &[]).await?.get(0))
+pub async fn check_version(client: &Client, versions: &RangeInclusive<i32>) -> Result<(), SchemaError> {
+    let history = "SELECT coalesce(max(version), 0)::int4, \
+                   (min(version) FILTER (WHERE version > $1 AND left(name, $2) = $3))::int4 \
+                   FROM refinery_schema_history";
+    let (needed, known) = (*versions.start(), *versions.end());
+    let length = i32::try_from(BREAKING.len()).unwrap_or(i32::MAX);
+    let (newest, breaking) = match client.query_one(history, &[&known, &length, &BREAKING]).await {
+        Ok(row) => (row.get(0), row.get(1)),
+        Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => (0, None),
+        Err(error) => return Err(SchemaError::Unavailable(error.into())),
     };
-    tokio::time::timeout(PROBE_WAIT, look).await.context("wait for an answer")?
+    match breaking {
+        Some(found) => Err(SchemaError::Newer { found, known }),
+        None if newest < needed => Err(SchemaError::Older { found: newest, needed }),
+        None => Ok(()),
+    }
 }
 
-/// Waits until the database answers and has the needed schema version; false when the shutdown came first.
+async fn check_version_by(pool: &Pool, versions: &RangeInclusive<i32>) -> Result<(), SchemaError> {
+    // The pool bounds this wait itself; several hosts may have to be tried.
+    let client = pool.get().await.map_err(|error| SchemaError::Unavailable(error.into()))?;
+    let silent = |_| SchemaError::Unavailable(anyhow::anyhow!("no answer for {PROBE_WAIT:?}"));
+    tokio::time::timeout(PROBE_WAIT, check_version(&client, versions)).await.map_err(silent)?
+}
+
+/// Waits until the database answers and checks its schema as [`check_version`] does; false when the shutdown
+/// came first.
 ///
 /// # Errors
-/// [`SchemaError::Version`] at once (stop); a database that is away is waited for.
+/// [`SchemaError::Older`] and [`SchemaError::Newer`] at once (stop); a database that is away is waited for.
 pub async fn wait_for_version(
     pool: &Pool,
-    needed: i32,
+    versions: RangeInclusive<i32>,
     shutdown: &CancellationToken,
 ) -> Result<bool, SchemaError> {
     let mut backoff = crate::retry::Backoff::default();
     loop {
-        let Some(found) = shutdown.run_until_cancelled(require_version(pool, needed)).await else {
+        let Some(found) = shutdown.run_until_cancelled(check_version_by(pool, &versions)).await else {
             return Ok(false);
         };
         match found {
             Ok(()) => return Ok(true),
-            Err(error @ SchemaError::Version { .. }) => return Err(error),
             Err(SchemaError::Unavailable(error)) => {
                 tracing::warn!(error = format!("{error:#}"), "database is away");
             }
+            Err(error) => return Err(error),
         }
         if shutdown.run_until_cancelled(tokio::time::sleep(backoff.next_wait())).await.is_none() {
             return Ok(false);

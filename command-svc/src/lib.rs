@@ -55,7 +55,7 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
     let metrics = Metrics::register(&chassis.registry).context("register metrics")?;
     let latch = chassis.readiness.latch("postgres");
     let pool = config.postgres.pool()?;
-    if !chassis::postgres::wait_for_version(&pool, migrations::VERSION, &chassis.shutdown).await? {
+    if !chassis::postgres::wait_for_version(&pool, migrations::VERSIONS, &chassis.shutdown).await? {
         return Ok(());
     }
     let monitor = Monitor::new(chassis.readiness.latch("kafka"), metrics.lag_records.clone());

@@ -1,11 +1,12 @@
 //! The storage contract, the same for every dialect that the test server offers.
 
-use crate::support::{batch, reading};
+use crate::support::{Service, batch, config, produce, reading, rows_reach};
 use crate::ways::fingerprint;
 use command_svc::store::Store;
-use schema::migrations::{Dialect, VERSION};
+use schema::migrations::{self, Dialect, Migration, VERSION};
 use schema::{ReadingCreatedEvent, Timestamp};
 use std::collections::BTreeMap;
+use testkit::kafka::Kafka;
 use testkit::postgres::{Database, dialects};
 
 /// What other services rely on. Order is that of the name, since a view and a table need not agree on it.
@@ -57,6 +58,48 @@ async fn migrations_run_once_however_often_and_from_wherever_they_are_started() 
         let applied = "SELECT count(*) FROM refinery_schema_history";
         assert_eq!(database.count(applied).await, i64::from(VERSION), "{dialect:?}");
         assert_eq!(database.count("SELECT count(*) FROM storage_contract").await, 1, "{dialect:?}");
+    }
+}
+
+/// Migrations of this build up to a version.
+fn up_to(dialect: Dialect, version: i32) -> Vec<Migration> {
+    migrations::of(dialect).into_iter().filter(|one| one.version() <= version).collect()
+}
+
+/// The migrations of a build that comes after this one.
+fn and_next(dialect: Dialect, name: &str) -> Vec<Migration> {
+    let sql = "ALTER TABLE sensor_latest ADD COLUMN note text; ALTER TABLE devices ADD COLUMN note text";
+    let next = Migration::unapplied(&format!("V{}__{name}", VERSION + 1), sql).unwrap();
+    up_to(dialect, VERSION).into_iter().chain([next]).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_works_with_the_last_schemas_and_with_the_next_that_does_not_break() {
+    for dialect in dialects().await {
+        let known = migrations::VERSIONS.map(|version| up_to(dialect, version));
+        for schema in known.chain([and_next(dialect, "add_notes")]) {
+            let (kafka, database) = (Kafka::create().await, Database::create_empty().await);
+            chassis::postgres::migrate(&mut database.client().await, &schema).await.unwrap();
+            let service = Service::start(&kafka, database.url());
+            produce(&kafka, &reading("s1", 1, "2026-01-02T03:04:05Z", 1.0)).await;
+            rows_reach(&database, 1).await;
+            service.ready().await;
+            service.stop().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_refuses_a_schema_that_lacks_something_and_one_that_broke_with_it() {
+    let dialect = Dialect::Distributed;
+    let older = up_to(dialect, migrations::VERSIONS.start() - 1);
+    let cases = [(older, "run `iotctl migrate`"), (and_next(dialect, "breaking_notes"), "run a newer one")];
+    for (schema, advice) in cases {
+        let (kafka, database) = (Kafka::create().await, Database::create_empty().await);
+        chassis::postgres::migrate(&mut database.client().await, &schema).await.unwrap();
+        let refused = command_svc::run(config(&kafka, database.url()), chassis::Chassis::new()).await;
+        let refused = format!("{:#}", refused.unwrap_err());
+        assert!(refused.contains(advice), "{refused}");
     }
 }
 

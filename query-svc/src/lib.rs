@@ -32,7 +32,7 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
     let metrics = metrics::Metrics::register(&chassis).context("register metrics")?;
     let verifier = Verifier::open(&config.auth).context("prepare to verify tokens")?;
     let pool = config.database.pool().context("prepare the database pool")?;
-    if !postgres::wait_for_version(&pool, schema::migrations::VERSION, &chassis.shutdown).await? {
+    if !postgres::wait_for_version(&pool, schema::migrations::VERSIONS, &chassis.shutdown).await? {
         return Ok(());
     }
     let watch = tokio::spawn(postgres::watch(pool.clone(), latch, chassis.shutdown.clone()));

@@ -4,7 +4,8 @@
 //! is plain enough for `postgres` and `timescale` is in `common`; `distributed` has every one of its own, because the
 //! change capture in the common ones is not portable.
 
-use refinery::Migration;
+pub use refinery::Migration;
+use std::ops::RangeInclusive;
 
 mod common {
     refinery::embed_migrations!("migrations/common");
@@ -19,8 +20,15 @@ mod distributed {
     refinery::embed_migrations!("migrations/distributed");
 }
 
-/// Version of the newest migration. A service refuses to start on any other.
+/// Version of the newest migration.
 pub const VERSION: i32 = 5;
+
+/// Schema versions that this build works with.
+///
+/// A build goes on with a newer schema, too, unless a migration in between is named `V…__breaking_…`: so
+/// instances of two releases run side by side while one replaces the other (ADR 0016). The oldest is the
+/// first that has what this build asks for.
+pub const VERSIONS: RangeInclusive<i32> = 5..=VERSION;
 
 /// Names the SQL that a server understands. A database keeps the dialect of its first migration (`storage_contract`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +86,7 @@ mod tests {
         for dialect in Dialect::ALL {
             let versions: Vec<_> = of(dialect).iter().map(Migration::version).collect();
             assert_eq!(versions, (1..=VERSION).collect::<Vec<_>>(), "{dialect:?}");
+            assert!(VERSIONS.contains(&VERSION) && versions.contains(VERSIONS.start()), "{VERSIONS:?}");
             assert_eq!(Dialect::from_name(dialect.as_str()), Some(dialect));
         }
     }
