@@ -1,9 +1,10 @@
 //! Days of raw readings: made ahead of time, and dropped when they are past retention.
 //!
-//! The hourly read model and the latest values stay when raw readings go.
-//! One instance at a time does it, by an advisory lock; without such locks (`distributed`) several do the same deletes,
-//! which are idempotent. A failed turn is logged and comes again; ingestion does not depend on it, because a writer makes
-//! a partition that is missing.
+//! The hourly read model and the latest values stay when raw readings go. Where TimescaleDB keeps the hours
+//! by jobs of its own, a turn also reports how they fare. One instance at a time does it, by an advisory
+//! lock; without such locks (`distributed`) several do the same deletes, which are idempotent. A failed turn
+//! is logged and comes again; ingestion does not depend on it, because a writer makes a partition that is
+//! missing.
 
 use crate::metrics::Metrics;
 use crate::retention::Retention;
@@ -88,6 +89,9 @@ impl Maintenance {
         if let Some(before) = drops_before {
             self.drop_before(&client, before).await?;
         }
+        if dialect == Dialect::Postgres {
+            remove_empty(&client).await?;
+        }
         Ok(())
     }
 
@@ -114,6 +118,13 @@ impl Maintenance {
             tracing::info!(%before, dropped, "raw readings past retention dropped");
         }
     }
+}
+
+/// Removes the partitions whose rows retention took. While writers hold the table without a break, the rest
+/// waits for a later turn.
+async fn remove_empty(client: &Client) -> anyhow::Result<()> {
+    while client.query_one("SELECT remove_empty_partition()", &[]).await?.get::<_, i32>(0) > 0 {}
+    Ok(())
 }
 
 /// Deletes row by row where there are no partitions: each series by its key, a day in each transaction.

@@ -1,8 +1,9 @@
 //! Days made ahead, days dropped, and what becomes of readings that come too late for theirs.
 
-use crate::support::{Service, config, produce, reading, rows_reach};
+use crate::support::{Service, batch, config, produce, reading, rows_reach};
 use command_svc::maintenance::LOCK;
 use command_svc::retention::Retention;
+use command_svc::store::Store;
 use schema::migrations::Dialect;
 use schema::{Timestamp, topics};
 use testkit::kafka::Kafka;
@@ -42,7 +43,10 @@ async fn raw_readings_past_retention_go_their_hours_stay_and_late_ones_are_dead_
             (database.count("SELECT count(*) FROM readings_ingestion").await == 2).then_some(())
         })
         .await;
-        assert!(!is_there(&database, &partition_of(&days_ago(40))).await);
+        testkit::wait::until("what is empty to go, too", async || {
+            (!is_there(&database, &partition_of(&days_ago(40))).await).then_some(())
+        })
+        .await;
         assert_eq!(is_there(&database, &partition_of(&days_ago(11))).await, dialect == Dialect::Postgres);
         let late = reading("s1", 6, &days_ago(30), 1.0);
         produce(&kafka, &late).await;
@@ -122,9 +126,65 @@ async fn a_partition_is_made_while_another_writes() {
         .batch_execute("SET lock_timeout = '5s'; SELECT ensure_reading_partition('2026-01-02')")
         .await
         .unwrap();
-    // Dropping does need the table, and says so soon instead of holding everybody up.
+    // A day in use stays, and whoever asked is told at once instead of holding everybody up.
     let refused = maker.execute("SELECT drop_readings_before('2026-01-02')", &[]).await.unwrap_err();
     assert_eq!(refused.code().unwrap().code(), "55P03");
     transaction.commit().await.unwrap();
     maker.execute("SELECT drop_readings_before('2026-01-02')", &[]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn days_go_while_writers_never_let_the_table_go() {
+    if !dialects().await.contains(&Dialect::Postgres) {
+        return; // no other dialect has partitions of its own
+    }
+    let database = Database::create_with(Dialect::Postgres).await;
+    let mut store = Store::open(database.settings().pool().unwrap()).await.unwrap();
+    let days = ["2026-01-01T12:00:00Z", "2026-01-02T12:00:00Z", "2026-01-03T12:00:00Z"];
+    let readings: Vec<_> = days.iter().zip(1..).map(|(day, n)| reading("s1", n, day, 1.0)).collect();
+    assert_eq!(store.write(batch(&readings).readings()).await.unwrap(), 3);
+    // Two lanes that catch up: at every moment one of them has written to the third day and not committed
+    // yet.
+    let mut lanes = [database.client().await, database.client().await];
+    let [one, other] = &mut lanes;
+    let row = "INSERT INTO readings_ingestion \
+               VALUES ('a', 'm', '2026-01-03 12:00Z', 1, gen_random_uuid(), now(), 'T', 'z')";
+    one.batch_execute(&format!("BEGIN; {row}")).await.unwrap();
+    let drop = "SELECT drop_readings_before('2026-01-03')::bigint";
+    let remove = "SELECT remove_empty_partition()::bigint";
+    assert_eq!((database.count(drop).await, database.count(remove).await), (1, 0));
+    other.batch_execute(&format!("BEGIN; {row}")).await.unwrap();
+    one.batch_execute("COMMIT").await.unwrap();
+    assert_eq!((database.count(drop).await, database.count(remove).await), (1, 0));
+    assert_eq!(database.count(drop).await, 0);
+    let old = "SELECT count(*) FROM readings_ingestion WHERE reading_at < '2026-01-03'";
+    assert_eq!(database.count(old).await, 0);
+    assert!(is_there(&database, "readings_ingestion_20260101").await, "the lanes have not let go yet");
+
+    // A writer that made the day itself still believes in it.
+    let late = [reading("s1", 1, days[0], 1.0)];
+    let refused = store.write(batch(&late).readings()).await.unwrap_err();
+    assert_eq!(refused.reason(), "reading is past retention");
+    other.batch_execute("COMMIT").await.unwrap();
+    assert_eq!((database.count(remove).await, database.count(remove).await), (1, 1));
+    assert_eq!(database.count(remove).await, 0);
+    assert!(!is_there(&database, "readings_ingestion_20260101").await);
+    let hours = "SELECT sum(count)::bigint FROM sensor_reading_hourly_aggregates";
+    assert_eq!(database.count(hours).await, 3, "hours stay, and count nothing twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_temporary_table_stands_in_for_none_of_ours() {
+    for dialect in dialects().await.into_iter().filter(|dialect| *dialect != Dialect::Distributed) {
+        let database = Database::create_with(dialect).await;
+        let client = database.client().await;
+        client
+            .batch_execute("CREATE TEMPORARY TABLE storage_contract (readings_kept_from timestamptz)")
+            .await
+            .unwrap();
+        client.execute("SELECT drop_readings_before('2020-01-01')", &[]).await.unwrap();
+        let kept =
+            "SELECT count(*) FROM public.storage_contract WHERE readings_kept_from = '2020-01-01 00:00Z'";
+        assert_eq!(database.count(kept).await, 1, "{dialect:?}");
+    }
 }
