@@ -24,6 +24,13 @@ pub const LOCK: i64 = 0x6669_656c_6d61_696e;
 const TURN_MAX: Duration = Duration::from_secs(30 * 60);
 /// No statement of a turn needs longer, and an unanswered one must not hold the lock.
 const STATEMENT_MAX: &str = "SET statement_timeout = '5min'";
+/// Jobs of TimescaleDB whose last run failed, how many and which, and when the hours were last refreshed.
+const JOBS: &str = "
+    SELECT count(*) FILTER (WHERE last_run_status = 'Failed'),
+           string_agg(proc_name, ', ') FILTER (WHERE last_run_status = 'Failed'),
+           extract(epoch FROM max(nullif(last_successful_finish, '-infinity'))
+                              FILTER (WHERE proc_name = 'refresh_recent_readings'))::bigint
+    FROM timescaledb_information.jobs JOIN timescaledb_information.job_stats USING (job_id)";
 /// Series whose old rows are deleted between two looks at the list of series.
 const SERIES_MAX: i64 = 1_000;
 
@@ -70,6 +77,9 @@ impl Maintenance {
         client.batch_execute(STATEMENT_MAX).await?;
         let name: String = client.query_one("SELECT dialect FROM storage_contract", &[]).await?.get(0);
         let dialect = Dialect::from_name(&name).with_context(|| format!("use the dialect {name}"))?;
+        if dialect == Dialect::Timescale {
+            self.report_jobs(&client).await?;
+        }
         let drops_before = self.retention.drops_before(today);
         if dialect == Dialect::Distributed {
             if let Some(before) = drops_before.filter(|before| Some(*before) > *deleted_before) {
@@ -91,6 +101,19 @@ impl Maintenance {
         }
         if dialect == Dialect::Postgres {
             remove_empty(&client).await?;
+        }
+        Ok(())
+    }
+
+    /// Shows how the server's own jobs fare, which refresh the hours and compress.
+    async fn report_jobs(&self, client: &Client) -> anyhow::Result<()> {
+        let row = client.query_one(JOBS, &[]).await.context("look at the jobs of TimescaleDB")?;
+        let failed: i64 = row.get(0);
+        self.metrics.jobs_failed.set(failed);
+        self.metrics.hours_refreshed.set(row.get::<_, Option<i64>>(2).unwrap_or(0));
+        if failed > 0 {
+            let jobs: String = row.get(1);
+            tracing::warn!(jobs, "jobs of TimescaleDB failed; timescaledb_information.job_errors says why");
         }
         Ok(())
     }

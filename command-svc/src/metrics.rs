@@ -16,6 +16,8 @@ pub struct Metrics {
     pub(crate) partitions_dropped: IntCounter,
     pub(crate) maintenance_failures: IntCounter,
     pub(crate) maintenance_success: IntGauge,
+    pub(crate) jobs_failed: IntGauge,
+    pub(crate) hours_refreshed: IntGauge,
 }
 
 impl Metrics {
@@ -68,6 +70,14 @@ impl Metrics {
             maintenance_success: gauge(
                 "command_maintenance_success_timestamp_seconds",
                 "Unix time at which partition maintenance last ended well.",
+            )?,
+            jobs_failed: gauge(
+                "command_timescale_failed_jobs",
+                "Background jobs of TimescaleDB whose last run failed, as of the last maintenance.",
+            )?,
+            hours_refreshed: gauge(
+                "command_timescale_refresh_timestamp_seconds",
+                "Unix time at which TimescaleDB last refreshed the hours, as of the last maintenance; else 0.",
             )?,
         })
     }

@@ -8,4 +8,5 @@ mod once;
 mod retention;
 mod store;
 mod support;
+mod timescale;
 mod ways;

@@ -2,15 +2,25 @@
 
 use chassis::postgres::Settings;
 use schema::migrations::Dialect;
+use tokio::sync::OnceCell;
 use tokio_postgres::Client;
+
+/// Returns the dialect that the test server offers; it is asked once for each test program.
+async fn offered() -> Dialect {
+    static OFFERED: OnceCell<Dialect> = OnceCell::const_new();
+    let ask = async || {
+        let client = Settings::local(crate::setting("TEST_DATABASE_URL")).connect().await.unwrap();
+        iotctl::database::offered(&client).await.unwrap()
+    };
+    *OFFERED.get_or_init(ask).await
+}
 
 /// Lists the dialects that the test server understands: its own and the portable one, and on PostgreSQL the plain one.
 ///
 /// # Panics
 /// The server does not answer.
 pub async fn dialects() -> Vec<Dialect> {
-    let client = Settings::local(crate::setting("TEST_DATABASE_URL")).connect().await.unwrap();
-    match iotctl::database::offered(&client).await.unwrap() {
+    match offered().await {
         Dialect::Distributed => vec![Dialect::Distributed],
         Dialect::Postgres => vec![Dialect::Postgres, Dialect::Distributed],
         Dialect::Timescale => vec![Dialect::Postgres, Dialect::Distributed, Dialect::Timescale],
@@ -45,6 +55,14 @@ impl Database {
     async fn migrated(wanted: Option<Dialect>) -> Self {
         let mut database = Self::create_empty().await;
         let mut client = database.client().await;
+        if wanted.unwrap_or(database.dialect) == Dialect::Timescale {
+            // Jobs of its own would refresh hours in the middle of a test.
+            for quiet in
+                ["CREATE EXTENSION timescaledb", "SELECT _timescaledb_functions.stop_background_workers()"]
+            {
+                client.batch_execute(quiet).await.unwrap();
+            }
+        }
         database.dialect = iotctl::database::migrate(&mut client, wanted).await.unwrap();
         database
     }
@@ -59,9 +77,20 @@ impl Database {
         let admin = Settings::local(&server).connect().await.unwrap();
         admin.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
         let (base, _) = server.rsplit_once('/').expect("TEST_DATABASE_URL ends in /database");
-        let mut database = Self { url: format!("{base}/{name}"), name, dialect: Dialect::Postgres };
-        database.dialect = iotctl::database::offered(&database.client().await).await.unwrap();
+        let database = Self { url: format!("{base}/{name}"), name, dialect: offered().await };
+        if has_citus(&admin).await {
+            // A node alone takes distributed tables, too.
+            database.client().await.batch_execute("CREATE EXTENSION citus").await.unwrap();
+        }
         database
+    }
+
+    /// Says whether the tables of readings are spread by Citus, which has no triggers on them.
+    ///
+    /// # Panics
+    /// The server does not answer.
+    pub async fn has_citus(&self) -> bool {
+        has_citus(&self.client().await).await
     }
 
     /// Brings the hourly read model up to date where the server does it by itself, later.
@@ -70,8 +99,10 @@ impl Database {
     /// The server refuses it.
     pub async fn refresh_hours(&self) {
         if self.dialect == Dialect::Timescale {
-            let refresh = "CALL refresh_continuous_aggregate('sensor_reading_hourly_aggregates', NULL, NULL)";
-            self.client().await.batch_execute(refresh).await.unwrap();
+            let client = self.client().await;
+            for part in ["late", "recent"] {
+                client.batch_execute(&format!("CALL refresh_{part}_readings(0, NULL)")).await.unwrap();
+            }
         }
     }
 
@@ -100,6 +131,11 @@ impl Database {
     pub async fn count(&self, sql: &str) -> i64 {
         self.client().await.query_one(sql, &[]).await.unwrap().get(0)
     }
+}
+
+async fn has_citus(client: &Client) -> bool {
+    let there = "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'citus')";
+    client.query_one(there, &[]).await.unwrap().get(0)
 }
 
 impl Drop for Database {
