@@ -264,6 +264,9 @@ async fn readings_wait_while_the_database_has_no_connection_left() {
 async fn a_serialization_failure_is_tried_again_at_once_and_is_no_outage() {
     for dialect in dialects().await {
         let (kafka, database) = (Kafka::create().await, Database::create_with(dialect).await);
+        if database.has_citus().await {
+            continue; // the fault is a trigger
+        }
         // A sequence is not rolled back, so the first five attempts fail and the others do not.
         database
             .client()

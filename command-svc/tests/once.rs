@@ -1,6 +1,7 @@
 //! Every reading once: batches cut short by a rebalance, instances side by side, a death between rows and offsets.
 
 use crate::support::{Service, committed, config, members, produce, reading, rows_reach};
+use schema::migrations::Dialect;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -162,22 +163,41 @@ async fn two_instances_that_die_and_return_store_everything_once() {
     offsets_stay_behind_rows(&kafka, &database, story).await;
 }
 
-/// Starts the program itself, which can be killed as nothing else can.
-fn spawn(kafka: &Kafka, database_url: &str) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_command-svc"))
+/// The program itself, which can be killed as nothing else can, and which ends with this value.
+struct Process(Child);
+
+impl Process {
+    fn kill(&mut self) {
+        // Err means that it has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn spawn(kafka: &Kafka, database_url: &str) -> Process {
+    let child = Command::new(env!("CARGO_BIN_EXE_command-svc"))
         .env("ADMIN_LISTEN", "127.0.0.1:0")
         .env("KAFKA_BOOTSTRAP_SERVERS", &kafka.bootstrap)
         .env("KAFKA_TOPIC_PREFIX", &kafka.prefix)
         .env("DATABASE_URL", database_url)
         .env("LOG", "warn")
         .stdin(Stdio::null())
-        .spawn()
-        .unwrap()
+        .spawn();
+    Process(child.unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kill_9_between_the_rows_and_the_offsets_costs_a_redelivery_and_nothing_else() {
     let (kafka, database) = stage().await;
+    if database.dialect == Dialect::Distributed {
+        return; // it needs a batch that is one statement, which the server finishes without the service
+    }
     let (proxy, url) = Proxy::before(database.url()).await;
     let mut process = spawn(&kafka, &url);
     produce_numbers(&kafka, 0..50).await;
@@ -195,8 +215,7 @@ async fn kill_9_between_the_rows_and_the_offsets_costs_a_redelivery_and_nothing_
     })
     .await;
     assert_eq!(committed(&kafka), 50);
-    process.kill().unwrap();
-    process.wait().unwrap();
+    process.kill();
 
     let service = Service::start(&kafka, database.url());
     all_are_stored_once(&kafka, &database, 60).await;

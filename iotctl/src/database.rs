@@ -74,7 +74,10 @@ pub async fn migrate(client: &mut Client, wanted: Option<Dialect>) -> Result<Dia
     };
     let migrations = migrations::of(dialect);
     match dialect {
-        Dialect::Distributed => chassis::postgres::migrate_without_lock(client, &migrations).await?,
+        Dialect::Distributed => {
+            chassis::postgres::migrate_without_lock(client, &migrations).await?;
+            distribute(client).await.context("distribute the tables over the nodes of Citus")?;
+        }
         Dialect::Postgres | Dialect::Timescale => chassis::postgres::migrate(client, &migrations).await?,
     }
     Ok(dialect)
@@ -91,29 +94,78 @@ async fn recorded(client: &Client) -> Result<Option<Dialect>> {
     Ok(Some(dialect.with_context(|| format!("the database has the unknown dialect {name}"))?))
 }
 
+/// Tables that Citus places by sensor; the first one decides where, so that a sensor's rows of all three live
+/// together.
+const PLACED_BY_SENSOR: [&str; 3] =
+    ["readings_ingestion", "sensor_latest", "sensor_reading_hourly_aggregates"];
+
+/// What the common migrations have and portable SQL has not.
+const PUBLICATION: &str = "
+    ALTER TABLE devices REPLICA IDENTITY FULL;
+    ALTER TABLE sensor_thresholds REPLICA IDENTITY FULL;
+    CREATE PUBLICATION fieldline_changes FOR TABLE devices, sensor_thresholds";
+
+/// Spreads the tables of readings over the nodes where the database has Citus, as far as they are not spread
+/// yet. Other servers of the dialect do so by themselves.
+async fn distribute(client: &mut Client) -> Result<()> {
+    if !has_extension(client, "citus").await? {
+        return Ok(());
+    }
+    let transaction = client.transaction().await?;
+    // Of two migrators the second finds what the first has done.
+    transaction.execute("SELECT pg_advisory_xact_lock(hashtextextended('distribute', 0))", &[]).await?;
+    let is_placed = "SELECT EXISTS (SELECT FROM pg_dist_partition WHERE logicalrelid = $1::text::regclass)";
+    for table in PLACED_BY_SENSOR {
+        if transaction.query_one(is_placed, &[&table]).await?.get(0) {
+            continue;
+        }
+        let beside = if table == PLACED_BY_SENSOR[0] { "none" } else { PLACED_BY_SENSOR[0] };
+        let place = "SELECT create_distributed_table($1::text::regclass, 'sensor_id', colocate_with => $2)";
+        transaction.execute(place, &[&table, &beside]).await?;
+    }
+    // The other two tables stay on the coordinator, which has PostgreSQL's own change capture.
+    let published = "SELECT EXISTS (SELECT FROM pg_publication WHERE pubname = 'fieldline_changes')";
+    if !transaction.query_one(published, &[]).await?.get::<_, bool>(0) {
+        transaction.batch_execute(PUBLICATION).await?;
+    }
+    Ok(transaction.commit().await?)
+}
+
+async fn has_extension(client: &Client, name: &str) -> Result<bool> {
+    let there = "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = $1)";
+    Ok(client.query_one(there, &[&name]).await?.get(0))
+}
+
 /// Finds the dialect that suits the server best.
 ///
 /// # Errors
-/// The server does not answer.
+/// The server does not answer, or its TimescaleDB may not be used by us.
 pub async fn offered(client: &Client) -> Result<Dialect> {
     let version: String = client.query_one("SELECT version()", &[]).await?.get(0);
-    if shards(&version) {
+    // An extension that is only installed is not in use: Citus is made in each database, TimescaleDB is
+    // loaded at the server's start.
+    if shards(&version) || has_extension(client, "citus").await? {
         return Ok(Dialect::Distributed);
     }
-    // Both are asked of PostgreSQL itself. An extension that is only installed is not in use: TimescaleDB must be loaded
-    // at the server's start, and its Apache-licensed build has no continuous aggregates; Citus is made in each database.
-    let row = client
-        .query_one(
-            "SELECT current_setting('timescaledb.license', true) IS NOT DISTINCT FROM 'timescale',
-                    EXISTS (SELECT FROM pg_extension WHERE extname = 'citus')",
-            &[],
-        )
-        .await?;
-    Ok(match (row.get(0), row.get(1)) {
-        (_, true) => Dialect::Distributed,
-        (true, false) => Dialect::Timescale,
-        (false, false) => Dialect::Postgres,
-    })
+    let loaded = "SELECT EXISTS (SELECT FROM pg_settings WHERE name = 'timescaledb.disable_load')";
+    if client.query_one(loaded, &[]).await?.get(0) && has_continuous_aggregates(client).await? {
+        return Ok(Dialect::Timescale);
+    }
+    Ok(Dialect::Postgres)
+}
+
+/// Says whether the loaded TimescaleDB is more than its Apache-licensed part. A database that has no
+/// extension yet does not know, so the extension is made in a transaction that is rolled back.
+async fn has_continuous_aggregates(client: &Client) -> Result<bool> {
+    let made = client.batch_execute("BEGIN; CREATE EXTENSION IF NOT EXISTS timescaledb").await;
+    let licence = match made {
+        Ok(()) => client.query_one("SELECT current_setting('timescaledb.license', true)", &[]).await,
+        Err(error) => Err(error),
+    };
+    client.batch_execute("ROLLBACK").await?;
+    // To choose another dialect here would be for good, since a database keeps its first one.
+    let licence = licence.context("make the extension timescaledb, which is loaded; or name a dialect")?;
+    Ok(licence.get::<_, Option<&str>>(0) == Some("timescale"))
 }
 
 /// Says whether the server that names its version so is one that only speaks like PostgreSQL.

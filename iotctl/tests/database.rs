@@ -65,3 +65,44 @@ async fn each_service_may_do_its_work_and_no_more() {
     }
     server.stop().await.unwrap();
 }
+
+/// Says whether the extension is loaded at the server's start and may be more than its Apache-licensed part.
+async fn loads_timescale(client: &Client) -> bool {
+    let loaded: String = client.query_one("SHOW shared_preload_libraries", &[]).await.unwrap().get(0);
+    loaded.contains("timescaledb")
+}
+
+#[tokio::test]
+async fn a_new_database_gets_what_its_server_has_loaded_and_looking_leaves_nothing_behind() {
+    let database = Database::create_empty().await;
+    let mut client = database.client().await;
+    let expected = match (database.has_citus().await, loads_timescale(&client).await) {
+        (true, _) => Dialect::Distributed,
+        (false, true) => Dialect::Timescale,
+        (false, false) => Dialect::Postgres,
+    };
+    for _ in 0..2 {
+        assert_eq!(database::offered(&client).await.unwrap(), expected);
+    }
+    let extensions = "SELECT count(*) FROM pg_extension WHERE extname = 'timescaledb'";
+    assert_eq!(database.count(extensions).await, 0);
+    // Over the same connection, as `iotctl migrate` does it.
+    assert_eq!(database::migrate(&mut client, None).await.unwrap(), expected);
+    assert_eq!(database::migrate(&mut client, None).await.unwrap(), expected);
+}
+
+#[tokio::test]
+async fn on_citus_the_tables_of_readings_are_spread_by_the_migration() {
+    let database = Database::create().await;
+    if !database.has_citus().await {
+        return; // other servers spread tables by themselves, or not at all
+    }
+    let placed = "SELECT count(DISTINCT colocationid) * 10 + count(*) FROM pg_dist_partition
+                  WHERE logicalrelid IN ('readings_ingestion'::regclass, 'sensor_latest'::regclass,
+                                         'sensor_reading_hourly_aggregates'::regclass)";
+    assert_eq!(database.count(placed).await, 13, "three tables in one place");
+    let mut clients = [database.client().await, database.client().await];
+    let [one, other] = &mut clients;
+    let again = tokio::join!(database::migrate(one, None), database::migrate(other, None));
+    assert_eq!((again.0.unwrap(), again.1.unwrap()), (Dialect::Distributed, Dialect::Distributed));
+}

@@ -64,12 +64,16 @@ impl World {
         let of = format!("'{sensor}', '{metric}'");
         match self.database.dialect {
             Dialect::Postgres | Dialect::Distributed => {
+                // Plain PostgreSQL computes the average itself.
+                let is_plain = self.database.dialect == Dialect::Postgres;
+                let avg = if is_plain { "DEFAULT".to_owned() } else { (sum / 2.0).to_string() };
                 self.sql(&format!(
                     "INSERT INTO sensor_reading_hourly_aggregates \
-                       (bucket, sensor_id, metric, device_type, zone_id, min, max, count, sum) \
-                     VALUES ('{bucket}', {of}, 'T', 'z', {low}, {high}, 2, {sum}) \
+                       (bucket, sensor_id, metric, device_type, zone_id, avg, min, max, count, sum) \
+                     VALUES ('{bucket}', {of}, 'T', 'z', {avg}, {low}, {high}, 2, {sum}) \
                      ON CONFLICT (sensor_id, metric, bucket, device_type, zone_id) DO UPDATE \
-                       SET min = excluded.min, max = excluded.max, sum = excluded.sum"
+                       SET min = excluded.min, max = excluded.max, sum = excluded.sum{avg_too}",
+                    avg_too = if is_plain { "" } else { ", avg = excluded.avg" }
                 ))
                 .await;
             }
