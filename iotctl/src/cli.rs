@@ -301,10 +301,12 @@ async fn verify(command: VerifyCommand, progress: &Progress) -> Result<u8> {
         VerifyCommand::Aggregates(WindowOptions { from, to }) => {
             let window = Window::new(from, to)?;
             let outcome = verify::aggregates::compare(&client, window, progress, &findings).await?;
-            let verify::aggregates::Outcome { compared, differing } = outcome;
-            let json = json!({"summary": {"compared": compared, "differing": differing}});
-            findings.found(&format!("{compared} hours compared, {differing} differ"), &json);
-            differing == 0
+            let verify::aggregates::Outcome { compared, differing, lost } = outcome;
+            let json = json!({"summary": {"compared": compared, "differing": differing, "lost": lost}});
+            let line =
+                format!("{compared} hours compared, {differing} differ; {lost} dropped days have lost hours");
+            findings.found(&line, &json);
+            differing + lost == 0
         }
         VerifyCommand::Ledger(WindowOptions { from, to }) => {
             let broker = from_env(chassis::kafka::Settings::from_env)?;

@@ -48,6 +48,18 @@ const DIFFERING: &str = "
 const COMPARED: &str =
     "SELECT count(*) FROM sensor_reading_hourly_aggregates WHERE bucket >= $1 AND bucket < $2";
 
+/// What retention dropped and the hours of it, which must still count as many readings. Only TimescaleDB,
+/// which keeps the hours itself, can lose them by a refresh over dropped readings, and only its dialect has
+/// the table.
+const DROPPED: &str = "
+    SELECT range_start, range_end, readings, counted
+    FROM dropped_readings, LATERAL (
+      SELECT coalesce(sum(count), 0)::bigint AS counted FROM sensor_reading_hourly_aggregates
+      WHERE bucket >= range_start AND bucket < range_end
+    ) AS hours
+    WHERE range_start < $2 AND range_end > $1 AND readings <> counted
+    ORDER BY range_start";
+
 /// Says what was compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
@@ -55,11 +67,14 @@ pub struct Outcome {
     pub compared: u64,
     /// Hours that differ, are missing in the read model, or have no raw rows.
     pub differing: u64,
+    /// Days without raw rows whose hours count another number of readings than when the rows were dropped.
+    pub lost: u64,
 }
 
 /// Compares every hour that touches the window and reports each that differs.
 ///
-/// Hours whose raw rows retention has dropped cannot be compared and are left out.
+/// Hours whose raw rows retention has dropped cannot be compared; of them, TimescaleDB recorded how many
+/// readings they count.
 ///
 /// # Errors
 /// The database refuses or goes away.
@@ -77,7 +92,8 @@ pub async fn compare(
         progress.note(&format!("raw rows are kept from {kept} on; earlier hours cannot be compared"));
         from = kept.into();
     }
-    let mut total = Outcome::default();
+    let window = (window.from.hour().into(), to);
+    let mut total = Outcome { lost: report_lost(client, window, findings).await?, ..Outcome::default() };
     while from < to {
         let midnight = from.date().midnight().assume_utc();
         let end = midnight.checked_add(Duration::DAY).unwrap_or(to).min(to);
@@ -109,7 +125,26 @@ async fn compare_part(
         differing += 1;
         report(&row, findings);
     }
-    Ok(Outcome { compared: u64::try_from(compared).unwrap_or(0), differing })
+    Ok(Outcome { compared: u64::try_from(compared).unwrap_or(0), differing, lost: 0 })
+}
+
+async fn report_lost(
+    client: &Client,
+    (from, to): (OffsetDateTime, OffsetDateTime),
+    findings: &Findings,
+) -> Result<u64> {
+    let recorded = client.query_one("SELECT to_regclass('dropped_readings') IS NOT NULL", &[]).await?;
+    if !recorded.get::<_, bool>(0) {
+        return Ok(0);
+    }
+    let rows = client.query(DROPPED, &[&from, &to]).await.context("count the readings of dropped days")?;
+    for row in &rows {
+        let [from, to] = [0, 1].map(|column| Timestamp::from(row.get::<_, OffsetDateTime>(column)));
+        let (dropped, counted): (i64, i64) = (row.get(2), row.get(3));
+        let line = format!("{from} to {to}: {dropped} readings were dropped, their hours count {counted}");
+        findings.found(&line, &json!({"from": from, "to": to, "dropped": dropped, "counted": counted}));
+    }
+    Ok(u64::try_from(rows.len()).unwrap_or(u64::MAX))
 }
 
 fn report(row: &Row, findings: &Findings) {
