@@ -1,7 +1,7 @@
 //! The commands and their options.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -49,6 +49,16 @@ enum Command {
         /// Also writes the readings to Parquet files, for DuckDB and the like.
         #[arg(long)]
         lake: bool,
+        /// File with an administrator's URL of a PostgreSQL server to use instead of starting one; `clean`
+        /// leaves its database.
+        #[arg(long)]
+        database_url_file: Option<PathBuf>,
+        /// CA of that server's certificate; required unless it is on this host.
+        #[arg(long, requires = "database_url_file")]
+        database_ca_file: Option<PathBuf>,
+        /// The SQL to use for a new database; a database keeps what it began with.
+        #[arg(long, value_enum, env = "STORAGE_DIALECT", default_value_t = StorageDialect::Auto)]
+        dialect: StorageDialect,
     },
     /// Stops a platform that runs in another terminal.
     Down,
@@ -254,9 +264,11 @@ async fn dispatch(arguments: Arguments) -> Result<u8> {
     let state = State::open(arguments.state.as_deref())?;
     let progress = Progress::new();
     match arguments.command {
-        Command::Up { lake } => {
+        Command::Up { lake, database_url_file, database_ca_file, dialect } => {
             let ports = Ports::new(arguments.port_offset.unwrap_or(0))?;
-            up::up(&state, ports, lake, &progress).await?;
+            let database = database_url_file.map(|file| given_server(&file, database_ca_file)).transpose()?;
+            let options = up::Options { lake, database, dialect: dialect.wanted() };
+            up::up(&state, ports, &options, &progress).await?;
         }
         Command::Down => up::down(&state, &progress).await?,
         Command::Clean => up::clean(&state, &progress).await?,
@@ -362,6 +374,14 @@ fn from_env<C>(read: impl FnOnce(&mut Env) -> C) -> Result<C> {
     let settings = read(&mut env);
     env.finish()?;
     Ok(settings)
+}
+
+/// Reads the server that a file names.
+fn given_server(url_file: &Path, ca: Option<PathBuf>) -> Result<database::Server> {
+    let url = std::fs::read_to_string(url_file).with_context(|| format!("read {}", url_file.display()))?;
+    // Services run in the state folder.
+    let ca = ca.map(std::path::absolute).transpose().context("find the CA of the database")?;
+    database::Server::new(&url, ca)
 }
 
 fn print_device(state: &State, name: &str) -> Result<()> {

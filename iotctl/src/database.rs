@@ -1,7 +1,10 @@
 //! A database for the services: its schema, and one login role per service with no more rights than its work needs.
 
+mod server;
+
+pub use server::Server;
+
 use anyhow::{Context as _, Result, bail};
-use chassis::postgres::Settings;
 use schema::migrations::{self, Dialect};
 use tokio_postgres::Client;
 
@@ -21,25 +24,26 @@ const GRANTS_DISTRIBUTED: &str = include_str!("database/grants-distributed.sql")
 /// Services that use the database, each by a role of its name with `_` for `-`.
 pub const SERVICES: [&str; 5] = ["command-svc", "device-svc", "threshold-svc", "cdc-svc", "query-svc"];
 
-/// Makes the database, its schema, the roles and their rights, as far as they are not there; passwords are kept in the state folder.
+/// Makes the database, its schema, the roles and their rights, as far as they are not there; passwords are
+/// kept in the state folder. A new database gets the wanted dialect or, without one, what the server offers.
 ///
 /// # Errors
 /// The server refuses a step, or a password cannot be kept.
-pub async fn prepare(state: &State, admin_url: impl Fn(&str) -> String, port: u16) -> Result<Dialect> {
-    let admin = Settings::local(admin_url("postgres")).connect().await?;
+pub async fn prepare(state: &State, server: &Server, wanted: Option<Dialect>) -> Result<Dialect> {
+    let admin = server.connect().await?;
     let there = admin.query_opt("SELECT FROM pg_database WHERE datname = $1", &[&NAME]).await?;
     if there.is_none() {
         admin.batch_execute(&format!("CREATE DATABASE {NAME}")).await.context("create the database")?;
     }
-    let mut client = Settings::local(admin_url(NAME)).connect().await?;
-    let dialect = migrate(&mut client, None).await?;
+    let mut client = server.connect_to(NAME).await?;
+    let dialect = migrate(&mut client, wanted).await?;
     // A statement that fails would be logged with its password.
     client.batch_execute("SET log_min_error_statement = panic").await?;
     for service in SERVICES {
         let password = files::secret_or_new(&state.path(&format!("secrets/{service}.password")))?;
         let role = role_of(service);
         make_role(&client, &role, &password).await.with_context(|| format!("make the role {role}"))?;
-        let url = format!("postgres://{role}:{password}@127.0.0.1:{port}/{NAME}");
+        let url = server.url_of(&role, &password, NAME);
         files::write(&url_file(state, service), url.as_bytes(), files::Readers::Owner)?;
     }
     client.batch_execute(GRANTS).await.context("grant the services their rights")?;

@@ -1,6 +1,6 @@
 //! The whole platform on one machine: `iotctl up`, and `down` and `clean`, which end and forget it.
 //!
-//! In:         the state folder, the services' programs beside this one.
+//! In:         the state folder, the services' programs beside this one, a PostgreSQL server if one is given.
 //! Out:        private servers, seven services (eight with the lake), three demo devices, two thresholds, a simulator; a text that says what to try.
 //! Guarantee:  what it started ends with it, in reverse order; its data stays for the next start.
 //! On failure: the part that failed is named with the end of its log, and everything is stopped.
@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
+use schema::migrations::Dialect;
 use tokio::time::{Instant, sleep};
 
 use crate::api::Api;
@@ -58,11 +59,22 @@ const WRITTEN: [&str; 14] = [
     "up.lock",
 ];
 
+/// What is asked of a start.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// Whether readings are also written to Parquet files.
+    pub lake: bool,
+    /// The server to keep the database on, instead of one that is started.
+    pub database: Option<database::Server>,
+    /// The dialect of a new database, instead of what its server offers.
+    pub dialect: Option<Dialect>,
+}
+
 /// Starts everything, says what to try, and runs until Ctrl-C or SIGTERM, which stops everything.
 ///
 /// # Errors
 /// It runs already, a port is taken, or a part cannot be started; the message says which and where its log is.
-pub async fn up(state: &State, ports: Ports, lake: bool, progress: &Progress) -> Result<()> {
+pub async fn up(state: &State, ports: Ports, options: &Options, progress: &Progress) -> Result<()> {
     let Some(_lock) = Lock::take(&state.path("up.lock"))? else {
         bail!("it runs already; `make down` stops it");
     };
@@ -70,7 +82,7 @@ pub async fn up(state: &State, ports: Ports, lake: bool, progress: &Progress) ->
     files::write(&offset_file(state), ports.offset().to_string().as_bytes(), Readers::Everyone)?;
     let mut stack = Stack::default();
     let outcome = tokio::select! {
-        outcome = run(state, ports, lake, progress, &mut stack) => outcome,
+        outcome = run(state, ports, options, progress, &mut stack) => outcome,
         stopped = process::told_to_stop() => stopped,
     };
     if let Err(error) = &outcome {
@@ -136,7 +148,13 @@ pub async fn clean(state: &State, progress: &Progress) -> Result<()> {
     Ok(())
 }
 
-async fn run(state: &State, ports: Ports, lake: bool, progress: &Progress, stack: &mut Stack) -> Result<()> {
+async fn run(
+    state: &State,
+    ports: Ports,
+    options: &Options,
+    progress: &Progress,
+    stack: &mut Stack,
+) -> Result<()> {
     let prepare = async {
         let left = stack::end_leftovers(state).await?;
         ports.ensure_free()?;
@@ -147,12 +165,13 @@ async fn run(state: &State, ports: Ports, lake: bool, progress: &Progress, stack
     pki.server_files(&SERVER_NAMES)?;
     let token = signer.mint("local-admin", &["admin"], TOKEN_TTL)?;
     files::write(&state.path("token"), token.as_bytes(), Readers::Owner)?;
-    let local = services::Local { state, ports, pki: &pki, jwks: signer.jwks_file() };
+    let database_ca = options.database.as_ref().and_then(|server| server.ca().cloned());
+    let local = services::Local { state, ports, pki: &pki, jwks: signer.jwks_file(), database_ca };
     let mut services = local.all()?;
-    if lake {
+    if options.lake {
         services.push(local.lake()?);
     }
-    start_servers(state, ports, progress, stack).await?;
+    start_servers(state, ports, options, progress, stack).await?;
     for service in &services {
         stack.start(service, state)?;
     }
@@ -169,7 +188,7 @@ async fn run(state: &State, ports: Ports, lake: bool, progress: &Progress, stack
     if let Err(error) = proof.await {
         bail!("{error:#}\n{}", stack.describe(state));
     }
-    if lake {
+    if options.lake {
         progress.note(&format!("readings as Parquet files: {}", state.path("lake/readings").display()));
     }
     // Whoever read this may have gone; the platform stays.
@@ -180,21 +199,17 @@ async fn run(state: &State, ports: Ports, lake: bool, progress: &Progress, stack
     }
 }
 
-async fn start_servers(state: &State, ports: Ports, progress: &Progress, stack: &mut Stack) -> Result<()> {
-    let settings = postgres::Settings {
-        folder: state.path("postgres"),
-        log: state.path("logs/postgres.log"),
-        port: ports.of("PostgreSQL"),
-        durable: true,
-        further: Vec::new(),
+async fn start_servers(
+    state: &State,
+    ports: Ports,
+    options: &Options,
+    progress: &Progress,
+    stack: &mut Stack,
+) -> Result<()> {
+    let database = match &options.database {
+        Some(given) => given.clone(),
+        None => start_postgres(state, ports, progress, stack).await?,
     };
-    let start = async {
-        let server = postgres::Postgres::start(&settings).await?;
-        let url = format!("127.0.0.1:{}", settings.port);
-        stack.postgres = Some(server);
-        Ok(url)
-    };
-    progress.step("PostgreSQL runs", start).await?;
     let settings = kafka::Settings {
         folder: state.path("kafka"),
         jars: state.kafka_jars(),
@@ -214,15 +229,37 @@ async fn start_servers(state: &State, ports: Ports, progress: &Progress, stack: 
         Ok(address)
     };
     let bootstrap = progress.step("Kafka runs", start).await?;
-    let postgres = stack.postgres.as_ref().context("PostgreSQL was just started")?;
     let prepare = async {
-        let port = ports.of("PostgreSQL");
-        let dialect = database::prepare(state, |database| postgres.url(database), port).await?;
+        let dialect = database::prepare(state, &database, options.dialect).await?;
         let broker = chassis::kafka::Settings::local(bootstrap.as_str(), "");
         topics::create(&topics::Settings { broker, partitions: PARTITIONS, replication: 1 }).await?;
         Ok(format!("dialect {}", dialect.as_str()))
     };
     progress.step("schema and topics", prepare).await.map(|_| ())
+}
+
+async fn start_postgres(
+    state: &State,
+    ports: Ports,
+    progress: &Progress,
+    stack: &mut Stack,
+) -> Result<database::Server> {
+    let settings = postgres::Settings {
+        folder: state.path("postgres"),
+        log: state.path("logs/postgres.log"),
+        port: ports.of("PostgreSQL"),
+        durable: true,
+        further: Vec::new(),
+    };
+    let mut database = None;
+    let start = async {
+        let server = postgres::Postgres::start(&settings).await?;
+        database = Some(database::Server::new(&server.url("postgres"), None)?);
+        stack.postgres = Some(server);
+        Ok(format!("127.0.0.1:{}", settings.port))
+    };
+    progress.step("PostgreSQL runs", start).await?;
+    database.context("PostgreSQL was just started")
 }
 
 fn offset_file(state: &State) -> std::path::PathBuf {

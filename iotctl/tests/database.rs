@@ -1,6 +1,8 @@
 use chassis::postgres::Settings;
 use iotctl::database;
 use iotctl::state::State;
+use schema::migrations::Dialect;
+use testkit::postgres::Database;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
@@ -15,11 +17,14 @@ async fn login(state: &State, service: &str) -> Client {
 async fn each_service_may_do_its_work_and_no_more() {
     let folder = tempfile::tempdir().unwrap();
     let state = State::open(Some(folder.path())).unwrap();
-    let (server, port) = own_postgres(folder.path()).await;
+    let (server, _) = own_postgres(folder.path()).await;
+    let given = database::Server::new(&server.url("postgres"), None).unwrap();
     // Twice: a second start finds everything there.
     for _ in 0..2 {
-        database::prepare(&state, |database| server.url(database), port).await.unwrap();
+        database::prepare(&state, &given, Some(Dialect::Postgres)).await.unwrap();
     }
+    let other = database::prepare(&state, &given, Some(Dialect::Distributed)).await.unwrap_err();
+    assert!(other.to_string().contains("has the dialect postgres"), "{other:#}");
     let allowed = [
         (
             "device-svc",
@@ -28,6 +33,7 @@ async fn each_service_may_do_its_work_and_no_more() {
         ("device-svc", "DELETE FROM devices"),
         ("threshold-svc", "UPDATE sensor_thresholds SET enabled = false"),
         ("command-svc", "SELECT ensure_reading_partition('2026-01-01'), drop_readings_before('2025-01-01')"),
+        ("command-svc", "SELECT remove_empty_partition()"),
         (
             "command-svc",
             "INSERT INTO readings_ingestion SELECT 'a', 'm', '2026-01-01 12:00Z', 1, gen_random_uuid(), now(), 'T', 'z' ON CONFLICT DO NOTHING",

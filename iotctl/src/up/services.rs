@@ -44,6 +44,8 @@ pub(super) struct Local<'a> {
     pub(super) pki: &'a Pki,
     /// The file that tokens are verified with.
     pub(super) jwks: PathBuf,
+    /// The CA of a database that is not ours.
+    pub(super) database_ca: Option<PathBuf>,
 }
 
 impl Local<'_> {
@@ -78,6 +80,7 @@ impl Local<'_> {
         ];
         if database::SERVICES.contains(&name) {
             own.push(("DATABASE_URL_FILE", display(&database::url_file(self.state, name))));
+            own.extend(self.database_ca.iter().map(|ca| ("DATABASE_CA_FILE", display(ca))));
         }
         match name {
             "gateway" => {
