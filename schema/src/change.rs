@@ -107,7 +107,7 @@ impl<R: RowKey> Change<R> {
     }
 }
 
-fn unwrap<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, serde_json::Error> {
+pub(crate) fn unwrap<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, serde_json::Error> {
     let mut value: Value = serde_json::from_slice(bytes)?;
     match value.get_mut("payload") {
         Some(payload) => serde_json::from_value(payload.take()),

@@ -19,6 +19,7 @@ mod codec;
 mod device;
 mod identity;
 mod layout;
+mod order;
 mod reading;
 mod reading_view;
 mod storable;
@@ -37,6 +38,7 @@ pub use layout::{
     LAYOUT_BYTES_MAX, LAYOUT_FIELDS_MAX, LAYOUT_LENGTH_MAX, Layout, LayoutClock, LayoutField, LayoutKind,
     LayoutNumber,
 };
+pub use order::{DELETED_KEYS_MAX, Order, Position, Verdict};
 pub use reading::{
     ReadingCreatedEvent, event_id_from_payload, event_id_from_publisher, event_id_from_publisher_part,
 };
