@@ -63,6 +63,7 @@ pub fn stall_max(env: &mut Env) -> Duration {
 #[derive(Clone, Debug)]
 pub struct WatchMetrics {
     lag_records: IntGauge,
+    partitions_assigned: IntGauge,
     partitions_paused: IntGauge,
     partitions_stalled: IntGauge,
     stalls: IntCounter,
@@ -90,6 +91,7 @@ impl WatchMetrics {
                 "lag_records",
                 "Records of the assigned partitions, paused ones too, from the committed offset to the end.",
             )?,
+            partitions_assigned: gauge("partitions_assigned", "Partitions that this instance reads.")?,
             partitions_paused: gauge("partitions_paused", "Assigned partitions that are paused.")?,
             partitions_stalled: gauge(
                 "partitions_stalled",
@@ -164,6 +166,7 @@ impl Watch {
         loop {
             ticks.tick().await;
             let held = self.assignment.held();
+            self.metrics.partitions_assigned.set(i64::try_from(held.len()).unwrap_or(i64::MAX));
             let paused = held.values().filter(|held| held.is_paused).count();
             self.metrics.partitions_paused.set(i64::try_from(paused).unwrap_or(i64::MAX));
             let (client, topic) = (Arc::clone(&self.client), Arc::clone(&self.topic));
