@@ -2,9 +2,10 @@
 
 use crate::names::Names;
 use crate::parcel::Parcel;
-use rdkafka::message::OwnedMessage;
-use schema::{IdentityError, ReadingView, Timestamp, check_metric, check_sensor_id};
-use serde_json::{Map, Value};
+use rdkafka::message::{Message as _, OwnedMessage};
+use schema::{
+    ReadingView, Timestamp, Unstorable, check_attributes, check_metric, check_sensor_id, check_value,
+};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
@@ -19,7 +20,7 @@ pub struct Limits {
     pub age_max: Duration,
     /// Most rows; the last parcel may pass it.
     pub rows_max: usize,
-    /// Most bytes of Kafka values; the last parcel may pass it.
+    /// Most bytes of Kafka values and of attributes, which every row of a reading has; the last parcel may pass it.
     pub bytes_max: usize,
 }
 
@@ -45,6 +46,15 @@ pub enum Undecodable {
     /// A reading that says nothing.
     #[error("reading has no value")]
     NoValues,
+    /// What no database would take. The gateway refuses it; an older one, or another producer, may not.
+    #[error(transparent)]
+    Unstorable(#[from] Unstorable),
+    /// A text in which no database takes this character.
+    #[error("{name} holds the character U+0000")]
+    Nul {
+        /// Which text.
+        name: &'static str,
+    },
 }
 
 impl From<serde_json::Error> for Undecodable {
@@ -70,8 +80,8 @@ pub struct Entry {
     pub(crate) device_type: u32,
     pub(crate) zone: u32,
     pub(crate) values: Range<usize>,
-    /// Boxed, because most readings have none.
-    pub(crate) attributes: Option<Box<Map<String, Value>>>,
+    /// As JSON, once for all its rows.
+    pub(crate) attributes: Option<Box<str>>,
     pub(crate) reading_at: Timestamp,
     pub(crate) received_at: Timestamp,
     parcel: usize,
@@ -85,6 +95,19 @@ pub struct Rejected {
     pub record: OwnedMessage,
     /// One clause, for the dead letter.
     pub reason: String,
+    /// The version of the assignment under which it came.
+    pub(crate) version: u64,
+}
+
+/// Says how far a partition has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Next {
+    /// The offset of the first record that is not done.
+    pub offset: i64,
+    /// The version of the assignment under which the first record of the batch came.
+    pub(crate) first_version: u64,
+    /// The version under which the last one came.
+    pub(crate) version: u64,
 }
 
 /// Gathers records and remembers how far each partition has come.
@@ -99,7 +122,7 @@ pub struct Batch {
     parcels: Vec<Parcel>,
     entries: Vec<Entry>,
     rejected: Vec<Rejected>,
-    next_offsets: BTreeMap<i32, i64>,
+    next_offsets: BTreeMap<i32, Next>,
     row_count: usize,
     byte_count: usize,
 }
@@ -109,18 +132,22 @@ impl Batch {
     pub fn push(&mut self, parcel: Parcel) {
         for number in 0..parcel.record_count() {
             let (partition, offset) = parcel.place(number);
-            self.next_offsets.insert(partition, offset + 1);
+            let version = parcel.version();
+            let first_version = self.next_offsets.get(&partition).map_or(version, |next| next.first_version);
+            self.next_offsets.insert(partition, Next { offset: offset + 1, first_version, version });
             let value = parcel.value(number);
             self.byte_count += value.map_or(0, <[u8]>::len);
             match decode(value).and_then(|reading| self.entry(reading, number)) {
                 Ok(entry) => {
                     self.row_count += entry.values.len();
+                    self.byte_count +=
+                        entry.attributes.as_ref().map_or(0, |text| text.len()) * entry.values.len();
                     self.entries.push(entry);
                 }
                 Err(error) => {
                     self.row_count += 1; // so that a flood of them fills a batch, too
                     let (record, reason) = (parcel.record(number), error.to_string());
-                    self.rejected.push(Rejected { record, reason });
+                    self.rejected.push(Rejected { record, reason, version: parcel.version() });
                 }
             }
         }
@@ -129,18 +156,21 @@ impl Batch {
 
     /// Makes an entry of a reading; what it leaves behind when it fails is never looked at.
     fn entry(&mut self, reading: ReadingView<'_>, record: usize) -> Result<Entry, Undecodable> {
-        let unchecked = |_: &str| Ok::<_, IdentityError>(());
         let first = self.values.len();
         for (metric, value) in &reading.values {
-            self.values.push((self.metrics.number(metric, check_metric)?, *value));
+            let number = self.metrics.number(metric, check_metric)?;
+            check_value(metric, *value)?;
+            self.values.push((number, *value));
         }
+        check_attributes(&reading.attributes)?;
         Ok(Entry {
             event_id: reading.event_id,
             sensor: self.sensors.number(&reading.sensor_id, check_sensor_id)?,
-            device_type: self.places.number(&reading.device_type, unchecked)?,
-            zone: self.places.number(&reading.zone_id, unchecked)?,
+            device_type: self.places.number(&reading.device_type, |text| check_text("deviceType", text))?,
+            zone: self.places.number(&reading.zone_id, |text| check_text("zoneId", text))?,
             values: first..self.values.len(),
-            attributes: (!reading.attributes.is_empty()).then(|| Box::new(reading.attributes)),
+            attributes: (!reading.attributes.is_empty())
+                .then(|| serde_json::Value::Object(reading.attributes).to_string().into()),
             reading_at: reading.reading_at,
             received_at: reading.received_at,
             parcel: self.parcels.len(),
@@ -172,14 +202,29 @@ impl Batch {
             std::mem::take(&mut self.entries).into_iter().partition(|entry| entry.reading_at >= kept_from);
         self.entries = kept;
         for entry in old {
-            let (record, reason) = (self.record(&entry), reason.to_owned());
-            self.rejected.push(Rejected { record, reason });
+            self.rejected.push(self.reject(&entry, reason.to_owned()));
         }
     }
 
-    /// Returns the record that carried a reading.
-    pub(crate) fn record(&self, entry: &Entry) -> OwnedMessage {
-        self.parcels[entry.parcel].record(entry.record)
+    /// Forgets the records for which `keep`, given partition and version of the assignment, is false, and their offsets.
+    /// What is kept under a version must be kept under later ones.
+    pub(crate) fn retain(&mut self, keep: impl Fn(i32, u64) -> bool) {
+        if self.next_offsets.iter().all(|(partition, next)| keep(*partition, next.first_version)) {
+            return; // almost always
+        }
+        let parcels = &self.parcels;
+        self.entries.retain(|entry| {
+            let parcel = &parcels[entry.parcel];
+            keep(parcel.place(entry.record).0, parcel.version())
+        });
+        self.rejected.retain(|rejected| keep(rejected.record.partition(), rejected.version));
+        self.next_offsets.retain(|partition, next| keep(*partition, next.version));
+    }
+
+    /// Says that a reading is a dead letter.
+    pub(crate) fn reject(&self, entry: &Entry, reason: String) -> Rejected {
+        let parcel = &self.parcels[entry.parcel];
+        Rejected { record: parcel.record(entry.record), reason, version: parcel.version() }
     }
 
     /// Returns all its readings, in the order in which they were pushed.
@@ -193,7 +238,7 @@ impl Batch {
     }
 
     /// Returns, per partition, the offset of the first record that is not in the batch.
-    pub fn next_offsets(&self) -> &BTreeMap<i32, i64> {
+    pub fn next_offsets(&self) -> &BTreeMap<i32, Next> {
         &self.next_offsets
     }
 }
@@ -222,10 +267,14 @@ impl<'a> Readings<'a> {
         (Self { entries: first, ..self }, Self { entries: second, ..self })
     }
 
-    /// Returns the record of the first.
-    pub(crate) fn first_record(self) -> Option<OwnedMessage> {
-        self.entries.first().map(|entry| self.batch.record(entry))
+    /// Says that the first is a dead letter.
+    pub(crate) fn reject_first(self, reason: String) -> Option<Rejected> {
+        self.entries.first().map(|entry| self.batch.reject(entry, reason))
     }
+}
+
+fn check_text(name: &'static str, text: &str) -> Result<(), Undecodable> {
+    if text.contains('\0') { Err(Undecodable::Nul { name }) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -233,7 +282,6 @@ pub(crate) mod tests {
     use super::*;
     use crate::columns::Columns;
     use proptest::prelude::*;
-    use rdkafka::message::Message as _;
     use schema::ReadingCreatedEvent;
 
     pub(crate) fn parcel_of(sensor_id: &str, partition: i32, offset: i64, values: &[(&str, f64)]) -> Parcel {
@@ -244,7 +292,7 @@ pub(crate) mod tests {
             device_type: "T".into(),
             zone_id: "z".into(),
             values: values.iter().map(|(metric, value)| ((*metric).into(), *value)).collect(),
-            attributes: Map::new(),
+            attributes: serde_json::Map::new(),
             reading_at: at,
             received_at: at,
         };
@@ -273,7 +321,66 @@ pub(crate) mod tests {
         batch.reject_before(Timestamp::parse("2026-03-02T00:00:00Z").unwrap(), "old");
         assert_eq!((batch.readings().count(), batch.rejected().len()), (0, 1));
         assert_eq!(batch.rejected()[0].reason, "old");
-        assert_eq!(batch.next_offsets()[&0], 8);
+        assert_eq!(batch.next_offsets()[&0].offset, 8);
+    }
+
+    fn parcel_with(version: u64, offset: i64, change: impl FnOnce(&mut ReadingCreatedEvent)) -> Parcel {
+        let mut reading: ReadingCreatedEvent =
+            decode(parcel(0, offset, &[("a", 1.0), ("b", 2.0)]).value(0)).unwrap().into();
+        change(&mut reading);
+        let (value, at) = (serde_json::to_vec(&reading).unwrap(), rdkafka::Timestamp::NotAvailable);
+        let mut parcel = Parcel::new("t".into());
+        let _ = parcel.take(version);
+        parcel.push_owned(&OwnedMessage::new(Some(value), None, String::new(), at, 0, offset, None));
+        parcel
+    }
+
+    #[test]
+    fn what_no_database_takes_is_rejected_before_it_is_asked() {
+        let mut batch = Batch::default();
+        batch.push(parcel_with(0, 0, |reading| _ = reading.values.insert("m".into(), 1e300)));
+        batch.push(parcel_with(0, 1, |reading| {
+            reading.attributes.insert("x".into(), serde_json::json!({"deep": ["\0"]}));
+        }));
+        batch.push(parcel_with(0, 2, |reading| {
+            reading.attributes.insert("x".into(), "y".repeat(schema::ATTRIBUTES_BYTES_MAX).into());
+        }));
+        batch.push(parcel_with(0, 3, |reading| reading.zone_id = "\0".into()));
+        batch.push(parcel_with(0, 4, |_| ()));
+        let reasons: Vec<_> = batch.rejected().iter().map(|rejected| rejected.reason.as_str()).collect();
+        assert_eq!((reasons.len(), batch.readings().count()), (4, 1), "{reasons:?}");
+        assert_eq!(reasons[3], "zoneId holds the character U+0000");
+    }
+
+    #[test]
+    fn attributes_count_for_each_row_that_has_them() {
+        let (mut without, mut with) = (Batch::default(), Batch::default());
+        without.push(parcel_with(0, 0, |_| ()));
+        with.push(parcel_with(0, 0, |reading| {
+            reading.attributes.insert("x".into(), "y".repeat(1_000).into());
+        }));
+        assert!(with.byte_count > without.byte_count + 3_000, "once in Kafka and twice in rows");
+        let columns = Columns::of(with.readings());
+        assert!(
+            std::ptr::eq(columns.attributes[0].unwrap(), columns.attributes[1].unwrap()),
+            "no copy for each row"
+        );
+    }
+
+    #[test]
+    fn records_of_a_partition_that_left_are_forgotten_with_their_offsets() {
+        let mut batch = Batch::default();
+        batch.push(parcel_with(1, 0, |_| ()));
+        batch.push(parcel_with(1, 1, |reading| reading.values.clear()));
+        batch.push(parcel(1, 5, &[("m", 1.0)]));
+        batch.retain(|_, _| true);
+        assert_eq!((batch.readings().count(), batch.rejected().len()), (2, 1));
+        batch.push(parcel_with(3, 0, |_| ())); // it came back under version 3, and so did its record
+        batch.retain(|partition, version| partition == 1 || version >= 3);
+        assert_eq!((batch.readings().count(), batch.rejected().len()), (2, 0));
+        assert_eq!((batch.next_offsets()[&0].offset, batch.next_offsets()[&1].offset), (1, 6));
+        batch.retain(|partition, _| partition == 1);
+        assert_eq!((batch.readings().count(), batch.next_offsets().len()), (1, 1));
     }
 
     #[test]
@@ -308,7 +415,9 @@ pub(crate) mod tests {
                 batch.push(parcel(partition, *offset, values));
                 *offset += 1;
             }
-            prop_assert_eq!(batch.next_offsets(), &next);
+            let offsets: BTreeMap<_, _> =
+                batch.next_offsets().iter().map(|(partition, next)| (*partition, next.offset)).collect();
+            prop_assert_eq!(&offsets, &next);
             let total = usize::try_from(next.values().sum::<i64>()).unwrap();
             prop_assert_eq!(batch.readings().count() + batch.rejected().len(), total);
         }

@@ -2,7 +2,6 @@
 
 use crate::batch::{Entry, Readings};
 use schema::Timestamp;
-use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 use time::{Date, OffsetDateTime};
 use uuid::Uuid;
@@ -20,7 +19,8 @@ pub struct Columns<'a> {
     pub(crate) received_at: Vec<Timestamp>,
     pub(crate) device_type: Vec<&'a str>,
     pub(crate) zone_id: Vec<&'a str>,
-    pub(crate) attributes: Vec<Option<&'a Map<String, Value>>>,
+    /// As JSON; the rows of a reading share the text.
+    pub(crate) attributes: Vec<Option<&'a str>>,
 }
 
 impl<'a> Columns<'a> {

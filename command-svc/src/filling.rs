@@ -63,7 +63,8 @@ impl Filling {
     }
 }
 
-async fn at(deadline: Option<Instant>) {
+/// Waits until then; for ever without a deadline.
+pub(crate) async fn at(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,

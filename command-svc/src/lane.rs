@@ -3,81 +3,100 @@
 //! A partition belongs to one lane, so lanes never wait for each other's rows or offsets.
 
 use crate::batch::{Batch, Limits};
-use crate::filling::Filling;
+use crate::filling::{Filling, at};
+use crate::ownership::{Flights, Ownership};
 use crate::parcel::Parcel;
+use crate::pending::Pending;
 use crate::retention::Retention;
 use crate::writer::Writer;
-use chassis::kafka::Monitor;
-use rdkafka::consumer::{CommitMode, Consumer, StreamConsumer};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::consumer::{CommitMode, StreamConsumer};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::sync::mpsc::Receiver;
-use tokio::time::timeout;
-
-/// What is at hand at shutdown may take so long to be written; the rest is delivered again.
-const DRAIN_MAX: Duration = Duration::from_secs(10);
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 pub(crate) struct Lane {
     pub(crate) parcels: Receiver<Parcel>,
-    pub(crate) consumer: Arc<StreamConsumer<Monitor>>,
+    pub(crate) consumer: Arc<StreamConsumer<Ownership>>,
+    pub(crate) flights: Arc<Flights>,
     pub(crate) topic: String,
     pub(crate) writer: Writer,
     pub(crate) limits: Limits,
     pub(crate) retention: Retention,
+    pub(crate) pending: Pending,
+    /// Cancelled when a drain has taken too long.
+    pub(crate) overdue: CancellationToken,
 }
 
 impl Lane {
-    /// Writes until the router hangs up.
+    /// Writes until the router hangs up, or until the drain after it is overdue.
     ///
     /// # Errors
     /// The database does not fit this build (stop).
     pub(crate) async fn run(mut self) -> anyhow::Result<()> {
+        let overdue = self.overdue.clone();
+        let Some(outcome) = overdue.run_until_cancelled(self.write()).await else {
+            tracing::warn!("not all that was at hand is stored; it will be delivered again");
+            return Ok(());
+        };
+        outcome
+    }
+
+    async fn write(&mut self) -> anyhow::Result<()> {
         let mut filling = Filling::new(self.limits);
-        while filling.fill(&mut self.parcels).await {
-            let mut batch = filling.take();
-            self.reject_old(&mut batch);
-            // While this batch is written, the next one fills.
+        loop {
             tokio::select! {
-                stored = self.writer.store(&batch) => stored?,
-                never = filling.keep_filling(&mut self.parcels) => match never {},
+                has_more = filling.fill(&mut self.parcels) => {
+                    let mode = if has_more { CommitMode::Async } else { CommitMode::Sync };
+                    self.store(&mut filling, mode).await?;
+                    if !has_more {
+                        return Ok(());
+                    }
+                }
+                () = at(self.pending.due()) => self.retry().await?,
             }
-            self.commit(&batch, CommitMode::Async);
         }
-        let mut rest = filling.take();
-        self.reject_old(&mut rest);
-        if !rest.is_empty()
-            && let Ok(stored) = timeout(DRAIN_MAX, self.writer.store(&rest)).await
-        {
-            stored?;
-            self.commit(&rest, CommitMode::Sync);
+    }
+
+    /// Stores what is gathered, while the next batch fills.
+    async fn store(&mut self, filling: &mut Filling, mode: CommitMode) -> anyhow::Result<()> {
+        let mut batch = filling.take();
+        // First the flight, then the look at what is still ours: a rebalance in between waits for nothing.
+        let flight = self.flights.begin(batch.next_offsets().keys().copied().collect());
+        let assignment = &self.flights.assignment;
+        batch.retain(|partition, version| assignment.holds_since(partition, version));
+        self.pending.retain(|partition, version| assignment.holds_since(partition, version));
+        self.reject_old(&mut batch);
+        if batch.is_empty() {
+            return Ok(());
         }
+        tokio::select! {
+            stored = self.writer.store(&batch, &mut self.pending) => stored?,
+            never = filling.keep_filling(&mut self.parcels) => match never {},
+        }
+        let ready = self.pending.committable(batch.next_offsets());
+        self.flights.commit(&self.consumer, &self.topic, &ready, mode);
+        drop(flight);
+        Ok(())
+    }
+
+    /// Tries refused records again, and commits what waited for them.
+    async fn retry(&mut self) -> anyhow::Result<()> {
+        let assignment = &self.flights.assignment;
+        self.pending.retain(|partition, version| assignment.holds_since(partition, version));
+        while let Some(refused) = self.pending.take_due(Instant::now()) {
+            self.writer.retry(refused, &mut self.pending).await?;
+        }
+        let ready = self.pending.committable(&BTreeMap::new());
+        self.flights.commit(&self.consumer, &self.topic, &ready, CommitMode::Async);
         Ok(())
     }
 
     fn reject_old(&self, batch: &mut Batch) {
         if let Some((kept_from, reason)) = self.retention.refuses_before(OffsetDateTime::now_utc()) {
             batch.reject_before(kept_from, &reason);
-        }
-    }
-
-    /// Commits what the batch has done, for partitions that are still ours; another's commit must not move back.
-    fn commit(&self, batch: &Batch, mode: CommitMode) {
-        let Ok(assigned) = self.consumer.assignment() else { return };
-        let mut offsets = TopicPartitionList::new();
-        for (partition, next) in batch.next_offsets() {
-            if assigned.find_partition(&self.topic, *partition).is_some() {
-                // Cannot fail: the offset after a received record is a valid one.
-                let _ = offsets.add_partition_offset(&self.topic, *partition, Offset::Offset(*next));
-            }
-        }
-        if offsets.count() == 0 {
-            return;
-        }
-        // Not fatal: without the commit the batch is delivered again, and its rows are there already.
-        if let Err(error) = self.consumer.commit(&offsets, mode) {
-            tracing::warn!(%error, "offsets are not committed; the batch will be delivered again");
         }
     }
 }

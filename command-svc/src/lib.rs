@@ -5,8 +5,8 @@
 //!             `sensor_reading_hourly_aggregates`; nothing else writes them. Topic `iot-reading-dlq`.
 //! Guarantee:  effectively once: offsets are committed after the rows, and a redelivered reading inserts no rows.
 //! On failure: database away → the batch is tried again, partitions pause, group membership stays, not ready.
-//!             Undecodable, past retention, or refused by the database on its own after three tries → dead letter.
-//!             Kafka away → waits.
+//!             Undecodable, unstorable, past retention, or refused by the database on its own after three tries → dead
+//!             letter. Kafka away → waits. A partition that stands still without a reason → not ready, then not live.
 
 pub mod batch;
 pub mod columns;
@@ -14,10 +14,13 @@ mod config;
 mod dead_letter;
 mod filling;
 mod lane;
+mod lanes;
 pub mod maintenance;
 mod metrics;
 mod names;
+mod ownership;
 pub mod parcel;
+mod pending;
 pub mod retention;
 pub mod rollup;
 mod router;
@@ -29,23 +32,33 @@ pub use metrics::Metrics;
 
 use anyhow::Context;
 use chassis::Chassis;
-use chassis::kafka::{Monitor, REPORT_INTERVAL_MS};
+use chassis::kafka::{Assignment, Monitor, REPORT_INTERVAL_MS, Watch, Watched};
 use dead_letter::DeadLetters;
 use lane::Lane;
+use lanes::Lanes;
 use maintenance::Maintenance;
+use ownership::{Flights, Ownership};
+use pending::Pending;
 use rdkafka::consumer::{Consumer, StreamConsumer};
-use router::{Inlet, LANE_PARCELS_MAX};
+use router::{Inlet, LANE_PARCELS_MAX, Router};
 use schema::{migrations, topics};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use writer::Writer;
 
-/// A partition whose records wait in the client's full queue is asked for more so soon. By librdkafka's default it is a
-/// second, in which the lanes of other partitions, which have none waiting, may run dry.
+/// The group that reads the topic for the tables.
+const GROUP: &str = "command-svc";
+/// Wait before more is fetched of a partition whose records fill the client's queue. By librdkafka's default it is a second,
+/// in which the lanes of other partitions, which have none waiting, may run dry.
 const FETCH_BACKOFF_MS: &str = "20";
-/// A write that takes as long as so many statements may take has lost its server.
+/// Statements whose time a write may take before its server counts as lost.
 const STATEMENTS_PER_WRITE: u32 = 2;
+/// Longest drain after a shutdown, for what is being written and what is at hand; the rest is delivered again.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
 
 /// Runs until shutdown.
 ///
@@ -58,36 +71,97 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
     if !chassis::postgres::wait_for_version(&pool, migrations::VERSIONS, &chassis.shutdown).await? {
         return Ok(());
     }
-    let monitor = Monitor::new(chassis.readiness.latch("kafka"), metrics.lag_records.clone());
-    let consumer: StreamConsumer<Monitor> = config
-        .kafka
-        .consumer("command-svc")
-        .set("statistics.interval.ms", REPORT_INTERVAL_MS)
-        .set("fetch.queue.backoff.ms", FETCH_BACKOFF_MS)
-        .create_with_context(monitor)
-        .context("create the readings consumer")?;
-    let consumer = Arc::new(consumer);
-    let topic = config.kafka.topic(topics::READINGS.name);
-    let dead_letters = DeadLetters::open(&config.kafka, metrics.clone())?;
-
-    let (mut lanes, mut inlets) = (JoinSet::new(), Vec::new());
+    let mut stores = Vec::new();
     for _ in 0..config.writers {
+        let opened = chassis.shutdown.run_until_cancelled(store::open_when_available(&pool)).await;
+        let Some(store) = opened.transpose()? else { return Ok(()) };
+        stores.push(store.with_answer_max(config.postgres.statement_max() * STATEMENTS_PER_WRITE));
+    }
+    let topic = config.kafka.topic(topics::READINGS.name);
+    let assignment = Assignment::default();
+    let flights = Arc::new(Flights::new(assignment.clone()));
+    let lanes = Arc::new(Lanes::new(config.writers, latch));
+    let consumer = Arc::new(consumer(&config, &chassis, Arc::clone(&flights))?);
+    let dead_letters = DeadLetters::open(&config.kafka, metrics.clone())?;
+    let overdue = CancellationToken::new();
+
+    let (mut writing, mut inlets) = (JoinSet::new(), Vec::new());
+    for (number, store) in stores.into_iter().enumerate() {
         let (sender, parcels) = mpsc::channel(LANE_PARCELS_MAX);
-        let store = store::open_when_available(&pool).await?;
-        let store = store.with_answer_max(config.postgres.statement_max() * STATEMENTS_PER_WRITE);
-        let writer =
-            Writer::new(store, dead_letters.clone(), latch.clone(), metrics.clone(), config.data_retry_first);
         let lane = Lane {
             parcels,
             consumer: Arc::clone(&consumer),
+            flights: Arc::clone(&flights),
             topic: topic.clone(),
-            writer,
+            writer: Writer {
+                store,
+                dead_letters: dead_letters.clone(),
+                lanes: Arc::clone(&lanes),
+                lane: number,
+                metrics: metrics.clone(),
+                refused_wait_first: config.data_retry_first,
+            },
             limits: config.limits,
             retention: config.retention,
+            pending: Pending::default(),
+            overdue: overdue.clone(),
         };
-        lanes.spawn(lane.run());
+        writing.spawn(lane.run());
         inlets.push(Inlet::new(sender, &topic));
     }
+    let mut beside = watch_and_maintain(&config, &chassis, &assignment, &lanes, &metrics)?;
+    consumer.subscribe(&[&topic]).context("subscribe to readings")?;
+    let router = Router::new(Arc::clone(&consumer), topic, flights, lanes, inlets);
+    tokio::select! {
+        routed = router.run(&chassis) => routed?,
+        // A lane, the watch or the maintenance ends before the router only when it fails or panics.
+        Some(ended) = writing.join_next() => ended.context("run a lane")??,
+        Some(ended) = beside.join_next() => ended.context("watch and maintain")??,
+    }
+    // Whatever hangs in the database or in Kafka hangs no longer than this.
+    let drained = timeout(DRAIN_MAX, join_all(&mut writing)).await;
+    overdue.cancel();
+    match drained {
+        Ok(drained) => drained,
+        Err(_) => join_all(&mut writing).await,
+    }
+}
+
+/// Makes the consumer, whose group hands over a few partitions at a time and leaves the others where they are.
+fn consumer(
+    config: &Config,
+    chassis: &Chassis,
+    flights: Arc<Flights>,
+) -> anyhow::Result<StreamConsumer<Ownership>> {
+    let monitor = Monitor::of(chassis.readiness.latch("kafka"));
+    let mut settings = config.kafka.consumer(GROUP);
+    settings
+        .set("statistics.interval.ms", REPORT_INTERVAL_MS)
+        .set("fetch.queue.backoff.ms", FETCH_BACKOFF_MS)
+        .set("partition.assignment.strategy", "cooperative-sticky");
+    if let Some(instance_id) = &config.instance_id {
+        settings.set("group.instance.id", instance_id);
+    }
+    settings.create_with_context(Ownership::new(monitor, flights)).context("create the readings consumer")
+}
+
+/// Starts what runs beside the router and the lanes; it ends with what is returned.
+fn watch_and_maintain(
+    config: &Config,
+    chassis: &Chassis,
+    assignment: &Assignment,
+    lanes: &Arc<Lanes>,
+    metrics: &Metrics,
+) -> anyhow::Result<JoinSet<anyhow::Result<()>>> {
+    let watched = Watched {
+        latch: "progress",
+        group: GROUP,
+        topic: &config.kafka.topic(topics::READINGS.name),
+        assignment,
+        stall_max: config.stall_max,
+        metrics: metrics.watch.clone(),
+    };
+    let watch = Watch::open(&config.kafka, chassis, watched)?;
     let maintenance = Maintenance {
         postgres: config.postgres.clone(),
         retention: config.retention,
@@ -95,15 +169,17 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
         every: config.maintenance_every,
         metrics: metrics.clone(),
     };
-    let mut maintained = JoinSet::new(); // ends with this function
-    maintained.spawn(maintenance.run(chassis.shutdown.clone()));
-    latch.open();
-    consumer.subscribe(&[&topic]).context("subscribe to readings")?;
-    tokio::select! {
-        routed = router::route(&consumer, inlets, &chassis) => routed?,
-        // A lane ends before the router only when it fails.
-        Some(ended) = lanes.join_next() => ended.context("run a lane")??,
-    }
+    let (lanes, shutdown) = (Arc::clone(lanes), chassis.shutdown.clone());
+    let mut beside = JoinSet::new();
+    beside.spawn(watch.run(move |partition| lanes.is_free(partition)));
+    beside.spawn(async move {
+        maintenance.run(shutdown).await;
+        std::future::pending().await // the router ends the service
+    });
+    Ok(beside)
+}
+
+async fn join_all(lanes: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
     while let Some(ended) = lanes.join_next().await {
         ended.context("run a lane")??;
     }

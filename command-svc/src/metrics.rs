@@ -1,5 +1,6 @@
 //! Metrics of the command service.
 
+use chassis::kafka::WatchMetrics;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, Registry};
 
 /// Holds every metric; the help texts are the documentation.
@@ -8,11 +9,12 @@ pub struct Metrics {
     pub(crate) rows_inserted: IntCounter,
     pub(crate) rows_duplicate: IntCounter,
     pub(crate) dead_letters: IntCounter,
+    pub(crate) dead_letters_lost: IntCounter,
     pub(crate) retries: IntCounter,
     pub(crate) batch_rows: Histogram,
     pub(crate) write_seconds: Histogram,
     pub(crate) received_to_row_seconds: Histogram,
-    pub(crate) lag_records: IntGauge,
+    pub(crate) watch: WatchMetrics,
     pub(crate) partitions_dropped: IntCounter,
     pub(crate) maintenance_failures: IntCounter,
     pub(crate) maintenance_success: IntGauge,
@@ -46,6 +48,10 @@ impl Metrics {
             rows_inserted: counter("command_rows_inserted_total", "Rows that were new.")?,
             rows_duplicate: counter("command_rows_duplicate_total", "Rows that were stored already.")?,
             dead_letters: counter("command_dead_letters_total", "Records sent to the dead letter topic.")?,
+            dead_letters_lost: counter(
+                "command_dead_letters_lost_total",
+                "Records that the dead letter topic refuses whole and truncated; the source topic still has them.",
+            )?,
             retries: counter("command_retries_total", "Batches tried again because the database was away.")?,
             batch_rows: histogram(
                 "command_batch_rows",
@@ -58,7 +64,7 @@ impl Metrics {
                 "Time from the gateway's receipt of a reading to its committed row.",
                 seconds()?,
             )?,
-            lag_records: gauge("command_lag_records", "Readings in Kafka that are not stored yet.")?,
+            watch: WatchMetrics::register(registry, "command")?,
             partitions_dropped: counter(
                 "command_partitions_dropped_total",
                 "Partitions or chunks of raw readings dropped by retention.",

@@ -14,6 +14,8 @@ const BYTES_MAX: usize = 256 << 10;
 #[derive(Clone, Debug)]
 pub struct Parcel {
     topic: Arc<str>,
+    /// The version of the assignment under which its records came.
+    version: u64,
     bytes: Vec<u8>,
     slots: Vec<Slot>,
 }
@@ -31,14 +33,19 @@ struct Slot {
 impl Parcel {
     /// Makes an empty one.
     pub fn new(topic: Arc<str>) -> Self {
-        Self { topic, bytes: Vec::new(), slots: Vec::new() }
+        Self { topic, version: 0, bytes: Vec::new(), slots: Vec::new() }
     }
 
-    /// Returns what it holds and leaves it empty.
+    /// Returns what it holds and leaves it empty, for records of a version of the assignment.
     #[must_use]
-    pub fn take(&mut self) -> Self {
-        let empty = Self::new(Arc::clone(&self.topic));
+    pub fn take(&mut self, version: u64) -> Self {
+        let empty = Self { version, ..Self::new(Arc::clone(&self.topic)) };
         std::mem::replace(self, empty)
+    }
+
+    /// Returns the version of the assignment under which its records came.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
     }
 
     /// Copies a record that librdkafka holds.
@@ -127,7 +134,7 @@ mod tests {
                     OwnedMessage::new(value, key, "t".into(), Timestamp::NotAvailable, 3, offset, Some(headers));
                 parcel.push_owned(&record);
             }
-            let parcel = parcel.take();
+            let parcel = parcel.take(0);
             prop_assert_eq!(parcel.record_count(), parts.len());
             for (number, (key, value, header)) in parts.iter().enumerate() {
                 let record = parcel.record(number);

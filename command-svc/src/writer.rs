@@ -1,63 +1,79 @@
 //! A batch written whatever happens: retried while the database is away, bisected when it refuses a row.
 
-use crate::batch::{Batch, Readings, Rejected};
+use crate::batch::{Batch, Readings};
 use crate::dead_letter::DeadLetters;
+use crate::lanes::Lanes;
 use crate::metrics::Metrics;
+use crate::parcel::Parcel;
+use crate::pending::{Pending, Refused};
 use crate::store::{Error, Store};
-use chassis::admin::Latch;
 use chassis::retry::Backoff;
-use futures::future::join_all;
+use rdkafka::message::Message as _;
 use schema::Timestamp;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// A record that the database refuses on its own is tried so many times before it is a dead letter.
+/// Tries of a record that the database refuses on its own, before it is a dead letter.
 const REFUSED_TRIES_MAX: u32 = 3;
 
 pub(crate) struct Writer {
-    store: Store,
-    dead_letters: DeadLetters,
-    latch: Latch,
-    metrics: Metrics,
-    refused_wait_first: Duration,
+    pub(crate) store: Store,
+    pub(crate) dead_letters: DeadLetters,
+    pub(crate) lanes: Arc<Lanes>,
+    /// The lane that it writes for.
+    pub(crate) lane: usize,
+    pub(crate) metrics: Metrics,
+    pub(crate) refused_wait_first: Duration,
 }
 
 impl Writer {
-    pub(crate) fn new(
-        store: Store,
-        dead_letters: DeadLetters,
-        latch: Latch,
-        metrics: Metrics,
-        refused_wait_first: Duration,
-    ) -> Self {
-        Self { store, dead_letters, latch, metrics, refused_wait_first }
-    }
-
-    /// Returns when every record of the batch is a row or a dead letter, for good; only then may its offsets be
-    /// committed.
+    /// Returns when every record of the batch is a row, a dead letter, or pending; only the offsets before a pending one
+    /// may then be committed. It does not wait for the next try of a refused record, because its neighbours would.
     ///
     /// # Errors
     /// The database does not fit this build (stop).
-    pub(crate) async fn store(&mut self, batch: &Batch) -> anyhow::Result<()> {
-        let mut refused = self.store_or_bisect(batch.readings()).await?;
-        for tries in 1..REFUSED_TRIES_MAX {
-            if refused.is_empty() {
-                break;
+    pub(crate) async fn store(&mut self, batch: &Batch, pending: &mut Pending) -> anyhow::Result<()> {
+        let mut hopeless = Vec::new();
+        for (reading, reason) in self.store_or_bisect(batch.readings()).await? {
+            let Some(rejected) = reading.reject_first(reason) else { continue };
+            if pending.has_room() {
+                let mut parcel = Parcel::new(rejected.record.topic().into());
+                parcel.push_owned(&rejected.record);
+                let mut batch = Batch::default();
+                batch.push(parcel);
+                pending.push(Refused {
+                    batch,
+                    partition: rejected.record.partition(),
+                    offset: rejected.record.offset(),
+                    version: rejected.version,
+                    tries: 1,
+                    due: Instant::now() + self.refused_wait_first,
+                });
+            } else {
+                hopeless.push(rejected);
             }
-            sleep(self.refused_wait_first * 2_u32.pow(tries - 1)).await;
-            let mut still_refused = Vec::new();
-            for (reading, _) in refused {
-                still_refused.extend(self.store_or_bisect(reading).await?);
-            }
-            refused = still_refused;
         }
-        for (reading, reason) in refused {
-            if let Some(record) = reading.first_record() {
-                self.dead_letters.send(&Rejected { record, reason }).await;
-            }
+        self.dead_letters.send_all(&hopeless).await;
+        self.dead_letters.send_all(batch.rejected()).await;
+        Ok(())
+    }
+
+    /// Tries a refused record again; the last try makes it a dead letter.
+    ///
+    /// # Errors
+    /// The database does not fit this build (stop).
+    pub(crate) async fn retry(&mut self, mut refused: Refused, pending: &mut Pending) -> anyhow::Result<()> {
+        let still_refused = self.store_or_bisect(refused.batch.readings()).await?.pop();
+        let reason = still_refused.map(|(_, reason)| reason);
+        let Some(reason) = reason else { return Ok(()) };
+        refused.tries += 1;
+        if refused.tries < REFUSED_TRIES_MAX {
+            refused.due = Instant::now() + self.refused_wait_first * 2_u32.pow(refused.tries - 1);
+            pending.push(refused);
+        } else if let Some(rejected) = refused.batch.readings().reject_first(reason) {
+            self.dead_letters.send_all(&[rejected]).await;
         }
-        // All at once: a device that sends a year of what is past retention must not slow down the others.
-        join_all(batch.rejected().iter().map(|rejected| self.dead_letters.send(rejected))).await;
         Ok(())
     }
 
@@ -96,7 +112,7 @@ impl Writer {
             let started = Instant::now();
             match self.store.write(readings).await {
                 Ok(inserted) => {
-                    self.latch.open();
+                    self.lanes.set_away(self.lane, false);
                     self.observe(readings, inserted, started.elapsed());
                     return Ok(());
                 }
@@ -113,7 +129,7 @@ impl Writer {
     }
 
     async fn wait(&self, error: &anyhow::Error, backoff: &mut Backoff) {
-        self.latch.close();
+        self.lanes.set_away(self.lane, true);
         self.metrics.retries.inc();
         let wait = backoff.next_wait();
         let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);

@@ -5,6 +5,8 @@ mod batches;
 mod contract;
 mod faults;
 mod once;
+mod poison;
+mod progress;
 mod retention;
 mod store;
 mod support;

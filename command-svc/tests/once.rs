@@ -1,6 +1,6 @@
 //! Every reading once: batches cut short by a rebalance, instances side by side, a death between rows and offsets.
 
-use crate::support::{Service, committed, config, members, produce, reading, rows_reach};
+use crate::support::{Service, committed, members, produce, reading, rows_reach};
 use schema::migrations::Dialect;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ const AT: &str = "2026-01-02T03:04:05Z";
 /// Inserts wait for whoever holds this; looking does not.
 const LOCK: &str = "BEGIN; LOCK TABLE readings_ingestion IN EXCLUSIVE MODE";
 
-async fn produce_numbers(kafka: &Kafka, numbers: std::ops::Range<u32>) {
+pub(crate) async fn produce_numbers(kafka: &Kafka, numbers: std::ops::Range<u32>) {
     let produced = numbers.map(async |number| {
         produce(kafka, &reading(&format!("s{}", number % 13), number, AT, 1.0)).await;
     });
@@ -32,14 +32,14 @@ async fn waiting(database: &Database) -> i64 {
         .await
 }
 
-async fn lock(database: &Database) -> Client {
+pub(crate) async fn lock(database: &Database) -> Client {
     let holder = database.client().await;
     holder.batch_execute(LOCK).await.unwrap();
     holder
 }
 
 /// Every reading is a row, counts once in its hour, and the group knows it.
-async fn all_are_stored_once(kafka: &Kafka, database: &Database, count: i64) {
+pub(crate) async fn all_are_stored_once(kafka: &Kafka, database: &Database, count: i64) {
     rows_reach(database, count).await;
     until("offsets", async || (committed(kafka) == count).then_some(())).await;
     assert_eq!(database.count("SELECT count(*) FROM readings_ingestion").await, count);
@@ -73,7 +73,7 @@ async fn offsets_stay_behind_rows<T>(
     outcome
 }
 
-async fn stage() -> (Arc<Kafka>, Arc<Database>) {
+pub(crate) async fn stage() -> (Arc<Kafka>, Arc<Database>) {
     let (kafka, database) = tokio::join!(Kafka::create(), Database::create());
     (Arc::new(kafka), Arc::new(database))
 }
@@ -220,23 +220,5 @@ async fn kill_9_between_the_rows_and_the_offsets_costs_a_redelivery_and_nothing_
     let service = Service::start(&kafka, database.url());
     all_are_stored_once(&kafka, &database, 60).await;
     assert!(service.metric("command_rows_duplicate_total").unwrap() > 0.0, "it was delivered again");
-    service.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_record_that_the_database_refuses_does_not_hold_up_the_rest_of_its_batch() {
-    let (kafka, database) = stage().await;
-    let mut poison = reading("s1", 1_000, AT, 1.0);
-    poison.attributes.insert("text".into(), "\u{0}".into()); // jsonb refuses NUL
-    produce_numbers(&kafka, 0..200).await;
-    produce(&kafka, &poison).await;
-    produce_numbers(&kafka, 200..400).await;
-    let mut config = config(&kafka, database.url());
-    config.data_retry_first = std::time::Duration::from_secs(2);
-    let service = Service::start_with(config);
-    rows_reach(&database, 400).await;
-    assert_eq!(service.metric("command_dead_letters_total"), Some(0.0), "it has tries left");
-    kafka.read(schema::topics::READING_DLQ).next().await;
-    until("offsets", async || (committed(&kafka) == 401).then_some(())).await;
     service.stop().await;
 }

@@ -48,6 +48,8 @@ pub(crate) fn config(kafka: &Kafka, database_url: &str) -> Config {
         postgres: chassis::postgres::Settings::local(database_url),
         limits: LIMITS,
         writers: 2,
+        instance_id: None,
+        stall_max: Duration::from_secs(120),
         data_retry_first: Duration::from_millis(10),
         retention: Retention::FOR_EVER,
         partitions_ahead_days: 3,

@@ -4,7 +4,7 @@
 //! cannot route. Duplicates are passed over by the insert, which returns what was new; the rest is computed here.
 
 use super::copy::{upsert_hours, upsert_latest};
-use super::statement::{attributes_of, instants};
+use super::statement::instants;
 use crate::columns::Columns;
 use crate::rollup::{distinct, hours, latest};
 use deadpool_postgres::Client;
@@ -42,7 +42,6 @@ pub(super) async fn insert(client: &mut Client, columns: &Columns<'_>) -> Result
     let columns = columns.only(&distinct(columns));
     let transaction = client.build_transaction().start().await?;
     let statement = transaction.prepare_cached(INSERT).await?;
-    let attributes = attributes_of(&columns);
     let (reading_at, received_at) = (instants(&columns.reading_at), instants(&columns.received_at));
     let inserted = transaction
         .query(
@@ -56,7 +55,7 @@ pub(super) async fn insert(client: &mut Client, columns: &Columns<'_>) -> Result
                 &received_at,
                 &columns.device_type,
                 &columns.zone_id,
-                &attributes,
+                &columns.attributes,
             ],
         )
         .await?;

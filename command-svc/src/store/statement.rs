@@ -67,7 +67,6 @@ pub(super) async fn insert(
     columns: &Columns<'_>,
 ) -> Result<u64, tokio_postgres::Error> {
     let sql = if dialect.writes_hours() { INSERT_POSTGRES } else { INSERT_TIMESCALE };
-    let attributes = attributes_of(columns);
     let (reading_at, received_at) = (instants(&columns.reading_at), instants(&columns.received_at));
     let statement = client.prepare_cached(sql).await?;
     let row = client
@@ -82,7 +81,7 @@ pub(super) async fn insert(
                 &received_at,
                 &columns.device_type,
                 &columns.zone_id,
-                &attributes,
+                &columns.attributes,
             ],
         )
         .await?;
@@ -92,9 +91,4 @@ pub(super) async fn insert(
 /// Returns instants as the client library takes them.
 pub(super) fn instants(column: &[Timestamp]) -> Vec<OffsetDateTime> {
     column.iter().map(|at| OffsetDateTime::from(*at)).collect()
-}
-
-/// Returns the attributes as JSON texts: an array of them is a type that every server knows.
-pub(super) fn attributes_of(columns: &Columns<'_>) -> Vec<Option<String>> {
-    columns.attributes.iter().map(|map| map.map(|map| serde_json::json!(map).to_string())).collect()
 }
