@@ -2,7 +2,8 @@
 //!
 //! A small batch is one statement: the fewest round trips. A large one is a COPY followed by one upsert for each read
 //! model, because COPY is the fastest way in; it cannot pass over a row that is there already, so a batch in which a
-//! duplicate shows is rolled back and written by the statement, which can. Servers that only speak like PostgreSQL get plain statements.
+//! duplicate shows is rolled back and written by the statement, which can, as are the batches behind it until one has
+//! none. Servers that only speak like PostgreSQL get plain statements.
 //! All leave the same rows (ADR 0004).
 
 mod copy;
@@ -119,6 +120,9 @@ pub struct Store {
     pool: Pool,
     dialect: Dialect,
     known_days: BTreeSet<Date>,
+    /// Whether the batch before met a duplicate. Redelivered rows come in many batches, one behind the other, and a COPY
+    /// of each would be sent and rolled back before the statement that passes over them.
+    expects_duplicates: bool,
     answer_max: Duration,
 }
 
@@ -139,7 +143,13 @@ impl Store {
             Error::Unavailable(anyhow::anyhow!("unknown dialect {name} in storage_contract"))
         })?;
         tracing::info!(dialect = dialect.as_str(), "storage contract found");
-        Ok(Self { pool, dialect, known_days: BTreeSet::new(), answer_max: ANSWER_MAX })
+        Ok(Self {
+            pool,
+            dialect,
+            known_days: BTreeSet::new(),
+            expects_duplicates: false,
+            answer_max: ANSWER_MAX,
+        })
     }
 
     /// Sets how long a whole write may wait for its answer; it should be clearly more than one statement may take.
@@ -169,9 +179,7 @@ impl Store {
                 }
                 Err(Error::Conflict(_)) => sleep(conflicts.next_wait()).await,
                 // Perhaps retention dropped a partition that was there: it is looked for again.
-                Err(Error::Refused(error))
-                    if error.code() == Some(&SqlState::CHECK_VIOLATION) && !self.known_days.is_empty() =>
-                {
+                Err(Error::Refused(error)) if may_lack_day(&error) && !self.known_days.is_empty() => {
                     self.known_days.clear();
                     return self.write_once(&columns).await.map_err(Error::without_conflict);
                 }
@@ -182,10 +190,10 @@ impl Store {
 
     async fn write_once(&mut self, columns: &Columns<'_>) -> Result<u64, Error> {
         let mut client = self.pool.get().await?;
-        let written = insert(&mut client, self.dialect, &mut self.known_days, columns);
-        let outcome = match timeout(self.answer_max, written).await {
+        let answer_max = self.answer_max;
+        let outcome = match timeout(answer_max, self.insert(&mut client, columns)).await {
             Ok(outcome) => outcome.map_err(Error::from),
-            Err(_) => Err(Error::Overrun(anyhow::anyhow!("no answer for {:?}", self.answer_max))),
+            Err(_) => Err(Error::Overrun(anyhow::anyhow!("no answer for {answer_max:?}"))),
         };
         if outcome.as_ref().is_err_and(Error::spoils_connection) {
             // The others lead to the same server, which may not be the one that takes writes any more.
@@ -194,29 +202,36 @@ impl Store {
         }
         outcome
     }
+
+    async fn insert(
+        &mut self,
+        client: &mut Client,
+        columns: &Columns<'_>,
+    ) -> Result<u64, tokio_postgres::Error> {
+        if self.dialect == Dialect::Distributed {
+            return portable::insert(client, columns).await;
+        }
+        if self.dialect == Dialect::Postgres {
+            ensure_partitions(client, &mut self.known_days, columns.days()).await?;
+        }
+        if columns.row_count() >= COPY_ROWS_MIN && !self.expects_duplicates {
+            match copy::insert(client, self.dialect, columns).await {
+                Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {}
+                outcome => return outcome,
+            }
+        }
+        let inserted = statement::insert(client, self.dialect, columns).await?;
+        self.expects_duplicates = inserted < columns.row_count() as u64;
+        Ok(inserted)
+    }
 }
 
-async fn insert(
-    client: &mut Client,
-    dialect: Dialect,
-    known_days: &mut BTreeSet<Date>,
-    columns: &Columns<'_>,
-) -> Result<u64, tokio_postgres::Error> {
-    if dialect == Dialect::Distributed {
-        return portable::insert(client, columns).await;
-    }
-    if dialect == Dialect::Postgres {
-        ensure_partitions(client, known_days, columns.days()).await?;
-    }
-    if columns.row_count() < COPY_ROWS_MIN {
-        return statement::insert(client, dialect, columns).await;
-    }
-    match copy::insert(client, dialect, columns).await {
-        Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {
-            statement::insert(client, dialect, columns).await
-        }
-        outcome => outcome,
-    }
+/// Says whether the day of a row may have gone since it was looked for; the rule of the value itself says otherwise.
+fn may_lack_day(error: &tokio_postgres::Error) -> bool {
+    let error = error.as_db_error();
+    error.is_some_and(|error| {
+        *error.code() == SqlState::CHECK_VIOLATION && error.constraint() != Some("value_can_be_summed")
+    })
 }
 
 /// Opens a store, waiting for the database if it must.
