@@ -4,10 +4,12 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
 mod fleet;
+mod instance;
 mod publisher;
 mod service;
 
 pub use fleet::{Acknowledged, Fleet, Member};
+pub use instance::Instance;
 pub use publisher::Publisher;
 pub use service::Service;
 

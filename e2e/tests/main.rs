@@ -5,5 +5,6 @@ mod faults;
 mod loss;
 mod pipeline;
 mod revocation;
+mod scaling;
 mod tidy;
 mod up;
