@@ -6,7 +6,7 @@
 use schema::Timestamp;
 use time::{Date, Duration, OffsetDateTime};
 
-/// Fewest days: beyond Kafka's week of redelivery and the week in which TimescaleDB refreshes hours by its policy.
+/// Fewest days: beyond Kafka's week of redelivery and the week whose hours TimescaleDB refreshes often.
 pub const DAYS_MIN: u32 = 8;
 /// Most days: a century, so that no date overflows.
 pub const DAYS_MAX: u32 = 36_500;

@@ -112,3 +112,20 @@ async fn on_citus_the_tables_of_readings_are_spread_by_the_migration() {
     let again = tokio::join!(database::migrate(one, None), database::migrate(other, None));
     assert_eq!((again.0.unwrap(), again.1.unwrap()), (Dialect::Distributed, Dialect::Distributed));
 }
+
+#[tokio::test]
+async fn up_refuses_a_server_that_it_cannot_use_before_it_starts_anything() {
+    let folder = tempfile::tempdir().unwrap();
+    let (url_file, state) = (folder.path().join("admin.url"), folder.path().join("state"));
+    for (text, reason) in
+        [("host=127.0.0.1", "postgres://USER"), ("postgres://a:b@db.example/any", "DATABASE_CA_FILE")]
+    {
+        std::fs::write(&url_file, text).unwrap();
+        let mut up = tokio::process::Command::new(env!("CARGO_BIN_EXE_iotctl"));
+        up.args(["up", "--database-url-file"]).arg(&url_file).env("FIELDLINE_STATE", &state);
+        let output = up.output().await.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(reason), "{said}");
+        assert!(!state.join("run").exists(), "it has begun");
+    }
+}
