@@ -98,6 +98,19 @@ impl Delivery {
         &self.spool
     }
 
+    /// Tells whether a record of a sensor has a way now; `bytes` is what the spool would count of it. Asked before the record is
+    /// made, so that who waits for room copies nothing meanwhile. Another may take the room before [`Delivery::take`].
+    pub(crate) fn has_room(&self, sensor_id: &str, bytes: u64) -> bool {
+        let table = self.table.lock();
+        if table.is_spooling {
+            table.flights.is_empty() && self.spool.has_room(bytes)
+        } else if self.spool.holds(sensor_id) {
+            table.handing_over_since.is_none() && self.spool.has_room(bytes)
+        } else {
+            true
+        }
+    }
+
     /// Sends a record its way; `produce` hands it to Kafka's producer.
     ///
     /// # Errors

@@ -261,6 +261,10 @@ impl Publisher {
             Record::Reading(_) => reading_headers(),
             Record::DeadLetter(letter) => dead_letter_headers(letter),
         };
+        let bytes = spool::Record::bytes_of(topic, sensor_id, &headers, payload.len());
+        if !delivery.has_room(sensor_id, bytes) {
+            return Err(NotTaken::Full(slot));
+        }
         let copy = spool::Record {
             topic: topic.clone(),
             sensor_id: sensor_id.into(),

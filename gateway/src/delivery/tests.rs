@@ -196,7 +196,14 @@ impl World {
             queue.push_back((ticket, record.clone()));
             Ok(())
         };
-        match self.delivery.take(record, slot, produce, |(), slot| NotTaken::Full(slot)) {
+        let has_room = self.delivery.has_room(&record.sensor_id, record.bytes());
+        let taken = self.delivery.take(record, slot, produce, |(), slot| NotTaken::Full(slot));
+        assert!(
+            taken.is_err() || has_room,
+            "whoever is told that there is no room would not have been taken"
+        );
+        assert!(taken.is_ok() || is_full || !has_room, "and whoever is told that there is room is taken");
+        match taken {
             Ok(()) => {
                 device.next += 1;
                 true

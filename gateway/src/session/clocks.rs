@@ -15,6 +15,12 @@ const FRAME_TIME_BASE: Duration = Duration::from_secs(10);
 /// A sensor on the slowest line that carries MQTT is faster than this; one that dribbles its frame on purpose is not.
 const FRAME_BYTES_PER_S_MIN: usize = 8 * 1024;
 
+/// Wait before a full producer queue or spool is tried again; each further wait is twice as long, so that twenty thousand
+/// connections do not keep asking a Kafka or a disk that is in trouble.
+const RETRY_WAIT_MIN: Duration = Duration::from_millis(5);
+/// Longest of these waits.
+const RETRY_WAIT_MAX: Duration = Duration::from_millis(250);
+
 /// The clocks of one session.
 pub(super) struct Clocks {
     keep_alive: Option<Duration>,
@@ -29,6 +35,8 @@ pub(super) struct Clocks {
     pub(super) stalled_since: Option<Instant>,
     /// When what found no room is tried again.
     pub(super) retry_at: Option<Instant>,
+    /// The wait after the next refusal.
+    retry_wait: Duration,
     deadline: Deadline,
 }
 
@@ -57,8 +65,20 @@ impl Clocks {
             frame_since: None,
             stalled_since: None,
             retry_at: None,
+            retry_wait: RETRY_WAIT_MIN,
             deadline: Deadline::default(),
         }
+    }
+
+    /// A record found no room: it is tried again after a wait that grows from refusal to refusal.
+    pub(super) fn was_full(&mut self, now: Instant) {
+        self.retry_at = Some(now + self.retry_wait);
+        self.retry_wait = (2 * self.retry_wait).min(RETRY_WAIT_MAX);
+    }
+
+    /// A record found room.
+    pub(super) fn was_taken(&mut self) {
+        self.retry_wait = RETRY_WAIT_MIN;
     }
 
     /// Ready when somebody's time has come, else the task is woken by then. While the gateway itself does not read, it does not
@@ -79,5 +99,27 @@ impl Clocks {
             _ if next == frame => Due::Frame,
             _ => Due::Silence,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn full_queue_is_asked_less_and_less_often() {
+        let mut clocks = Clocks::start(0);
+        let now = Instant::now();
+        let mut waits = |count: usize| -> Vec<_> {
+            let waits = (0..count).map(|_| {
+                clocks.was_full(now);
+                clocks.retry_at.unwrap().duration_since(now).as_millis()
+            });
+            let waits = waits.collect();
+            clocks.was_taken();
+            waits
+        };
+        assert_eq!(waits(8), [5, 10, 20, 40, 80, 160, 250, 250]);
+        assert_eq!(waits(2), [5, 10], "room ends the waiting");
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use schema::Timestamp;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -19,8 +18,6 @@ use crate::window::{Promise, RECORD_OVERHEAD_BYTES};
 const EVENT_BYTES_MAX: usize = 900_000;
 /// Bytes that the event of a few metrics fits into.
 const EVENT_BYTES_USUAL: usize = 512;
-/// The wait before a full producer queue is tried again.
-const RETRY_WAIT: Duration = Duration::from_millis(5);
 
 /// A PUBLISH whose records have not all been handed on.
 #[derive(Debug)]
@@ -161,11 +158,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let Some(permit) = self.share.take() else { return Ok(Some(record)) };
         let slot = self.window.open(promise, bytes, permit);
         match self.gateway.publisher.produce(&self.identity.sensor_id, &record, slot) {
-            Ok(()) => Ok(None),
+            Ok(()) => {
+                self.clocks.was_taken();
+                Ok(None)
+            }
             Err(NotTaken::Full(slot)) => {
                 self.gateway.metrics.read_pauses.with_label_values(&["queue"]).inc();
                 self.share = Share::from(self.window.withdraw(slot));
-                self.clocks.retry_at = Some(Instant::now() + RETRY_WAIT);
+                self.clocks.was_full(Instant::now());
                 Ok(Some(record))
             }
             Err(NotTaken::Broken) => Err(End::told(DisconnectReason::Busy, NOT_STORED)),

@@ -97,6 +97,17 @@ struct State {
 }
 
 impl Shared {
+    fn check_room(&self, state: &State, bytes: u64) -> Result<(), Error> {
+        if state.stored.bytes + state.waiting_bytes + bytes > self.limits.bytes_max {
+            self.set_full();
+            return Err(Error::Full);
+        }
+        if state.waiting_bytes > 0 && state.waiting_bytes + bytes > QUEUE_BYTES_MAX {
+            return Err(Error::Busy);
+        }
+        Ok(())
+    }
+
     fn set_full(&self) {
         self.status.send_if_modified(|status| {
             let was_ready = status.health == Health::Ready;
@@ -178,12 +189,8 @@ impl Spool {
             return refuse(CLOSED, records, done);
         }
         let mut state = self.shared.state.lock();
-        if state.stored.bytes + state.waiting_bytes + bytes > self.shared.limits.bytes_max {
-            self.shared.set_full();
-            return refuse(Error::Full, records, done);
-        }
-        if state.waiting_bytes > 0 && state.waiting_bytes + bytes > QUEUE_BYTES_MAX {
-            return refuse(Error::Busy, records, done);
+        if let Err(why) = self.shared.check_room(&state, bytes) {
+            return refuse(why, records, done);
         }
         let sensor_ids: Vec<_> = records.iter().map(|record| record.sensor_id.clone()).collect();
         // Under the lock, so that numbers are in the order of the queue.
@@ -205,6 +212,12 @@ impl Spool {
         }
         self.shared.has_sensors.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// Tells whether [`Spool::submit`] would take a record of so many [`Record::bytes`] now, before it is made.
+    pub(crate) fn has_room(&self, bytes: u64) -> bool {
+        self.status().health != Health::Failing
+            && self.shared.check_room(&self.shared.state.lock(), bytes).is_ok()
     }
 
     /// Reads durable records from `from` on that are not removed, in order: at most `records_max`, fewer when they are large.

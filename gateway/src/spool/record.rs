@@ -25,8 +25,18 @@ impl Record {
     ///
     /// Units: bytes of disk, rounded as the store rounds them.
     pub fn bytes(&self) -> u64 {
-        let headers: usize = self.headers.iter().map(|(name, value)| 8 + name.len() + value.len()).sum();
-        disk_bytes(12 + self.topic.len() + self.sensor_id.len() + headers + self.payload.len())
+        Self::bytes_of(&self.topic, &self.sensor_id, &self.headers, self.payload.len())
+    }
+
+    /// Returns the same of a record that is not made yet.
+    pub(crate) fn bytes_of(
+        topic: &str,
+        sensor_id: &str,
+        headers: &[(String, Vec<u8>)],
+        payload_bytes: usize,
+    ) -> u64 {
+        let headers: usize = headers.iter().map(|(name, value)| 8 + name.len() + value.len()).sum();
+        disk_bytes(12 + topic.len() + sensor_id.len() + headers + payload_bytes)
     }
 
     /// Appends the encoding: every part as its length (u32, little endian) and its bytes, the payload last without a length.
