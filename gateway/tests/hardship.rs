@@ -63,7 +63,7 @@ async fn gateway_whose_disk_has_no_room_acknowledges_nothing_and_goes_on_when_th
     set_limit(process.id(), &format!("--fsize={length}:"));
     loop {
         number += 1;
-        if !offer(&mut client, &device, number, 200_000).await {
+        if !offer(&mut client, &device, number, 14_000).await {
             break;
         }
         acknowledged.insert(number);
@@ -71,7 +71,7 @@ async fn gateway_whose_disk_has_no_room_acknowledges_nothing_and_goes_on_when_th
     process.is_ready(false).await;
     assert!(process.ask("/readyz").await.unwrap().contains("spool"));
     let mut again = process.enter(&stack, &device, "c").await;
-    let is_acknowledged = timeout(QUIET, offer(&mut again, &device, number, 200_000)).await;
+    let is_acknowledged = timeout(QUIET, offer(&mut again, &device, number, 14_000)).await;
     assert!(is_acknowledged.is_err(), "nothing is acknowledged that is nowhere, and nobody is sent away");
 
     set_limit(process.id(), "--fsize=unlimited:");

@@ -183,13 +183,14 @@ async fn full_spool_stops_the_reading_and_loses_nothing() {
         outcome.unwrap();
     }
     let [dir, patience] = spool_settings(folder.path());
-    let stack = Stack::boot(kafka, &[dir, patience, ("SPOOL_BYTES_MAX", "16777216")]).await;
+    let settings = [dir, patience, ("SPOOL_BYTES_MAX", "16777216"), ("PUBLISH_RATE_MAX", "1000000")];
+    let stack = Stack::boot(kafka, &settings).await;
     ready(&stack).await;
     let device = stack.register("a-1").await;
     let mut client = stack.dial(&device).await;
     client.enter(4, "c").await;
-    // Each takes 256 KiB of the spool: 64 fill it.
-    let text = "x".repeat(200_000);
+    // Each takes 16 KiB of the spool: a thousand fill it.
+    let text = "x".repeat(14_000);
     let (mut count, mut acknowledged) = (0, 0);
     while stack.chassis.readiness.closed().is_empty() {
         count += 1;

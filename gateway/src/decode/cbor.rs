@@ -23,7 +23,7 @@ pub(super) fn decode(
 
 /// Walks one item at the current path. Recurses at most [`DEPTH_MAX`] times.
 fn walk(items: &mut Items<'_>, fields: &mut Fields, depth: usize) -> Result<(), Undecodable> {
-    match items.next()? {
+    match items.next().map_err(|undecodable| fields.named(undecodable))? {
         Item::Whole(number) => fields.whole(number, whole_to_double(number)),
         Item::Float(number) => fields.number(number),
         Item::Text(text) => fields.text(&text),
@@ -265,7 +265,7 @@ mod tests {
         #[test]
         fn any_flat_map_of_numbers_is_read_back(
             values in proptest::collection::btree_map(
-                "m[a-z0-9_]{0,12}", any::<f64>().prop_filter("finite", |number| number.is_finite()), 1..20
+                "m[a-z0-9_]{0,12}", any::<f64>().prop_filter("can be stored", |number| number.abs() < schema::VALUE_MAX), 1..20
             )
         ) {
             let mut encoder = Encoder::new(Vec::new());

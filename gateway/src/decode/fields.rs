@@ -9,6 +9,7 @@ use schema::{ReadingCreatedEvent, Timestamp};
 use serde_json::Value;
 
 use super::moment::Moment;
+use super::undecodable::Name;
 use super::{DEPTH_MAX, EVENT_ID_BYTES_MAX, Message, TimestampBounds, Undecodable, timestamp};
 
 /// What a walk has found so far, and where it stands.
@@ -26,7 +27,7 @@ impl Fields {
     pub(super) fn number(&mut self, number: f64) -> Result<(), Undecodable> {
         match (self.depth, self.path.as_str()) {
             (0, _) => Err(Undecodable::NotObject),
-            (1, "timestamp") => set_once(&mut self.reading_at, timestamp::from_epoch(number)?),
+            (1, "timestamp") => set_once(&mut self.reading_at, "timestamp", timestamp::from_epoch(number)?),
             (1, "eventId") => Err(Undecodable::EventId),
             _ => self.moment.number(&self.path, number),
         }
@@ -35,16 +36,16 @@ impl Fields {
     /// Takes a whole number, which may also be an event id, and keeps all its digits as one.
     pub(super) fn whole(&mut self, digits: impl fmt::Display, number: f64) -> Result<(), Undecodable> {
         if self.depth == 1 && self.path == "eventId" {
-            return set_once(&mut self.event_id, digits.to_string());
+            return set_once(&mut self.event_id, "eventId", digits.to_string());
         }
         self.number(number)
     }
 
     pub(super) fn text(&mut self, text: &str) -> Result<(), Undecodable> {
         match (self.depth, self.path.as_str()) {
-            (1, "timestamp") => set_once(&mut self.reading_at, timestamp::from_text(text)?),
+            (1, "timestamp") => set_once(&mut self.reading_at, "timestamp", timestamp::from_text(text)?),
             (1, "eventId") if (1..=EVENT_ID_BYTES_MAX).contains(&text.len()) => {
-                set_once(&mut self.event_id, text.to_owned())
+                set_once(&mut self.event_id, "eventId", text.to_owned())
             }
             _ => self.attribute(Value::String(text.to_owned())),
         }
@@ -96,6 +97,16 @@ impl Fields {
         self.path.truncate(parent_bytes);
     }
 
+    /// Gives a refusal the name of the field that it was met at, where the encoding's reader could not know it.
+    pub(super) fn named(&self, undecodable: Undecodable) -> Undecodable {
+        match undecodable {
+            Undecodable::NotFinite(_) if !self.path.is_empty() => {
+                Undecodable::NotFinite(Name::of(&self.path))
+            }
+            other => other,
+        }
+    }
+
     /// Makes the reading of all that was found.
     pub(super) fn finish(
         self,
@@ -117,10 +128,10 @@ impl Fields {
     }
 }
 
-/// Fills an empty place.
-pub(super) fn set_once<T>(place: &mut Option<T>, value: T) -> Result<(), Undecodable> {
+/// Fills the empty place of a field.
+pub(super) fn set_once<T>(place: &mut Option<T>, name: &str, value: T) -> Result<(), Undecodable> {
     match place.replace(value) {
-        Some(_) => Err(Undecodable::DuplicateField),
+        Some(_) => Err(Undecodable::DuplicateField(Name::of(name))),
         None => Ok(()),
     }
 }

@@ -63,11 +63,12 @@ fn check(codec: Codec, message: &Message<'_>, readings: &[ReadingCreatedEvent]) 
     for (n, reading) in readings.iter().enumerate() {
         assert!((1..=METRICS_MAX).contains(&reading.values.len()));
         for (name, value) in &reading.values {
-            assert!(schema::check_metric(name).is_ok() && value.is_finite());
+            assert!(schema::check_metric(name).is_ok() && schema::check_value(name, *value).is_ok());
             assert!(!reading.attributes.contains_key(name));
         }
         assert!(reading.attributes.len() <= ATTRIBUTES_MAX);
-        assert!(reading.attributes.keys().all(|name| name.len() <= ATTRIBUTE_BYTES_MAX));
+        assert!(schema::check_attributes(&reading.attributes).is_ok());
+        assert!(reading.attributes.keys().all(|name| name.len() <= ATTRIBUTE_NAME_BYTES_MAX));
         assert!(BOUNDS.check(reading.reading_at, message.received_at).is_ok());
         assert!(readings[..n].iter().all(|earlier| earlier.reading_at < reading.reading_at));
         assert!(readings[..n].iter().all(|earlier| earlier.event_id != reading.event_id));

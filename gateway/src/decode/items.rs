@@ -12,6 +12,7 @@ use minicbor::decode::{Decoder, Error};
 use serde_json::{Number, Value};
 
 use super::Undecodable;
+use super::undecodable::Name;
 
 /// One item, its tags stripped. The content of an array or a map is read next, under the control of [`Items::more`].
 #[derive(Debug)]
@@ -129,7 +130,10 @@ impl<'b> Items<'b> {
         let exponent = self.take(exponent)?;
         let mantissa = self.0.int();
         let mantissa = self.take(mantissa)?;
-        format!("{mantissa}e{exponent}").parse().map(Item::Float).map_err(|_| Undecodable::NotFinite)
+        format!("{mantissa}e{exponent}")
+            .parse()
+            .map(Item::Float)
+            .map_err(|_| Undecodable::NotFinite(Name::unknown()))
     }
 
     fn kind(&self) -> Result<Type, Undecodable> {

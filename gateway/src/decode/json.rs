@@ -8,6 +8,7 @@ use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
 use super::fields::Fields;
+use super::undecodable::Name;
 use super::{Message, TimestampBounds, Undecodable};
 
 pub(super) fn decode(
@@ -19,7 +20,7 @@ pub(super) fn decode(
     let end = Walk(&mut walked).deserialize(&mut json).and_then(|()| json.end());
     match (end, walked.stopped) {
         (Err(_), Some(stopped)) => Err(stopped),
-        (Err(error), None) => Err(refuse(&error)),
+        (Err(error), None) => Err(walked.fields.named(refuse(&error))),
         (Ok(()), _) => walked.fields.finish(message, bounds),
     }
 }
@@ -35,7 +36,7 @@ struct Walked {
 /// text tells it apart.
 pub(super) fn refuse(error: &serde_json::Error) -> Undecodable {
     if error.to_string().starts_with("number out of range") {
-        Undecodable::NotFinite
+        Undecodable::NotFinite(Name::unknown())
     } else {
         Undecodable::NotJson { line: error.line(), column: error.column() }
     }
@@ -183,6 +184,27 @@ mod tests {
     }
 
     #[test]
+    fn detail_of_a_refusal_names_the_field() {
+        for (payload, detail) in [
+            (
+                r#"{"good":1,"engine":{"rpm":1e300}}"#,
+                r#"metric "engine.rpm" is 1e300: a value lies between -1e290 and 1e290"#,
+            ),
+            (r#"{"good":1,"engine":{"rpm":1e999}}"#, r#""engine.rpm" is not a finite number"#),
+            (
+                r#"{"good":1,"b c\n":2}"#,
+                r#"metric "b c\n": its name breaks the rule [A-Za-z][A-Za-z0-9_.]{0,63}"#,
+            ),
+            (r#"{"good":1,"good":1}"#, r#""good" comes twice"#),
+            (r#"{"good":1,"s":["\u0000"]}"#, r#"attribute "s" holds the character U+0000"#),
+        ] {
+            assert_eq!(reading(payload).unwrap_err().to_string(), detail);
+        }
+        let long = format!("{{\"{}\":1}}", "é".repeat(10_000));
+        assert!(reading(&long).unwrap_err().to_string().len() < 256, "a dead letter's header stays short");
+    }
+
+    #[test]
     fn payload_without_timestamp_is_dated_by_its_arrival() {
         let reading = reading(r#"{"t":1}"#).unwrap();
         assert_eq!(reading.reading_at, reading.received_at);
@@ -229,6 +251,15 @@ mod tests {
             ("{}", "no-metric"),
             (r#"{"a":"b","timestamp":1767323045}"#, "no-metric"),
             (r#"{"t":1e999}"#, "not-finite"),
+            (r#"{"t":1e290}"#, "value-out-of-range"),
+            (r#"{"t":-1e300,"good":1}"#, "value-out-of-range"),
+            (r#"{"t":1,"s":"\u0000"}"#, "nul"),
+            (r#"{"t":1,"s":[{"deep":["a\u0000b"]}]}"#, "nul"),
+            (r#"{"t":1,"\u0000":true}"#, "nul"),
+            (
+                &format!("{{\"t\":1,\"s\":\"{}\"}}", "x".repeat(schema::ATTRIBUTES_BYTES_MAX)),
+                "attributes-too-large",
+            ),
             (r#"{"t-1":1}"#, "metric-name"),
             (r#"{"":1}"#, "metric-name"),
             (r#"{"1":1}"#, "metric-name"),
@@ -280,7 +311,7 @@ mod tests {
         #[test]
         fn any_flat_object_of_numbers_is_read_back(
             values in proptest::collection::btree_map(
-                "m[a-z0-9_]{0,12}", any::<f64>().prop_filter("finite", |number| number.is_finite()), 1..20
+                "m[a-z0-9_]{0,12}", any::<f64>().prop_filter("can be stored", |number| number.abs() < schema::VALUE_MAX), 1..20
             )
         ) {
             let read = reading(&serde_json::to_string(&values).unwrap()).unwrap();

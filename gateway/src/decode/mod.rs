@@ -20,7 +20,7 @@ use schema::{Codec, Layout, ReadingCreatedEvent, Timestamp};
 
 pub use sparkplug::{BORN_MAX, Births};
 pub use timestamp::Bounds as TimestampBounds;
-pub use undecodable::Undecodable;
+pub use undecodable::{Name, Undecodable};
 
 /// Metrics of the largest reading. A reading is one moment of one device; more than this is a batch in disguise, and
 /// each metric becomes a row.
@@ -28,7 +28,7 @@ pub const METRICS_MAX: usize = 256;
 /// Attributes of the largest reading: they travel with every row it becomes.
 pub const ATTRIBUTES_MAX: usize = 64;
 /// Bytes of the longest attribute name, its path included.
-pub const ATTRIBUTE_BYTES_MAX: usize = 128;
+pub const ATTRIBUTE_NAME_BYTES_MAX: usize = 128;
 /// How deep objects may be nested; sensors' payloads are flat or nearly so.
 pub const DEPTH_MAX: usize = 8;
 /// Readings of the largest message: a quarter of an hour, one a second, with room. Each is an event of its own.
@@ -148,6 +148,24 @@ mod tests {
         let mut readings = decode(format, &message(payload), &mut Births::default(), &BOUNDS)?;
         assert_eq!(readings.len(), 1);
         Ok(readings.remove(0))
+    }
+
+    #[test]
+    fn value_that_nobody_can_store_is_refused_by_name_whatever_the_codec() {
+        let poison = 1e300_f64.to_be_bytes();
+        let binary =
+            Format::of("binary", Some(r#"{"length":8,"fields":[{"metric":"t","at":0,"type":"f64be"}]}"#));
+        for (format, payload) in [
+            (Format::Json, br#"{"t":1e300}"#.to_vec()),
+            (Format::Cbor, [b"\xa1\x61t\xfb".as_slice(), &poison].concat()),
+            (Format::SenmlJson, br#"[{"n":"t","v":1e300}]"#.to_vec()),
+            (Format::SenmlCbor, [b"\x81\xa2\x00\x61t\x02\xfb".as_slice(), &poison].concat()),
+            (binary, poison.to_vec()),
+        ] {
+            let refused = one(&format, &payload).unwrap_err();
+            assert_eq!(refused.reason(), "value-out-of-range", "{format:?}");
+            assert!(refused.to_string().starts_with(r#"metric "t" is 1e300"#), "{refused}");
+        }
     }
 
     #[test]

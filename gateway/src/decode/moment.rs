@@ -8,7 +8,8 @@ use schema::{ReadingCreatedEvent, Timestamp};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{ATTRIBUTE_BYTES_MAX, ATTRIBUTES_MAX, METRICS_MAX, Message, READINGS_MAX, Undecodable};
+use super::undecodable::Name;
+use super::{ATTRIBUTE_NAME_BYTES_MAX, ATTRIBUTES_MAX, METRICS_MAX, Message, READINGS_MAX, Undecodable};
 
 /// What was measured, and said beside it, at one instant.
 #[derive(Debug, Default)]
@@ -22,9 +23,10 @@ pub(super) struct Moment {
 impl Moment {
     pub(super) fn number(&mut self, name: &str, number: f64) -> Result<(), Undecodable> {
         if !number.is_finite() {
-            return Err(Undecodable::NotFinite);
+            return Err(Undecodable::NotFinite(Name::of(name)));
         }
-        schema::check_metric(name).map_err(|_| Undecodable::MetricName)?;
+        schema::check_metric(name).map_err(|_| Undecodable::MetricName(Name::of(name)))?;
+        schema::check_value(name, number)?;
         self.check_new(name)?;
         if self.values.len() == METRICS_MAX {
             return Err(Undecodable::TooManyMetrics);
@@ -34,8 +36,8 @@ impl Moment {
     }
 
     pub(super) fn attribute(&mut self, name: &str, value: Value) -> Result<(), Undecodable> {
-        if name.len() > ATTRIBUTE_BYTES_MAX {
-            return Err(Undecodable::AttributeName);
+        if name.len() > ATTRIBUTE_NAME_BYTES_MAX {
+            return Err(Undecodable::AttributeName(Name::of(name)));
         }
         self.check_new(name)?;
         if self.attributes.len() == ATTRIBUTES_MAX {
@@ -59,7 +61,7 @@ impl Moment {
 
     fn check_new(&self, name: &str) -> Result<(), Undecodable> {
         let is_known = self.values.contains_key(name) || self.attributes.contains_key(name);
-        if is_known { Err(Undecodable::DuplicateField) } else { Ok(()) }
+        if is_known { Err(Undecodable::DuplicateField(Name::of(name))) } else { Ok(()) }
     }
 
     /// Tells whether anything was measured: without, there is no reading.
@@ -77,6 +79,7 @@ impl Moment {
             let units = std::mem::take(&mut self.units);
             self.attribute("units", Value::Object(units))?;
         }
+        schema::check_attributes(&self.attributes)?;
         Ok(ReadingCreatedEvent {
             event_id,
             sensor_id: message.sensor_id.to_owned(),

@@ -1,8 +1,41 @@
 //! Why a payload is no reading.
 
+use std::fmt;
+
+use schema::Unstorable;
+
 use super::{
-    ATTRIBUTE_BYTES_MAX, ATTRIBUTES_MAX, BORN_MAX, DEPTH_MAX, EVENT_ID_BYTES_MAX, METRICS_MAX, READINGS_MAX,
+    ATTRIBUTE_NAME_BYTES_MAX, ATTRIBUTES_MAX, BORN_MAX, DEPTH_MAX, EVENT_ID_BYTES_MAX, METRICS_MAX,
+    READINGS_MAX,
 };
+
+/// Characters of a name that a dead letter repeats.
+const NAME_CHARS_MAX: usize = 64;
+
+/// A name out of a payload, quoted and cut, so that the one bad field of many is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Name(Option<Box<str>>);
+
+impl Name {
+    pub(super) fn of(name: &str) -> Self {
+        Self(Some(name.chars().take(NAME_CHARS_MAX).collect()))
+    }
+
+    /// Stands for a field that was not known where it was refused.
+    pub(super) const fn unknown() -> Self {
+        Self(None)
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            // Quoted with escapes: a control character or a line end may be what is wrong with it.
+            Some(name) => write!(f, "{name:?}"),
+            None => f.write_str("a value"),
+        }
+    }
+}
 
 /// Says why a payload is no reading. [`Undecodable::reason`] is the short name that dead letters and metrics carry.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,14 +79,14 @@ pub enum Undecodable {
     #[error("a metric's alias or datatype was not declared by a birth on this connection")]
     BirthUnknown,
     /// Two metrics that could not be told apart.
-    #[error("two metrics of a birth have one alias, or names that become the same")]
-    NameCollision,
+    #[error("metric {0}: another metric of the births has its alias, or a name that becomes the same")]
+    NameCollision(Name),
     /// More than [`BORN_MAX`].
     #[error("births declare more than {BORN_MAX} metrics")]
     TooManyBorn,
     /// A value that its datatype does not have.
-    #[error("a value does not fit its datatype")]
-    Datatype,
+    #[error("metric {0}: its value does not fit its datatype")]
+    Datatype(Name),
     /// The codec is `binary`, and the registry has no layout that could be used.
     #[error("the registered layout cannot be used: {0}")]
     Layout(String),
@@ -84,20 +117,23 @@ pub enum Undecodable {
     #[error("payload has more than {READINGS_MAX} readings")]
     TooManyReadings,
     /// A number under a name that no metric may have.
-    #[error("metric name breaks the rule [A-Za-z][A-Za-z0-9_.]{{0,63}}")]
-    MetricName,
-    /// An attribute name longer than [`ATTRIBUTE_BYTES_MAX`].
-    #[error("attribute name is longer than {ATTRIBUTE_BYTES_MAX} bytes")]
-    AttributeName,
+    #[error("metric {0}: its name breaks the rule [A-Za-z][A-Za-z0-9_.]{{0,63}}")]
+    MetricName(Name),
+    /// An attribute name longer than [`ATTRIBUTE_NAME_BYTES_MAX`].
+    #[error("attribute {0}: its name is longer than {ATTRIBUTE_NAME_BYTES_MAX} bytes")]
+    AttributeName(Name),
     /// The same name twice.
-    #[error("a field comes twice")]
-    DuplicateField,
+    #[error("{0} comes twice")]
+    DuplicateField(Name),
     /// Nested deeper than [`DEPTH_MAX`].
     #[error("objects are nested deeper than {DEPTH_MAX}")]
     TooDeep,
     /// A number beyond what a double holds.
-    #[error("a number is not finite")]
-    NotFinite,
+    #[error("{0} is not a finite number")]
+    NotFinite(Name),
+    /// A value, a text or attributes that no dialect of the storage can hold.
+    #[error(transparent)]
+    Unstorable(#[from] Unstorable),
     /// The timestamp is neither a number nor RFC 3339.
     #[error("timestamp is neither a number nor RFC 3339")]
     Timestamp,
@@ -126,9 +162,9 @@ impl Undecodable {
             Self::SparkplugKind => "sparkplug-kind",
             Self::BirthIncomplete => "birth-incomplete",
             Self::BirthUnknown => "birth-unknown",
-            Self::NameCollision => "name-collision",
+            Self::NameCollision(_) => "name-collision",
             Self::TooManyBorn => "too-many-born",
-            Self::Datatype => "datatype",
+            Self::Datatype(_) => "datatype",
             Self::Layout(_) => "layout",
             Self::PayloadLength { .. } => "payload-length",
             Self::NotObject => "not-object",
@@ -137,11 +173,12 @@ impl Undecodable {
             Self::TooManyMetrics => "too-many-metrics",
             Self::TooManyAttributes => "too-many-attributes",
             Self::TooManyReadings => "too-many-readings",
-            Self::MetricName => "metric-name",
-            Self::AttributeName => "attribute-name",
-            Self::DuplicateField => "duplicate-field",
+            Self::MetricName(_) => "metric-name",
+            Self::AttributeName(_) => "attribute-name",
+            Self::DuplicateField(_) => "duplicate-field",
             Self::TooDeep => "too-deep",
-            Self::NotFinite => "not-finite",
+            Self::NotFinite(_) => "not-finite",
+            Self::Unstorable(unstorable) => unstorable.reason(),
             Self::Timestamp => "timestamp",
             Self::TimestampOutOfBounds => "timestamp-out-of-bounds",
             Self::EventId => "event-id",

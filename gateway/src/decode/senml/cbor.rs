@@ -34,18 +34,18 @@ fn record(items: &mut Items<'_>, mut fields: Left) -> Result<Record, Undecodable
             _ => return Err(Undecodable::FieldName),
         };
         match record.slot(&label)? {
-            Slot::Number(place) => set_once(place, number(items)?)?,
-            Slot::Text(place) => set_once(place, text(items)?)?,
+            Slot::Number(place) => set_once(place, &label, number(items)?)?,
+            Slot::Text(place) => set_once(place, &label, text(items)?)?,
             Slot::Data(place) => match items.next()? {
-                Item::Bytes(bytes) => set_once(place, bytes_to_text(&bytes))?,
+                Item::Bytes(bytes) => set_once(place, &label, bytes_to_text(&bytes))?,
                 _ => return Err(WRONG_TYPE),
             },
             Slot::Bool(place) => match items.next()? {
-                Item::Bool(bool) => set_once(place, bool)?,
+                Item::Bool(bool) => set_once(place, &label, bool)?,
                 _ => return Err(WRONG_TYPE),
             },
             Slot::Version(place) => match items.next()? {
-                Item::Whole(version) => set_once(place, version.try_into().map_err(|_| WRONG_TYPE)?)?,
+                Item::Whole(version) => set_once(place, &label, version.try_into().map_err(|_| WRONG_TYPE)?)?,
                 _ => return Err(WRONG_TYPE),
             },
             Slot::Ignored => items.skip()?,

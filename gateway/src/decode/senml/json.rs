@@ -90,10 +90,10 @@ impl<'de> Visitor<'de> for Fields<'_, '_> {
         while let Some(label) = map.next_key::<String>()? {
             let slot = record.slot(&label);
             match self.0.done(slot)? {
-                Slot::Number(place) => self.fill(&mut map, place)?,
-                Slot::Text(place) | Slot::Data(place) => self.fill(&mut map, place)?,
-                Slot::Bool(place) => self.fill(&mut map, place)?,
-                Slot::Version(place) => self.fill(&mut map, place)?,
+                Slot::Number(place) => self.fill(&mut map, &label, place)?,
+                Slot::Text(place) | Slot::Data(place) => self.fill(&mut map, &label, place)?,
+                Slot::Bool(place) => self.fill(&mut map, &label, place)?,
+                Slot::Version(place) => self.fill(&mut map, &label, place)?,
                 Slot::Ignored => {
                     map.next_value::<IgnoredAny>()?;
                 }
@@ -108,9 +108,10 @@ impl Fields<'_, '_> {
     fn fill<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
         &mut self,
         map: &mut A,
+        label: &str,
         place: &mut Option<T>,
     ) -> Result<(), A::Error> {
-        let filled = set_once(place, map.next_value()?);
+        let filled = set_once(place, label, map.next_value()?);
         self.0.done(filled)
     }
 }

@@ -19,14 +19,14 @@ use schema::{ReadingCreatedEvent, Timestamp};
 use serde_json::Value;
 
 use super::moment::Moments;
-use super::{ATTRIBUTE_BYTES_MAX, Message, TimestampBounds, Undecodable};
+use super::{ATTRIBUTE_NAME_BYTES_MAX, Message, TimestampBounds, Undecodable};
 
 /// The version that RFC 8428 defines; smaller ones were drafts of it.
 const VERSION: u64 = 10;
 /// Seconds below this are relative to now (section 4.5.3).
 const RELATIVE_END_SECONDS: f64 = 268_435_456.0;
 /// Bytes of the longest full name. It is joined anew for every record, so it must not grow with the payload.
-const NAME_BYTES_MAX: usize = 2 * ATTRIBUTE_BYTES_MAX;
+const NAME_BYTES_MAX: usize = 2 * ATTRIBUTE_NAME_BYTES_MAX;
 /// Bytes of the longest unit; the registry of units has none beyond eight. It is repeated in every reading.
 const UNIT_BYTES_MAX: usize = 32;
 

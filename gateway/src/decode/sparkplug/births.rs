@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::payload::Metric;
-use super::{NODE, Undecodable};
+use super::{NODE, Name, Undecodable};
 
 /// Metrics that one connection may have declared at once, over its node and all its devices. Their names stay in memory as
 /// long as the connection: some 500 KiB at most.
@@ -38,15 +38,13 @@ impl Births {
             let name = metric.name.as_deref().ok_or(Undecodable::BirthIncomplete)?;
             let datatype = metric.datatype.ok_or(Undecodable::BirthIncomplete)?;
             let name = super::name(device, name)?;
-            if self.scopes.values().any(|other| other.datatypes.contains_key(&name)) {
-                return Err(Undecodable::NameCollision);
+            let has_alias_of_another =
+                metric.alias.is_some_and(|alias| scope.aliases.insert(alias, name.clone()).is_some());
+            let is_of_another = self.scopes.values().any(|other| other.datatypes.contains_key(&name));
+            if has_alias_of_another || is_of_another || scope.datatypes.contains_key(&name) {
+                return Err(Undecodable::NameCollision(Name::of(&name)));
             }
-            if metric.alias.is_some_and(|alias| scope.aliases.insert(alias, name.clone()).is_some()) {
-                return Err(Undecodable::NameCollision);
-            }
-            if scope.datatypes.insert(name, datatype).is_some() {
-                return Err(Undecodable::NameCollision);
-            }
+            scope.datatypes.insert(name, datatype);
         }
         let born: usize = self.scopes.values().map(|other| other.datatypes.len()).sum();
         if born + scope.datatypes.len() > BORN_MAX {

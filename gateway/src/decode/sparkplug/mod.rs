@@ -31,6 +31,7 @@ use schema::{ReadingCreatedEvent, Timestamp};
 use serde_json::json;
 
 use super::moment::{Moment, Moments};
+use super::undecodable::Name;
 use super::{Message, TimestampBounds, Undecodable};
 use payload::{Metric, Payload, Value};
 
@@ -159,8 +160,8 @@ fn read(
         Value::Long(whole) if datatype == Some(payload::DATE_TIME) => {
             return date(whole, &name, moments.at(at)?);
         }
-        Value::Int(whole) => integer(whole.into(), 32, datatype.ok_or(Undecodable::BirthUnknown)?)?,
-        Value::Long(whole) => integer(whole, 64, datatype.ok_or(Undecodable::BirthUnknown)?)?,
+        Value::Int(whole) => integer(whole.into(), 32, datatype.ok_or(Undecodable::BirthUnknown)?, &name)?,
+        Value::Long(whole) => integer(whole, 64, datatype.ok_or(Undecodable::BirthUnknown)?, &name)?,
     };
     let moment = moments.at(at)?;
     match bad_quality {
@@ -181,7 +182,7 @@ fn date(millis: u64, name: &str, moment: &mut Moment) -> Result<(), Undecodable>
     clippy::cast_possible_wrap,
     reason = "a metric is a double, and a signed integer is transmitted as its two's complement"
 )]
-fn integer(whole: u64, width_bits: u32, datatype: u32) -> Result<f64, Undecodable> {
+fn integer(whole: u64, width_bits: u32, datatype: u32, name: &str) -> Result<f64, Undecodable> {
     let (bits, is_signed) = match datatype {
         payload::INT8 => (8, true),
         payload::INT16 => (16, true),
@@ -192,7 +193,7 @@ fn integer(whole: u64, width_bits: u32, datatype: u32) -> Result<f64, Undecodabl
         payload::UINT32 => (32, false),
         payload::UINT64 => (64, false),
         payload::BOOLEAN if whole <= 1 => (1, false),
-        _ => return Err(Undecodable::Datatype),
+        _ => return Err(Undecodable::Datatype(Name::of(name))),
     };
     let unused = 64 - bits;
     let narrow = (whole << unused) >> unused;
@@ -201,7 +202,7 @@ fn integer(whole: u64, width_bits: u32, datatype: u32) -> Result<f64, Undecodabl
     match is_signed {
         _ if !is_signed && whole == narrow => Ok(narrow as f64),
         true if whole == narrow || whole == as_transmitted => Ok(extended as f64),
-        _ => Err(Undecodable::Datatype),
+        _ => Err(Undecodable::Datatype(Name::of(name))),
     }
 }
 
@@ -215,8 +216,8 @@ fn from_millis(millis: u64) -> Result<Timestamp, Undecodable> {
 /// The metric that a name of Sparkplug becomes.
 fn name(device: &str, given: &str) -> Result<String, Undecodable> {
     // One byte a character, and no metric is longer than this.
-    if device.len() + given.len() > 4 * super::ATTRIBUTE_BYTES_MAX {
-        return Err(Undecodable::MetricName);
+    if device.len() + given.len() > 4 * super::ATTRIBUTE_NAME_BYTES_MAX {
+        return Err(Undecodable::MetricName(Name::of(given)));
     }
     let to_ours = |character| match character {
         '/' => '.',
@@ -231,7 +232,7 @@ fn name(device: &str, given: &str) -> Result<String, Undecodable> {
         .chain(given.chars().map(to_ours))
         .collect();
     if name.is_empty() {
-        return Err(Undecodable::MetricName);
+        return Err(Undecodable::MetricName(Name::of(given)));
     }
     let is_letter_first = name.starts_with(|first: char| first.is_ascii_alphabetic());
     Ok(if is_letter_first { name } else { format!("m_{name}") })

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::super::tests::{BOUNDS, message};
-use super::super::{ATTRIBUTE_BYTES_MAX, ATTRIBUTES_MAX, METRICS_MAX, READINGS_MAX};
+use super::super::{ATTRIBUTE_NAME_BYTES_MAX, ATTRIBUTES_MAX, METRICS_MAX, READINGS_MAX};
 use super::super::{Format, decode as dispatch};
 use super::payload::{Properties, Property};
 use super::*;
@@ -272,7 +272,7 @@ fn what_no_reading_can_hold_is_refused_with_its_reason() {
         (many(METRICS_MAX + 1, &number), "too-many-metrics"),
         (many(READINGS_MAX + 1, &at), "too-many-readings"),
         (many(ATTRIBUTES_MAX + 1, &|n| text(&format!("a{n}"), "x")), "too-many-attributes"),
-        (vec![number(0), text(&"a".repeat(ATTRIBUTE_BYTES_MAX + 1), "x")], "attribute-name"),
+        (vec![number(0), text(&"a".repeat(ATTRIBUTE_NAME_BYTES_MAX + 1), "x")], "attribute-name"),
         (vec![metric(&"m".repeat(65), 10, Value::Double(1.0))], "metric-name"),
     ];
     for (metrics, reason) in table {
@@ -291,7 +291,7 @@ fn names_become_metric_names_or_are_refused() {
         ("", "/a", Ok("m_.a")),
         ("", "größe°", Ok("gr__e_")),
         ("pump.1", "a.b", Ok("pump_1.a.b")),
-        ("", "", Err(Undecodable::MetricName)),
+        ("", "", Err(Undecodable::MetricName(Name::of("")))),
     ];
     for (device, given, expected) in table {
         assert_eq!(name(device, given), expected.map(str::to_owned), "{device} {given}");
@@ -354,14 +354,14 @@ proptest! {
         let own_width = u64::from_le_bytes(number.to_le_bytes()) & (u64::MAX >> (64 - bits));
         #[expect(clippy::cast_precision_loss, reason = "so is a metric")]
         let expected = number as f64;
-        prop_assert_eq!(integer(own_width, 64, datatype), Ok(expected));
-        prop_assert_eq!(integer(u64::from_le_bytes(number.to_le_bytes()), 64, datatype), Ok(expected));
+        prop_assert_eq!(integer(own_width, 64, datatype, "n"), Ok(expected));
+        prop_assert_eq!(integer(u64::from_le_bytes(number.to_le_bytes()), 64, datatype, "n"), Ok(expected));
     }
 
     #[test]
     fn any_data_are_read_back(
         values in proptest::collection::btree_map(
-            "m[a-z0-9_]{0,12}", any::<f64>().prop_filter("finite", |number| number.is_finite()), 1..20
+            "m[a-z0-9_]{0,12}", any::<f64>().prop_filter("can be stored", |number| number.abs() < schema::VALUE_MAX), 1..20
         )
     ) {
         let metrics: Vec<_> = values.iter().map(|(name, value)| metric(name, 10, Value::Double(*value))).collect();
