@@ -14,6 +14,9 @@ use crate::window::RECORD_OVERHEAD_BYTES;
 /// What the largest number of readings in a request costs beside its own bytes: 2 KiB for each of 1,024.
 const HTTP_EVENTS_BYTES_MAX: usize = 2 << 20;
 
+/// Default of [`Limits::in_flight_device_bytes_max`].
+const IN_FLIGHT_DEVICE_BYTES: usize = 4 << 20;
+
 /// Everything the gateway is told.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -57,11 +60,20 @@ pub struct Spool {
 /// `gateway_read_pauses_total`, requests in `gateway_http_requests_total`.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// `CONNECTIONS_MAX` (20,000): sockets at a time; file descriptors and about 24 KiB each.
+    /// `CONNECTIONS_MAX` (20,000): MQTT sockets at a time; file descriptors and about 24 KiB each.
     pub connections_max: usize,
-    /// `CONNECTIONS_PER_ADDRESS_MAX` (2,000): sockets of one address; a site behind one NAT fits, a single flooder does not
-    /// take all.
+    /// `HTTP_CONNECTIONS_MAX` (4,000): HTTPS sockets at a time. They have places of their own, because a handshake there needs no
+    /// certificate: strangers who take all of them take none of MQTT's.
+    pub http_connections_max: usize,
+    /// `CONNECTIONS_PER_ADDRESS_MAX` (2,000): sockets of one address, of MQTT and of HTTPS each; a site behind one NAT fits, a
+    /// single flooder does not take all.
     pub connections_per_address_max: usize,
+    /// `CONNECTION_RATE_PER_ADDRESS_MAX` (200): new sockets of one address in a second, once `CONNECTIONS_PER_ADDRESS_MAX` have
+    /// come at once. A handshake is a millisecond of one core before anybody knows who comes, so that this is a fifth of one.
+    pub connection_rate_per_address_max: u32,
+    /// `CONNECTIONS_PER_DEVICE_MAX` (32): sockets of one certificate or token, MQTT and HTTPS together. A device has one or two, and
+    /// some that have died without a word.
+    pub connections_per_device_max: usize,
     /// `HANDSHAKES_MAX` (16): TLS handshakes computed at a time. Each is a millisecond of one core, so a live connection waits
     /// behind 16 ms of them at worst when a whole fleet comes back; one that waits for its peer holds no turn.
     pub handshakes_max: usize,
@@ -73,20 +85,24 @@ pub struct Limits {
     pub connect_time_max: Duration,
     /// `PACKET_BYTES_MAX` (262,144): the largest packet, well below the megabyte that Kafka takes by default.
     pub packet_bytes_max: usize,
-    /// `IN_FLIGHT_MAX` (100): messages of one connection without their PUBACK; MQTT 5 is told it as Receive Maximum.
+    /// `IN_FLIGHT_MAX` (100): messages of one connection without their PUBACK; MQTT 5 is told it as Receive Maximum. A client that
+    /// sends more is read no further until there is room, in 3.1.1 as in 5.
     pub in_flight_max: u16,
     /// `IN_FLIGHT_BYTES_MAX` (1,048,576): the same in bytes, with 1,024 more for each message.
     pub in_flight_bytes_max: usize,
     /// `IN_FLIGHT_TOTAL_BYTES_MAX` (67,108,864): the same over all connections; half of the producer's own queue.
     pub in_flight_total_bytes_max: usize,
+    /// `IN_FLIGHT_DEVICE_BYTES_MAX` (4,194,304, or all of the total when that is less): the same over all connections and requests of
+    /// one device: a sixteenth, so that no device can take all; and room for the largest body and the events it becomes.
+    pub in_flight_device_bytes_max: usize,
     /// `HTTP_BODY_BYTES_MAX` (1,048,576): the largest body of a request; a thousand readings of a kilobyte.
     pub http_body_bytes_max: usize,
-    /// `PUBLISH_RATE_MAX` (1,000): messages of one device in a second, over all its connections. A sensor has tens at most and
-    /// a device that samples faster sends batches; beyond this it is a loop gone wild, whose socket then waits. A logger
-    /// that comes home with a year of minutes has delivered them in nine minutes.
+    /// `PUBLISH_RATE_MAX` (1,000): units of cost of one device in a second, over all its connections and requests. A reading is one,
+    /// and so is each KiB of a message or of the rows that it becomes; a PINGREQ, a topic filter and a refused topic are one, a
+    /// connection is ten. A sensor has tens at most; beyond this it is a loop gone wild, whose socket then waits. A logger that
+    /// comes home with a year of minutes has delivered them in nine minutes.
     pub publish_rate_max: u32,
-    /// `PUBLISH_BURST_MAX` (5,000): messages of one device that pass at once after quiet: what a device kept while it was
-    /// out of reach for an hour.
+    /// `PUBLISH_BURST_MAX` (5,000): units that pass at once after quiet: what a device kept while it was out of reach for an hour.
     pub publish_burst_max: u32,
     /// `DRAIN_MS_MAX` (10,000): how long a stopping gateway waits for acknowledgements that are under way.
     pub drain_time_max: Duration,
@@ -131,16 +147,31 @@ impl Spool {
 
 impl Limits {
     fn from_env(env: &mut Env) -> Self {
+        let in_flight_total_bytes_max =
+            env.count_in("IN_FLIGHT_TOTAL_BYTES_MAX", 64 << 20, 65_536..=96 << 20);
         let limits = Self {
             connections_max: env.count_in("CONNECTIONS_MAX", 20_000, 1..=1_000_000),
+            http_connections_max: env.count_in("HTTP_CONNECTIONS_MAX", 4_000, 1..=1_000_000),
             connections_per_address_max: env.count_in("CONNECTIONS_PER_ADDRESS_MAX", 2_000, 1..=1_000_000),
+            connection_rate_per_address_max: u32::try_from(env.number_in(
+                "CONNECTION_RATE_PER_ADDRESS_MAX",
+                200,
+                1..=1_000_000,
+            ))
+            .unwrap_or(200),
+            connections_per_device_max: env.count_in("CONNECTIONS_PER_DEVICE_MAX", 32, 1..=1_000_000),
             handshakes_max: env.count_in("HANDSHAKES_MAX", 16, 1..=10_000),
             handshake_time_max: env.duration_ms("HANDSHAKE_MS_MAX", 10_000, 100..=120_000),
             connect_time_max: env.duration_ms("CONNECT_MS_MAX", 10_000, 100..=120_000),
             packet_bytes_max: env.count_in("PACKET_BYTES_MAX", 262_144, 1_024..=524_288),
             in_flight_max: u16::try_from(env.number_in("IN_FLIGHT_MAX", 100, 1..=10_000)).unwrap_or(100),
             in_flight_bytes_max: env.count_in("IN_FLIGHT_BYTES_MAX", 1 << 20, 4_096..=32 << 20),
-            in_flight_total_bytes_max: env.count_in("IN_FLIGHT_TOTAL_BYTES_MAX", 64 << 20, 65_536..=96 << 20),
+            in_flight_total_bytes_max,
+            in_flight_device_bytes_max: env.count_in(
+                "IN_FLIGHT_DEVICE_BYTES_MAX",
+                IN_FLIGHT_DEVICE_BYTES.min(in_flight_total_bytes_max),
+                65_536..=96 << 20,
+            ),
             http_body_bytes_max: env.count_in("HTTP_BODY_BYTES_MAX", 1 << 20, 1_024..=16 << 20),
             publish_rate_max: u32::try_from(env.number_in("PUBLISH_RATE_MAX", 1_000, 1..=1_000_000))
                 .unwrap_or(1_000),
@@ -148,18 +179,33 @@ impl Limits {
                 .unwrap_or(5_000),
             drain_time_max: env.duration_ms("DRAIN_MS_MAX", 10_000, 0..=120_000),
         };
-        if limits.in_flight_bytes_max < 2 * limits.packet_bytes_max + RECORD_OVERHEAD_BYTES {
+        limits.check(env);
+        limits
+    }
+
+    /// Holds them against each other.
+    fn check(&self, env: &mut Env) {
+        if self.in_flight_bytes_max < 2 * self.packet_bytes_max + RECORD_OVERHEAD_BYTES {
             env.problem("IN_FLIGHT_BYTES_MAX must hold twice PACKET_BYTES_MAX and 1024 bytes: a packet and the event it becomes");
         }
-        if limits.in_flight_total_bytes_max < HTTP_EVENTS_BYTES_MAX + 2 * limits.http_body_bytes_max
+        if self.in_flight_device_bytes_max < HTTP_EVENTS_BYTES_MAX + 2 * self.http_body_bytes_max
             && env.text_optional("HTTP_LISTEN").is_some()
         {
-            env.problem("IN_FLIGHT_TOTAL_BYTES_MAX must hold twice HTTP_BODY_BYTES_MAX and 2 MiB: a body and the events it becomes");
+            env.problem("IN_FLIGHT_DEVICE_BYTES_MAX must hold twice HTTP_BODY_BYTES_MAX and 2 MiB: a body and the events it becomes");
         }
-        if limits.in_flight_total_bytes_max < limits.in_flight_bytes_max {
-            env.problem("IN_FLIGHT_TOTAL_BYTES_MAX must not be below IN_FLIGHT_BYTES_MAX");
+        if self.in_flight_device_bytes_max < self.in_flight_bytes_max {
+            env.problem("IN_FLIGHT_DEVICE_BYTES_MAX must not be below IN_FLIGHT_BYTES_MAX");
         }
-        limits
+        if self.in_flight_total_bytes_max < self.in_flight_device_bytes_max {
+            env.problem("IN_FLIGHT_TOTAL_BYTES_MAX must not be below IN_FLIGHT_DEVICE_BYTES_MAX");
+        }
+    }
+}
+
+#[cfg(test)]
+impl Default for Limits {
+    fn default() -> Self {
+        Self::from_env(&mut Env::of([]))
     }
 }
 

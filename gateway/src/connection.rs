@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::Gateway;
+use crate::account::Connected;
 use crate::identity::Identity;
 use crate::mqtt::{Accepted, Connect, ConnectRefusal, Decoder, Encoder, Packet, Qos, Refusal, Version};
 use crate::session::{Admitted, End, Session};
@@ -20,7 +21,7 @@ use crate::wire::Wire;
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Serves the holder of a verified certificate until its connection ends.
-pub(crate) async fn serve<S>(gateway: Arc<Gateway>, identity: Identity, stream: S)
+pub(crate) async fn serve<S>(gateway: Arc<Gateway>, identity: Identity, connected: Connected, stream: S)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -46,14 +47,15 @@ where
     let encoder = Encoder::new(&connect);
     let window = Arc::new(Window::default());
     let (client_id, was_assigned) = client_id(&connect);
-    let admitted = admit(&gateway, &connect, identity.clone(), window.clone()).and_then(|admitted| {
-        let entered = gateway.sessions.enter(&identity, &client_id, &window);
-        // Whoever was denied between the look-up and the entry was told by nobody: look again.
-        match gateway.registry.lookup(&identity) {
-            Ok(_) => Ok((admitted, entered)),
-            Err(denied) => Err((ConnectRefusal::NotAuthorized, denied.to_string())),
-        }
-    });
+    let admitted =
+        admit(&gateway, &connect, identity.clone(), window.clone(), connected).and_then(|admitted| {
+            let entered = gateway.sessions.enter(&identity, &client_id, &window);
+            // Whoever was denied between the look-up and the entry was told by nobody: look again.
+            match gateway.registry.lookup(&identity) {
+                Ok(_) => Ok((admitted, entered)),
+                Err(denied) => Err((ConnectRefusal::NotAuthorized, denied.to_string())),
+            }
+        });
     let (admitted, entered) = match admitted {
         Ok(admitted) => admitted,
         Err((refusal, text)) => {
@@ -169,6 +171,7 @@ fn admit(
     connect: &Connect,
     identity: Identity,
     window: Arc<Window>,
+    connected: Connected,
 ) -> Result<Admitted, (ConnectRefusal, String)> {
     let refuse = |refusal, text: &str| Err((refusal, text.to_owned()));
     let is_v5 = connect.version == Version::V5;
@@ -203,6 +206,7 @@ fn admit(
             encoder: Encoder::new(connect),
             keep_alive_s: connect.keep_alive_s,
             window,
+            connected,
         }),
         Err(denied) => refuse(ConnectRefusal::NotAuthorized, &denied.to_string()),
     }

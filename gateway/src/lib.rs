@@ -21,6 +21,7 @@ pub mod mqtt;
 pub mod registry;
 pub mod spool;
 
+mod account;
 mod budget;
 mod config;
 mod connection;
@@ -35,7 +36,6 @@ mod http;
 mod listener;
 mod metrics;
 mod publish;
-mod rate;
 mod refused;
 mod reload;
 mod session;
@@ -75,12 +75,11 @@ struct Gateway {
     timestamps: decode::TimestampBounds,
     registry: registry::Registry,
     sessions: Arc<sessions::Sessions>,
-    budget: budget::Budget,
     publisher: publish::Publisher,
     metrics: metrics::Metrics,
     tls: tls::Tls,
     entrance: listener::Entrance,
-    rates: Arc<rate::Rates>,
+    accounts: Arc<account::Accounts>,
     tokens: Option<Verifier>,
     shutdown: CancellationToken,
 }
@@ -125,12 +124,11 @@ pub async fn serve(listeners: Listeners, config: Config, chassis: Chassis) -> an
         timestamps: config.timestamps,
         registry: registry::Registry::default(),
         sessions: Arc::default(),
-        budget: budget::Budget::new(config.limits.in_flight_total_bytes_max),
         publisher,
         metrics,
         tls: tls::Tls::new(loaded.clone()),
         entrance: listener::Entrance::new(&config.limits),
-        rates: Arc::new(rate::Rates::new(config.limits.publish_rate_max, config.limits.publish_burst_max)),
+        accounts: Arc::new(account::Accounts::new(&config.limits)),
         tokens,
         shutdown: chassis.shutdown.clone(),
     });

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
@@ -26,9 +26,13 @@ const PEER_PROBE_AFTER: Duration = Duration::from_secs(60);
 /// The wait after a failed accept: out of file descriptors, most likely.
 const ACCEPT_RETRY_WAIT: Duration = Duration::from_millis(100);
 
-/// What newcomers share: places, and turns at the handshake.
+/// Addresses that are kept before the first look for those that need not be.
+const ADDRESSES_MIN: usize = 1_024;
+
+/// What newcomers share: places, of MQTT and of HTTPS apart, and turns at the handshake.
 pub(crate) struct Entrance {
-    places: Arc<Places>,
+    mqtt: Arc<Places>,
+    http: Arc<Places>,
     turns: Arc<Semaphore>,
 }
 
@@ -36,8 +40,16 @@ impl Entrance {
     /// Starts empty.
     pub(crate) fn new(limits: &Limits) -> Self {
         Self {
-            places: Arc::new(Places::new(limits.connections_max, limits.connections_per_address_max)),
+            mqtt: Arc::new(Places::new(limits.connections_max, limits)),
+            http: Arc::new(Places::new(limits.http_connections_max, limits)),
             turns: Arc::new(Semaphore::new(limits.handshakes_max)),
+        }
+    }
+
+    fn places(&self, protocol: Protocol) -> &Arc<Places> {
+        match protocol {
+            Protocol::Mqtt => &self.mqtt,
+            Protocol::Http => &self.http,
         }
     }
 }
@@ -72,7 +84,7 @@ async fn accept(listener: &TcpListener, protocol: Protocol, gateway: &Arc<Gatewa
                 continue;
             }
         };
-        let place = match gateway.entrance.places.take(peer.ip()) {
+        let place = match gateway.entrance.places(protocol).take(peer.ip(), Instant::now()) {
             Ok(place) => place,
             Err(full) => {
                 gateway.metrics.refusals.with_label_values(&[full]).inc();
@@ -86,19 +98,41 @@ async fn accept(listener: &TcpListener, protocol: Protocol, gateway: &Arc<Gatewa
             // Boxed, so that a long session does not carry the room that its handshake needed.
             let shaken = Box::pin(shake_hands(&gateway, protocol, socket)).await;
             gateway.metrics.tls.handshakes.dec();
-            match shaken {
-                Some((Some(identity), stream)) if protocol == Protocol::Mqtt => {
-                    connection::serve(gateway.clone(), identity, stream).await;
-                }
-                Some((identity, stream)) if protocol == Protocol::Http => {
-                    Box::pin(http::serve(gateway.clone(), identity, stream)).await;
-                }
-                // Nobody gets through an MQTT handshake without a certificate.
-                Some(_) | None => {}
+            if let Some((identity, stream)) = shaken {
+                enter(&gateway, protocol, identity, stream).await;
             }
             gateway.metrics.connections.dec();
             drop(place);
         });
+    }
+}
+
+/// Serves who has shaken hands, if its device has a place left.
+async fn enter(
+    gateway: &Arc<Gateway>,
+    protocol: Protocol,
+    identity: Option<Identity>,
+    stream: TlsStream<TcpStream>,
+) {
+    let connected = match &identity {
+        Some(identity) => match gateway.accounts.of(&identity.sensor_id).connect(Instant::now()) {
+            Some(connected) => Some(connected),
+            None => {
+                gateway.metrics.refusals.with_label_values(&["connections-per-device-max"]).inc();
+                return;
+            }
+        },
+        None => None,
+    };
+    match (protocol, identity, connected) {
+        (Protocol::Mqtt, Some(identity), Some(connected)) => {
+            connection::serve(gateway.clone(), identity, connected, stream).await;
+        }
+        (Protocol::Http, identity, connected) => {
+            Box::pin(http::serve(gateway.clone(), identity, connected, stream)).await;
+        }
+        // Nobody gets through an MQTT handshake without a certificate.
+        (Protocol::Mqtt, ..) => {}
     }
 }
 
@@ -173,38 +207,61 @@ fn tune(socket: &TcpStream) {
     }
 }
 
-/// Counts connections, in total and by address.
+/// Counts connections, in total and by address, and how fast an address makes new ones.
+///
+/// Bounds: an address is kept while it has connections, or made one within the last seconds.
 #[derive(Debug)]
 struct Places {
     total_max: usize,
     address_max: usize,
+    interval: Duration,
     taken: Mutex<Taken>,
 }
 
 #[derive(Debug, Default)]
 struct Taken {
     total: usize,
-    by_address: HashMap<IpAddr, usize>,
+    by_address: HashMap<IpAddr, Address>,
+    /// With so many, those that need not be kept are dropped.
+    prune_at: usize,
+}
+
+#[derive(Debug)]
+struct Address {
+    count: usize,
+    /// When as many new connections as there are places may come at once again; see `account`.
+    rested_at: Instant,
 }
 
 impl Places {
-    fn new(total_max: usize, address_max: usize) -> Self {
-        Self { total_max, address_max, taken: Mutex::default() }
+    fn new(total_max: usize, limits: &Limits) -> Self {
+        let interval = Duration::from_secs(1) / limits.connection_rate_per_address_max.max(1);
+        let address_max = limits.connections_per_address_max;
+        Self { total_max, address_max, interval, taken: Mutex::default() }
     }
 
     /// Takes a place, or says which limit is reached, as a metric label.
-    fn take(self: &Arc<Self>, address: IpAddr) -> Result<Place, &'static str> {
+    fn take(self: &Arc<Self>, address: IpAddr, now: Instant) -> Result<Place, &'static str> {
         let address = subscriber(address);
         let mut taken = self.taken.lock();
-        let of_address = taken.by_address.get(&address).copied().unwrap_or(0);
+        if taken.by_address.len() >= taken.prune_at {
+            taken.by_address.retain(|_, one| one.count > 0 || one.rested_at > now);
+            taken.prune_at = (2 * taken.by_address.len()).max(ADDRESSES_MIN);
+        }
         if taken.total == self.total_max {
             return Err("connections-max");
         }
-        if of_address == self.address_max {
+        let one = taken.by_address.entry(address).or_insert(Address { count: 0, rested_at: now });
+        if one.count == self.address_max {
             return Err("connections-per-address-max");
         }
+        let rested_at = one.rested_at.max(now) + self.interval;
+        if rested_at > now + self.interval * u32::try_from(self.address_max).unwrap_or(u32::MAX) {
+            return Err("connection-rate-per-address-max");
+        }
+        one.rested_at = rested_at;
+        one.count += 1;
         taken.total += 1;
-        taken.by_address.insert(address, of_address + 1);
         Ok(Place { places: self.clone(), address })
     }
 }
@@ -231,11 +288,8 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut taken = self.places.taken.lock();
         taken.total -= 1;
-        if let Some(count) = taken.by_address.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                taken.by_address.remove(&self.address);
-            }
+        if let Some(one) = taken.by_address.get_mut(&self.address) {
+            one.count -= 1;
         }
     }
 }
@@ -244,18 +298,52 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
+    fn places(total_max: usize, address_max: usize, rate: u32) -> Arc<Places> {
+        let limits = Limits {
+            connections_per_address_max: address_max,
+            connection_rate_per_address_max: rate,
+            ..Limits::default()
+        };
+        Arc::new(Places::new(total_max, &limits))
+    }
+
     #[test]
     fn places_are_limited_in_total_and_by_address() {
-        let places = Arc::new(Places::new(3, 2));
+        let (places, now) = (places(3, 2, 1), Instant::now());
         let [a, b, c] =
             ["10.0.0.1", "10.0.0.2", "::ffff:10.0.0.1"].map(|text| text.parse::<IpAddr>().unwrap());
-        let first = places.take(a).unwrap();
-        let _second = places.take(c).expect("the same address in IPv6 clothes");
-        assert_eq!(places.take(a).unwrap_err(), "connections-per-address-max");
-        let _third = places.take(b).unwrap();
-        assert_eq!(places.take(b).unwrap_err(), "connections-max");
+        let first = places.take(a, now).unwrap();
+        let _second = places.take(c, now).expect("the same address in IPv6 clothes");
+        assert_eq!(places.take(a, now).unwrap_err(), "connections-per-address-max");
+        let _third = places.take(b, now).unwrap();
+        assert_eq!(places.take(b, now).unwrap_err(), "connections-max");
         drop(first);
-        assert!(places.take(b).is_ok());
+        assert!(places.take(b, now).is_ok());
+    }
+
+    #[test]
+    fn address_that_connects_again_and_again_is_slowed_down() {
+        let (places, start) = (places(9, 3, 10), Instant::now());
+        let [one, other] = ["10.0.0.1", "10.0.0.2"].map(|text| text.parse::<IpAddr>().unwrap());
+        let at = |ms| start + Duration::from_millis(ms);
+        for _ in 0..3 {
+            assert!(places.take(one, at(0)).is_ok(), "as many at once as may stay");
+        }
+        assert_eq!(places.take(one, at(99)).unwrap_err(), "connection-rate-per-address-max");
+        assert!(places.take(other, at(99)).is_ok());
+        assert!(places.take(one, at(100)).is_ok());
+        assert_eq!(places.take(one, at(199)).unwrap_err(), "connection-rate-per-address-max");
+        assert!(places.take(one, at(200)).is_ok());
+    }
+
+    #[test]
+    fn addresses_that_are_gone_are_not_kept() {
+        let (places, mut now) = (places(9, 3, 1_000), Instant::now());
+        for number in 0..10 * u32::try_from(ADDRESSES_MIN).unwrap() {
+            assert!(places.take(std::net::Ipv4Addr::from(number).into(), now).is_ok());
+            now += Duration::from_millis(1);
+        }
+        assert!(places.taken.lock().by_address.len() <= 2 * ADDRESSES_MIN);
     }
 
     #[tokio::test]
@@ -287,8 +375,8 @@ mod tests {
     #[test]
     fn host_cannot_multiply_within_its_prefix() {
         let [a, b] = ["2001:db8::1", "2001:db8::2"].map(|text| text.parse::<IpAddr>().unwrap());
-        let places = Arc::new(Places::new(9, 1));
-        let _one = places.take(a).unwrap();
-        assert!(places.take(b).is_err());
+        let (places, now) = (places(9, 1, 1), Instant::now());
+        let _one = places.take(a, now).unwrap();
+        assert!(places.take(b, now).is_err());
     }
 }

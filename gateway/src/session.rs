@@ -1,9 +1,9 @@
 //! One connection after its CONNECT: packets in, records out, acknowledgements back.
 //!
 //! One task, no channels. A turn takes what is done from the window, hands on what has been read, writes, and reads more; when a
-//! message finds no room (in the window, in the budget of all connections, or in the producer's queue) nothing more is read
-//! from the socket until it does, so backpressure reaches the device. A client that keeps to its Receive Maximum is still
-//! read, and its PINGREQ answered, while all its messages wait for Kafka.
+//! message finds no room (in the window, in the budgets, or in the producer's queue), or the device has overdrawn its account,
+//! nothing more is read from the socket until it may be, so backpressure reaches the device. A client that keeps to its Receive
+//! Maximum is still read, and its PINGREQ answered, while all its messages wait for Kafka; one that does not is not cut off.
 
 mod clocks;
 mod end;
@@ -17,11 +17,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use crate::Gateway;
+use crate::account::{self, Connected};
 use crate::budget::Share;
 use crate::decode::Births;
 use crate::identity::Identity;
 use crate::mqtt::{Decoder, DisconnectReason, Encoder, Packet, PubAckReason, SubAckReason, topic};
-use crate::rate::Rate;
 use crate::registry::Device;
 use crate::window::{Closing, Outcome, Promise, RECORD_OVERHEAD_BYTES, Window};
 use crate::wire::Wire;
@@ -55,7 +55,8 @@ pub(crate) struct Session<S> {
     births: Births,
     pending: Option<Pending>,
     share: Share,
-    rate: Rate,
+    /// The device's account, and this connection's place in it.
+    connected: Connected,
     clocks: Clocks,
 }
 
@@ -68,13 +69,16 @@ pub(crate) struct Admitted {
     pub(crate) encoder: Encoder,
     pub(crate) keep_alive_s: u16,
     pub(crate) window: Arc<Window>,
+    pub(crate) connected: Connected,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     pub(crate) fn new(gateway: Arc<Gateway>, admitted: Admitted, decoder: Decoder, wire: Wire<S>) -> Self {
-        let Admitted { identity, device, generation, encoder, keep_alive_s, window } = admitted;
+        let Admitted { identity, device, generation, encoder, keep_alive_s, window, connected } = admitted;
+        let mut clocks = Clocks::start(keep_alive_s);
+        clocks.retry_at = connected.account().wait(clocks.now).map(|wait| clocks.now + wait);
         Self {
-            rate: gateway.rates.of(&identity.sensor_id),
+            connected,
             gateway,
             identity,
             wire,
@@ -86,7 +90,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             births: Births::default(),
             pending: None,
             share: Share::default(),
-            clocks: Clocks::start(keep_alive_s),
+            clocks,
         }
     }
 
@@ -156,7 +160,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     fn advance(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let (_, is_draining) = self.window.asked();
         loop {
-            if self.submit(cx)?.is_pending() || is_draining {
+            // The device may have to wait for its account without a message that waits for room.
+            if self.submit(cx)?.is_pending() || is_draining || self.clocks.retry_at.is_some() {
                 return Ok(false);
             }
             if self.wire.output.len() > OUTPUT_BYTES_MAX {
@@ -195,18 +200,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         match packet {
             Packet::Publish(publish) => self.on_publish(publish)?,
             Packet::Subscribe { packet_id, filters, has_identifier } => {
+                self.charge(cost_of_filters(&filters));
                 let reasons: Vec<_> =
                     filters.iter().map(|filter| self.answer_filter(filter, has_identifier)).collect();
                 self.encoder.suback(packet_id, &reasons, &mut self.wire.output);
             }
             Packet::Unsubscribe { packet_id, filters } => {
+                self.charge(cost_of_filters(&filters));
                 self.encoder.unsuback(packet_id, filters.len(), &mut self.wire.output);
             }
-            Packet::PingReq => self.encoder.pingresp(&mut self.wire.output),
+            Packet::PingReq => {
+                self.charge(1);
+                self.encoder.pingresp(&mut self.wire.output);
+            }
             Packet::Disconnect => return Err(End::Left),
             Packet::Connect(_) => return Err(End::told(DisconnectReason::Protocol, "a second CONNECT")),
         }
         Ok(())
+    }
+
+    /// Charges the device, which is not read while its account is overdrawn.
+    fn charge(&mut self, cost: u64) {
+        if let Some(wait) = self.connected.account().charge(cost, self.clocks.heard_at) {
+            self.gateway.metrics.read_pauses.with_label_values(&["rate"]).inc();
+            self.clocks.retry_at = Some(self.clocks.heard_at + wait);
+        }
     }
 
     /// A granted filter never delivers anything yet; it lets a firmware that waits for commands start.
@@ -251,11 +269,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     /// Ends the session when a deadline has passed, else has the task woken for the next one.
     fn check_deadlines(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
-        let is_reading = self.pending.is_none() && !self.share.is_waiting();
+        let is_reading = self.pending.is_none() && !self.share.is_waiting() && self.clocks.retry_at.is_none();
         let frame_bytes = self.decoder.frame_bytes(&self.wire.input).unwrap_or_default();
         let (reason, text) = match self.clocks.poll(cx, is_reading, frame_bytes) {
             Poll::Pending => return Ok(()),
             Poll::Ready(Due::Retry) => {
+                self.clocks.reads_again();
                 cx.waker().wake_by_ref();
                 return Ok(());
             }
@@ -277,4 +296,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         std::task::ready!(self.wire.poll_send(cx))?;
         self.wire.poll_end(cx)
     }
+}
+
+/// Each filter is looked at, kept for a moment and answered.
+fn cost_of_filters(filters: &[String]) -> u64 {
+    account::cost(filters.len(), filters.iter().map(String::len).sum())
 }

@@ -11,9 +11,9 @@ use std::task::Waker;
 
 use futures::task::AtomicWaker;
 use parking_lot::Mutex;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Duration, Instant};
 
+use crate::budget::Permit;
 use crate::registry::Denied;
 
 /// What a message in flight costs beside its own bytes: the envelope of its event, its headers, and what the producer and
@@ -69,9 +69,8 @@ struct State {
     /// Number of the entry at the front.
     first: u64,
     bytes: usize,
-    owed: usize,
-    /// The shares of the budget of all connections that all entries have.
-    permit: Option<OwnedSemaphorePermit>,
+    /// The shares of the budget that all entries have.
+    permit: Option<Permit>,
     closing: Option<Closing>,
     is_draining: bool,
 }
@@ -103,28 +102,18 @@ impl Window {
     }
 
     /// Opens a slot behind all others.
-    pub(crate) fn open(
-        self: &Arc<Self>,
-        promise: Promise,
-        bytes: usize,
-        permit: OwnedSemaphorePermit,
-    ) -> Slot {
+    pub(crate) fn open(self: &Arc<Self>, promise: Promise, bytes: usize, permit: Permit) -> Slot {
         let number = self.state.lock().push(promise, None, bytes, Some(permit));
         Slot { window: Some(self.clone()), number }
     }
 
-    /// Puts a refusal behind all others, so that it is told in its turn.
-    pub(crate) fn refuse(&self, packet_id: u16) {
-        self.state.lock().push(Promise::Ack(packet_id), Some(Outcome::NotAuthorized), 0, None);
-    }
-
-    /// Puts a message that needs no record behind all others, to be acknowledged in its turn.
-    pub(crate) fn settle(&self, packet_id: u16) {
-        self.state.lock().push(Promise::Ack(packet_id), Some(Outcome::Stored), 0, None);
+    /// Puts a message that needs no record behind all others, to be acknowledged or refused in its turn.
+    pub(crate) fn settle(&self, packet_id: u16, outcome: Outcome) {
+        self.state.lock().push(Promise::Ack(packet_id), Some(outcome), 0, None);
     }
 
     /// Takes the slot opened last back, with its share of the budget.
-    pub(crate) fn withdraw(&self, mut slot: Slot) -> Option<OwnedSemaphorePermit> {
+    pub(crate) fn withdraw(&self, mut slot: Slot) -> Option<Permit> {
         slot.window = None;
         let mut state = self.state.lock();
         debug_assert_eq!(
@@ -161,7 +150,7 @@ impl Window {
     /// How full it is.
     pub(crate) fn load(&self) -> Load {
         let state = self.state.lock();
-        Load { records: state.entries.len(), bytes: state.bytes, owed: state.owed }
+        Load { records: state.entries.len(), bytes: state.bytes }
     }
 
     /// Asks the connection to end. The first reason stands.
@@ -203,8 +192,6 @@ pub(crate) struct Load {
     pub(crate) records: usize,
     /// Their bytes, overhead included.
     pub(crate) bytes: usize,
-    /// Those that are owed a PUBACK.
-    pub(crate) owed: usize,
 }
 
 impl State {
@@ -213,11 +200,10 @@ impl State {
         promise: Promise,
         outcome: Option<Outcome>,
         bytes: usize,
-        permit: Option<OwnedSemaphorePermit>,
+        permit: Option<Permit>,
     ) -> u64 {
         self.bytes += bytes;
-        self.owed += usize::from(matches!(promise, Promise::Ack(_)));
-        let share = permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let share = permit.as_ref().map_or(0, Permit::bytes);
         match (&mut self.permit, permit) {
             (Some(all), Some(permit)) => all.merge(permit),
             (all @ None, permit) => *all = permit,
@@ -228,13 +214,12 @@ impl State {
     }
 
     /// Takes an entry's share out of the permit.
-    fn give_back(&mut self, share: usize) -> Option<OwnedSemaphorePermit> {
+    fn give_back(&mut self, share: usize) -> Option<Permit> {
         self.permit.as_mut()?.split(share)
     }
 
     fn forget(&mut self, entry: &Entry) {
         self.bytes -= entry.bytes;
-        self.owed -= usize::from(matches!(entry.promise, Promise::Ack(_)));
     }
 }
 
@@ -271,11 +256,15 @@ impl Drop for Slot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::budget::{Budget, DeviceBudget};
     use proptest::prelude::*;
-    use tokio::sync::Semaphore;
 
-    fn open(window: &Arc<Window>, budget: &Arc<Semaphore>, packet_id: u16) -> Slot {
-        window.open(Promise::Ack(packet_id), 1, budget.clone().try_acquire_many_owned(1).unwrap())
+    fn open(window: &Arc<Window>, budget: &DeviceBudget, packet_id: u16) -> Slot {
+        window.open(Promise::Ack(packet_id), 1, budget.try_take(1).unwrap())
+    }
+
+    fn budget(bytes: usize) -> DeviceBudget {
+        Budget::new(bytes, bytes).of_device()
     }
 
     fn done(window: &Window) -> Vec<(u16, Outcome)> {
@@ -289,16 +278,16 @@ mod tests {
 
     #[test]
     fn dropped_slot_is_never_acknowledged() {
-        let (window, budget) = (Arc::new(Window::default()), Arc::new(Semaphore::new(1)));
+        let (window, budget) = (Arc::new(Window::default()), budget(1));
         drop(open(&window, &budget, 7));
         assert_eq!(done(&window), [(7, Outcome::Failed)]);
     }
 
     #[test]
     fn refusal_waits_for_its_turn() {
-        let (window, budget) = (Arc::new(Window::default()), Arc::new(Semaphore::new(1)));
+        let (window, budget) = (Arc::new(Window::default()), budget(1));
         let slot = open(&window, &budget, 1);
-        window.refuse(2);
+        window.settle(2, Outcome::NotAuthorized);
         assert!(done(&window).is_empty());
         slot.complete(Outcome::Stored);
         assert_eq!(done(&window), [(1, Outcome::Stored), (2, Outcome::NotAuthorized)]);
@@ -306,16 +295,16 @@ mod tests {
 
     #[test]
     fn withdrawn_slot_leaves_no_trace() {
-        let (window, budget) = (Arc::new(Window::default()), Arc::new(Semaphore::new(2)));
+        let (window, budget) = (Arc::new(Window::default()), budget(2));
         let first = open(&window, &budget, 1);
         let second = open(&window, &budget, 2);
         assert!(window.withdraw(second).is_some());
-        assert_eq!(window.load(), Load { records: 1, bytes: 1, owed: 1 });
+        assert_eq!(window.load(), Load { records: 1, bytes: 1 });
         let third = open(&window, &budget, 3);
         third.complete(Outcome::Stored);
         first.complete(Outcome::Stored);
         assert_eq!(done(&window), [(1, Outcome::Stored), (3, Outcome::Stored)]);
-        assert_eq!(budget.available_permits(), 2);
+        assert!(budget.is_unused());
     }
 
     #[test]
@@ -332,7 +321,7 @@ mod tests {
             order in Just((1..=40u16).collect::<Vec<_>>()).prop_shuffle(),
             takes in proptest::collection::vec(any::<bool>(), 40),
         ) {
-            let (window, budget) = (Arc::new(Window::default()), Arc::new(Semaphore::new(40)));
+            let (window, budget) = (Arc::new(Window::default()), budget(40));
             let mut slots: Vec<_> = (1..=40).map(|id| Some(open(&window, &budget, id))).collect();
             let mut taken = Vec::new();
             for (id, take) in order.iter().zip(takes) {
@@ -343,8 +332,8 @@ mod tests {
             }
             taken.extend(done(&window));
             prop_assert_eq!(taken, (1..=40).map(|id| (id, Outcome::Stored)).collect::<Vec<_>>());
-            prop_assert_eq!(window.load(), Load { records: 0, bytes: 0, owed: 0 });
-            prop_assert_eq!(budget.available_permits(), 40);
+            prop_assert_eq!(window.load(), Load { records: 0, bytes: 0 });
+            prop_assert!(budget.is_unused());
         }
     }
 }

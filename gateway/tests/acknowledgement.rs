@@ -99,15 +99,53 @@ async fn full_window_stops_the_reading_and_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn more_than_receive_maximum_ends_an_mqtt_5_session() {
+async fn client_that_ignores_its_receive_maximum_waits_and_loses_nothing() {
     let stack = Stack::stalled(&[("IN_FLIGHT_MAX", "2")]).await;
     let device = stack.register("a-1").await;
     let mut client = stack.dial(&device).await;
     client.enter(5, "c").await;
-    for packet_id in 1..=3 {
+    for packet_id in 1..=50 {
         client.send(&publish(5, 1, packet_id, &device.mqtt_topic(), br#"{"t":1}"#)).await;
     }
-    assert_eq!(disconnect_reason(&client.frame().await.unwrap()), 0x93);
+    wait::until("the reading stops", async || {
+        (stack.metric_of("gateway_read_pauses_total", "window") > 0.0).then_some(())
+    })
+    .await;
+    assert_eq!(stack.metric("gateway_publishes_total"), 3.0, "two in flight, one at hand, the rest unread");
+    stack.release_readings().await;
+    for packet_id in 1..=50 {
+        assert_eq!(client.frame().await.unwrap(), puback(packet_id));
+    }
+    assert_eq!(stack.metric("gateway_sessions_ended_total"), 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_without_readings_wait_for_room_like_any_other() {
+    let stack = Stack::stalled(&[("IN_FLIGHT_MAX", "10")]).await;
+    let device = stack.register("edge-1").await;
+    let mut client = stack.dial(&device).await;
+    client.enter(4, "c").await;
+    client.send(&publish(4, 1, 1, &device.mqtt_topic(), br#"{"t":1}"#)).await;
+    wait::until("a reading waits for Kafka", async || {
+        (stack.metric("gateway_publishes_total") == 1.0).then_some(())
+    })
+    .await;
+    stack.change(&device, |row| row.codec = "sparkplug-b".to_owned()).await;
+    // Registered later, so that the change before it has arrived, too.
+    stack.register("witness-1").await;
+    let death = format!("{}/NDEATH", device.mqtt_topic());
+    for packet_id in 2..=500 {
+        client.send(&publish(4, 1, packet_id, &death, b"")).await;
+    }
+    wait::until("the reading stops", async || {
+        (stack.metric_of("gateway_read_pauses_total", "window") > 0.0).then_some(())
+    })
+    .await;
+    assert_eq!(stack.metric("gateway_publishes_total"), 11.0, "ten in the window, one at hand");
+    stack.release_readings().await;
+    for packet_id in 1..=500 {
+        assert_eq!(client.frame().await.unwrap(), puback(packet_id), "in PUBLISH order");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -120,7 +158,7 @@ async fn exhausted_budget_stops_the_reading_and_loses_nothing() {
     ];
     let stack = Stack::stalled(&settings).await;
     let (a, b) = (stack.register("a-1").await, stack.register("b-1").await);
-    let payload = format!(r#"{{"t":1,"text":"{}"}}"#, "x".repeat(30_000));
+    let payload = format!(r#"{{"t":1{}}}"#, " ".repeat(30_000));
     let mut clients = Vec::new();
     for device in [&a, &b] {
         let mut client = stack.dial(device).await;

@@ -99,7 +99,9 @@ fn normal(mut readings: Vec<Value>) -> Vec<Value> {
 
 #[test]
 fn every_reason_of_a_dead_letter_is_explained() {
-    let source = include_str!("../src/decode/undecodable.rs");
+    let sources =
+        [include_str!("../src/decode/undecodable.rs"), include_str!("../../schema/src/storable.rs")];
+    let source = sources.concat();
     let names = source.split("=> \"").skip(1).map(|rest| rest.split('"').next().unwrap());
     let known: BTreeSet<_> = names.collect();
     let table: Vec<_> = rows(section("## Reasons of dead letters")).collect();
@@ -139,7 +141,11 @@ fn every_limit_has_its_default() {
             "IN_FLIGHT_MAX" => limits.in_flight_max.into(),
             "PUBLISH_RATE_MAX" => limits.publish_rate_max as usize,
             "PUBLISH_BURST_MAX" => limits.publish_burst_max as usize,
+            "IN_FLIGHT_DEVICE_BYTES_MAX" => limits.in_flight_device_bytes_max,
+            "CONNECTIONS_PER_DEVICE_MAX" => limits.connections_per_device_max,
             "CONNECTIONS_PER_ADDRESS_MAX" => limits.connections_per_address_max,
+            "CONNECTION_RATE_PER_ADDRESS_MAX" => limits.connection_rate_per_address_max as usize,
+            "HTTP_CONNECTIONS_MAX" => limits.http_connections_max,
             "CONNECTIONS_MAX" => limits.connections_max,
             "HANDSHAKE_MS_MAX" => ms(limits.handshake_time_max),
             "CONNECT_MS_MAX" => ms(limits.connect_time_max),

@@ -33,7 +33,13 @@ struct Target {
 
 impl Target {
     async fn start() -> Self {
-        let stack = Stack::with(&[("HTTP_LISTEN", "127.0.0.1:0")]).await;
+        // What a device may cost is not what this is about.
+        let settings = [
+            ("HTTP_LISTEN", "127.0.0.1:0"),
+            ("PUBLISH_RATE_MAX", "1000000"),
+            ("CONNECTION_RATE_PER_ADDRESS_MAX", "1000000"),
+        ];
+        let stack = Stack::with(&settings).await;
         let json = stack.register("json-1").await;
         let sparkplug = stack.register("sparkplug-1").await;
         stack.change(&sparkplug, |row| row.codec = "sparkplug-b".to_owned()).await;

@@ -13,19 +13,19 @@ use crate::raw::{Client, puback, publish};
 use crate::stack::{QUIET, Stack, next_reading};
 
 /// What the gateway answered.
-struct Answer {
-    status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     head: String,
-    body: Value,
+    pub(crate) body: Value,
 }
 
 impl Answer {
-    fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
     }
 
     /// Asserts a problem of that status, complete and in its media type.
-    fn problem(self, status: u16) -> Self {
+    pub(crate) fn problem(self, status: u16) -> Self {
         assert_eq!(self.status, status, "{}", self.body);
         assert_eq!(self.header("content-type"), Some("application/problem+json"));
         assert_eq!(self.body["status"], status);
@@ -33,7 +33,7 @@ impl Answer {
         self
     }
 
-    fn accepted(self, readings: usize) -> Self {
+    pub(crate) fn accepted(self, readings: usize) -> Self {
         assert_eq!(self.status, 202, "{}", self.body);
         assert_eq!(self.body["readings"], readings);
         self
@@ -41,15 +41,15 @@ impl Answer {
 }
 
 impl Stack {
-    async fn with_http(settings: &[(&str, &str)]) -> Self {
+    pub(crate) async fn with_http(settings: &[(&str, &str)]) -> Self {
         Self::with(&[&[("HTTP_LISTEN", "127.0.0.1:0")], settings].concat()).await
     }
 
-    async fn dial_http(&self, device: Option<&DeviceCertificate>) -> std::io::Result<Client> {
+    pub(crate) async fn dial_http(&self, device: Option<&DeviceCertificate>) -> std::io::Result<Client> {
         Client::dial(self.http_port.unwrap(), &self.pki.root_pem(), device).await
     }
 
-    async fn post(&self, device: &DeviceCertificate, body: &str) -> Answer {
+    pub(crate) async fn post(&self, device: &DeviceCertificate, body: &str) -> Answer {
         ask(&mut self.dial_http(Some(device)).await.unwrap(), "", body).await
     }
 
@@ -68,7 +68,7 @@ async fn ask(client: &mut Client, headers: &str, body: &str) -> Answer {
     send(client, &request).await
 }
 
-async fn send(client: &mut Client, request: &str) -> Answer {
+pub(crate) async fn send(client: &mut Client, request: &str) -> Answer {
     let (status, head, body) = client.ask(request.as_bytes()).await;
     Answer { status, head, body: serde_json::from_str(&body).unwrap() }
 }
@@ -185,13 +185,14 @@ async fn requests_that_are_none_are_told_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn device_that_posts_too_fast_is_told_when_to_come_back() {
-    let stack = Stack::with_http(&[("PUBLISH_RATE_MAX", "1"), ("PUBLISH_BURST_MAX", "3")]).await;
+    // Three readings, and the connection that they come over.
+    let stack = Stack::with_http(&[("PUBLISH_RATE_MAX", "1"), ("PUBLISH_BURST_MAX", "13")]).await;
     let (device, other) = (stack.register("a-1").await, stack.register("b-1").await);
     let three = r#"[{"t":1},{"t":2},{"t":3}]"#;
     stack.post(&device.certificate, three).await.accepted(3);
     let refused = stack.post(&device.certificate, three).await.problem(429);
     let wait_s: u64 = refused.header("retry-after").unwrap().parse().unwrap();
-    assert!((1..=3).contains(&wait_s), "{wait_s}");
+    assert!((1..=13).contains(&wait_s), "{wait_s}");
     stack.post(&other.certificate, three).await.accepted(3);
 }
 
@@ -209,21 +210,138 @@ async fn what_cannot_be_stored_now_is_refused_with_a_time_to_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn request_waits_for_no_budget_that_others_hold() {
+async fn what_is_announced_and_never_sent_takes_no_room() {
     let stack = Stack::with_http(&[("IN_FLIGHT_TOTAL_BYTES_MAX", "4300000")]).await;
-    let (large, device) = (stack.register("large-1").await, stack.register("a-1").await);
+    let (slow, device) = (stack.register("slow-1").await, stack.register("a-1").await);
     let head = "POST /api/v1/readings HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n";
     let mut holders = Vec::new();
-    // Each announces a megabyte and never sends it.
-    for _ in 0..4 {
-        let mut client = stack.dial_http(Some(&large.certificate)).await.unwrap();
-        client.send(head.as_bytes()).await;
+    // Each announces a megabyte, sends a byte of it and no more: thirty megabytes in a budget of four.
+    for _ in 0..30 {
+        let mut client = stack.dial_http(Some(&slow.certificate)).await.unwrap();
+        client.send(format!("{head}[").as_bytes()).await;
         holders.push(client);
     }
-    let body = format!(r#"{{"t":1,"text":"{}"}}"#, "x".repeat(400_000));
-    wait::until("the budget is taken", async || {
-        let answer = stack.post(&device.certificate, &body).await;
-        (answer.status == 503).then(|| assert_eq!(answer.header("retry-after"), Some("1")))
+    let body = format!(r#"{{"t":1{}}}"#, " ".repeat(400_000));
+    stack.post(&device.certificate, &body).await.accepted(1);
+    let refused = stack.dial_http(Some(&slow.certificate)).await;
+    let third = stack.dial_http(Some(&slow.certificate)).await;
+    let mut fourth = stack.dial_http(Some(&slow.certificate)).await.unwrap();
+    assert!(refused.is_ok() && third.is_ok(), "32 connections are its own");
+    assert_eq!(fourth.try_connect().await, None, "and no more");
+    assert_eq!(stack.metric_of("gateway_refusals_total", "connections-per-device-max"), 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn device_has_its_share_of_what_may_be_in_flight_and_no_more() {
+    let settings = [
+        ("HTTP_LISTEN", "127.0.0.1:0"),
+        ("HTTP_BODY_BYTES_MAX", "100000"),
+        ("IN_FLIGHT_DEVICE_BYTES_MAX", "2400000"),
+        ("IN_FLIGHT_TOTAL_BYTES_MAX", "4800000"),
+        ("CONNECTIONS_PER_DEVICE_MAX", "100"),
+        ("PUBLISH_RATE_MAX", "1000000"),
+    ];
+    let stack = Stack::with(&settings).await;
+    let (slow, device) = (stack.register("slow-1").await, stack.register("a-1").await);
+    let head = "POST /api/v1/readings HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n";
+    let most = format!("{head}[{}", " ".repeat(90_000));
+    let mut holders = Vec::new();
+    for _ in 0..24 {
+        let mut client = stack.dial_http(Some(&slow.certificate)).await.unwrap();
+        client.send(most.as_bytes()).await;
+        holders.push(client);
+    }
+    let body = format!(r#"{{"t":1{}}}"#, " ".repeat(90_000));
+    wait::until("the device's share is taken", async || {
+        let answer = stack.post(&slow.certificate, &body).await;
+        (answer.status == 429).then(|| assert_eq!(answer.header("retry-after"), Some("1")))
     })
     .await;
+    stack.post(&device.certificate, &body).await.accepted(1);
+    assert!(stack.metric_of("gateway_read_pauses_total", "device-budget") > 0.0);
+    assert_eq!(stack.metric_of("gateway_read_pauses_total", "budget"), 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusal_of_a_body_that_is_too_large_arrives() {
+    // What is let by is charged, too.
+    let stack = Stack::with_http(&[("PUBLISH_RATE_MAX", "1000000")]).await;
+    let device = stack.register("a-1").await;
+    let head = |bytes: usize, more: &str| {
+        format!("POST /api/v1/readings HTTP/1.1\r\nhost: x\r\ncontent-length: {bytes}\r\n{more}\r\n")
+    };
+    for bytes in [1_060_000, 1_100_000, 2_000_000, 8_000_000] {
+        // Written to its end before anything is read, as simple clients do.
+        let mut client = stack.dial_http(Some(&device.certificate)).await.unwrap();
+        let request = head(bytes, "") + &" ".repeat(bytes);
+        send(&mut client, &request).await.problem(413);
+        ask(&mut client, "", r#"{"t":1}"#).await.accepted(1);
+    }
+    let mut client = stack.dial_http(Some(&device.certificate)).await.unwrap();
+    let expect = "expect: 100-continue\r\n";
+    send(&mut client, &head(2_000_000, expect)).await.problem(413);
+    let mut client = stack.dial_http(Some(&device.certificate)).await.unwrap();
+    let (status, _) = client.ask_head(head(7, expect).as_bytes()).await;
+    assert_eq!(status, 100, "what may come is asked for");
+    send(&mut client, r#"{"t":1}"#).await.accepted(1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stranger_gets_one_answer_and_none_of_the_places_of_mqtt() {
+    let stack = Stack::with_http(&[("HTTP_CONNECTIONS_MAX", "2")]).await;
+    let device = stack.register("a-1").await;
+    for request in ["GET / HTTP/1.1\r\nhost: x\r\n\r\n", "BREW /api/v1/readings HTTP/1.1\r\nhost: x\r\n\r\n"]
+    {
+        let mut stranger = stack.dial_http(None).await.unwrap();
+        let answer = send(&mut stranger, request).await;
+        assert_eq!(answer.header("connection"), Some("close"), "{request}");
+        assert_eq!(stranger.frame().await, None);
+    }
+    let mut stranger = stack.dial_http(None).await.unwrap();
+    let refused = ask(&mut stranger, "", r#"{"t":1}"#).await.problem(401);
+    assert_eq!(refused.header("connection"), Some("close"));
+    let unregistered = stack.pki.device("nobody-1");
+    let mut stranger = stack.dial_http(Some(&unregistered)).await.unwrap();
+    assert_eq!(ask(&mut stranger, "", r#"{"t":1}"#).await.problem(403).header("connection"), Some("close"));
+    wait::until("the strangers have left", async || {
+        (stack.metric("gateway_connections") == 0.0).then_some(())
+    })
+    .await;
+    let _places = (stack.dial_http(None).await.unwrap(), stack.dial_http(None).await.unwrap());
+    assert!(stack.dial_http(Some(&device.certificate)).await.is_err());
+    assert_eq!(stack.metric_of("gateway_refusals_total", "connections-max"), 1.0);
+    stack.dial(&device).await.enter(4, "c").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_that_nobody_can_store_are_refused_by_name() {
+    let stack = Stack::with_http(&[]).await;
+    let device = stack.register("a-1").await;
+    let body = r#"[{"good":1},{"good":1,"poison":1e300},{"t":1,"text":{"deep":["\u0000"]}}]"#;
+    let problem = stack.post(&device.certificate, body).await.problem(400);
+    let errors = problem.body["errors"].as_array().unwrap();
+    let fields: Vec<_> = errors.iter().map(|error| error["field"].as_str().unwrap()).collect();
+    assert_eq!(fields, ["[1].poison", "[2].text"]);
+    let large = format!(r#"{{"t":1,"text":"{}"}}"#, "x".repeat(20_000));
+    let problem = stack.post(&device.certificate, &large).await.problem(400);
+    assert!(problem.body.to_string().contains("16384"), "{}", problem.body);
+    let readings = stack.kafka.read(topics::READINGS);
+    stack.post(&device.certificate, r#"{"last":1}"#).await.accepted(1);
+    assert_eq!(next_reading(&readings).await.values.len(), 1);
+    let mut client = stack.dial(&device).await;
+    client.enter(5, "c").await;
+    let letters = stack.kafka.read(topics::PRODUCER_DLQ);
+    for (packet_id, (payload, reason, name)) in (1..).zip([
+        (r#"{"good":1,"poison":1e300}"#, "value-out-of-range", "poison"),
+        (r#"{"good":1,"poison":1e999}"#, "not-finite", "poison"),
+        (r#"{"good":1,"poison":"a\u0000b"}"#, "nul", "poison"),
+        (large.as_str(), "attributes-too-large", "attributes"),
+        (r#"{"good":1,"poison pill":1}"#, "metric-name", "poison pill"),
+    ]) {
+        client.send(&publish(5, 1, packet_id, &device.mqtt_topic(), payload.as_bytes())).await;
+        assert_eq!(client.frame().await.unwrap(), puback(packet_id));
+        let letter = letters.next().await;
+        assert_eq!(letter.header("reason"), Some(reason));
+        assert!(letter.header("detail").unwrap().contains(name), "{:?}", letter.header("detail"));
+    }
 }

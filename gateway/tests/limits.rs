@@ -8,7 +8,7 @@ use testkit::wait;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::raw::{Client, PINGREQ, PINGRESP, disconnect_reason, frame, puback, publish};
+use crate::raw::{Client, PINGREQ, PINGRESP, disconnect_reason, frame, puback, publish, subscribe};
 use crate::stack::{QUIET, Stack, next_reading};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -49,6 +49,47 @@ async fn device_that_publishes_too_fast_waits_and_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whatever_a_device_sends_is_charged_and_answered() {
+    let stack = Stack::with(&[("PUBLISH_RATE_MAX", "100"), ("PUBLISH_BURST_MAX", "30")]).await;
+    let filters: Vec<_> = (1..=50).flat_map(|id| subscribe(5, id, "devices/filters/x")).collect();
+    let elsewhere = |id| publish(5, 1, id, "devices/other/readings", br#"{"t":1}"#);
+    let padded = format!(r#"{{"t":1{}}}"#, " ".repeat(9_000));
+    let large = |id| publish(5, 1, id, "devices/bytes/readings", padded.as_bytes());
+    for (name, packets, answers) in [
+        ("pings", PINGREQ.repeat(50), 50),
+        ("filters", filters, 50),
+        ("refused", (1..=50).flat_map(elsewhere).collect(), 50),
+        ("bytes", (1..=5).flat_map(large).collect(), 5),
+    ] {
+        let device = stack.register(name).await;
+        let before = stack.metric_of("gateway_read_pauses_total", "rate");
+        let mut client = stack.dial(&device).await;
+        client.enter(5, "c").await;
+        client.send(&packets).await;
+        for _ in 0..answers {
+            assert!(client.frame().await.is_some(), "{name}");
+        }
+        assert!(stack.metric_of("gateway_read_pauses_total", "rate") > before, "{name} wait");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn account_is_one_over_mqtt_and_http() {
+    let stack = Stack::with_http(&[("PUBLISH_RATE_MAX", "1"), ("PUBLISH_BURST_MAX", "40")]).await;
+    let (device, other) = (stack.register("a-1").await, stack.register("b-1").await);
+    let mut client = stack.dial(&device).await;
+    client.enter(4, "c").await;
+    for packet_id in 1..=29 {
+        client.send(&publish(4, 1, packet_id, &device.mqtt_topic(), br#"{"t":1}"#)).await;
+        assert_eq!(client.frame().await.unwrap(), puback(packet_id));
+    }
+    // Ten for each connection, and one for each reading.
+    let nine = r#"[{"t":1},{"t":2},{"t":3},{"t":4},{"t":5},{"t":6},{"t":7},{"t":8},{"t":9}]"#;
+    stack.post(&device.certificate, nine).await.problem(429);
+    stack.post(&other.certificate, nine).await.accepted(9);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn will_is_dropped_and_mqtt_5_is_told() {
     let stack = Stack::start().await;
     let device = stack.register("a-1").await;
@@ -73,6 +114,18 @@ async fn will_is_dropped_and_mqtt_5_is_told() {
         client.send(&connect(5, flags)).await;
         assert_eq!(client.frame().await.unwrap()[3], reason, "retain and QoS 2 are not offered");
     }
+    // 3.1.1 has no words for what is not offered: the will is dropped all the same, and the flag of a message ignored.
+    for flags in [0x2e, 0x16] {
+        let mut client = stack.dial(&device).await;
+        client.send(&connect(4, flags)).await;
+        assert_eq!(client.frame().await.unwrap()[3], 0);
+    }
+    let mut client = stack.dial(&device).await;
+    client.enter(4, "c").await;
+    let mut retained = publish(4, 1, 1, &device.mqtt_topic(), br#"{"t":1}"#);
+    retained[0] |= 1;
+    client.send(&retained).await;
+    assert_eq!(client.frame().await.unwrap(), puback(1));
     let mut client = stack.dial(&device).await;
     client.enter(5, "c").await;
     client.send(&publish(5, 2, 1, &device.mqtt_topic(), b"{}")).await;

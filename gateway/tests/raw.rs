@@ -51,13 +51,23 @@ impl Client {
         timeout(PATIENCE, self.read_answer()).await.expect("waited in vain for an answer")
     }
 
-    async fn read_answer(&mut self) -> (u16, String, String) {
+    /// Sends a request and reads the head of its answer alone.
+    pub(crate) async fn ask_head(&mut self, request: &[u8]) -> (u16, String) {
+        self.send(request).await;
+        timeout(PATIENCE, self.read_head()).await.expect("waited in vain for an answer")
+    }
+
+    async fn read_head(&mut self) -> (u16, String) {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             head.push(self.stream.read_u8().await.unwrap());
         }
         let head = String::from_utf8(head).unwrap().to_lowercase();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), head)
+    }
+
+    async fn read_answer(&mut self) -> (u16, String, String) {
+        let (status, head) = self.read_head().await;
         let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
         let mut body = vec![0; length.parse().unwrap()];
         self.stream.read_exact(&mut body).await.unwrap();

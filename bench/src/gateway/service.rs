@@ -40,6 +40,9 @@ impl Service {
             // All come from one address, and each is faster than any sensor.
             .env("CONNECTIONS_PER_ADDRESS_MAX", "100000")
             .env("CONNECTIONS_MAX", "100000")
+            .env("CONNECTIONS_PER_DEVICE_MAX", "100000")
+            .env("CONNECTION_RATE_PER_ADDRESS_MAX", "1000000")
+            .env("IN_FLIGHT_DEVICE_BYTES_MAX", "67108864")
             .env("IN_FLIGHT_MAX", stage.options.window.max(100).to_string())
             .env("PUBLISH_RATE_MAX", "1000000")
             .env("PUBLISH_BURST_MAX", "1000000");

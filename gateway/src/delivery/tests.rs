@@ -11,9 +11,9 @@ use std::time::Duration;
 use prometheus::Registry;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use tokio::sync::Semaphore;
 
 use super::{Delivery, Ticket};
+use crate::budget::{Budget, DeviceBudget};
 use crate::metrics::Metrics;
 use crate::publish::NotTaken;
 use crate::spool::{Limits, Record, Seq, Spool};
@@ -97,7 +97,7 @@ struct Device {
 
 struct World {
     delivery: Delivery,
-    budget: Arc<Semaphore>,
+    budget: DeviceBudget,
     devices: Vec<Device>,
     producer: Vec<VecDeque<(Ticket, Record)>>,
     unreported: Vec<VecDeque<Ticket>>,
@@ -126,7 +126,7 @@ impl World {
         Self {
             // Every look finds the patience over: when it looks is the test's to say.
             delivery: Delivery::new(spool, Duration::ZERO, metrics),
-            budget: Arc::new(Semaphore::new(1_000)),
+            budget: Budget::new(1_000, 1_000).of_device(),
             devices: (0..SENSORS).map(|_| device()).collect(),
             producer: vec![VecDeque::new(); PARTITIONS],
             unreported: vec![VecDeque::new(); PARTITIONS],
@@ -180,7 +180,7 @@ impl World {
         if device.window.load().records >= WINDOW {
             return false;
         }
-        let permit = self.budget.clone().try_acquire_many_owned(1).unwrap();
+        let permit = self.budget.try_take(1).unwrap();
         let slot = device.window.open(Promise::Ack(u16::try_from(device.next).unwrap()), 1, permit);
         let record = Record {
             topic: "readings".into(),

@@ -3,10 +3,13 @@
 //! The body is one JSON object or an array of them, each read as codec `json` reads a payload, whatever codec the device is
 //! registered with. All of them are durable before the 202, or nothing is said; one that cannot be read refuses all, because
 //! here the caller is there to hear of it: there is no dead letter. What is sent again after any other answer is the same
-//! event, if it has a `timestamp` or an `eventId`.
+//! event, if it has a `timestamp` (see ADR 0004).
 //!
 //! A device is known by its client certificate or, without one, by a token of role `device` whose `sub` is its sensor id.
+//! A handshake needs neither, so a stranger's connection ends with its first answer, or after [`STRANGER_TIME_MAX`].
 
+mod body;
+mod peer;
 mod problem;
 mod request;
 
@@ -18,10 +21,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use chassis::auth::Role;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::{Body, Incoming};
-use hyper::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -30,45 +32,63 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use schema::Timestamp;
 use serde_json::json;
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep};
 use tokio_rustls::server::TlsStream;
 use uuid::Uuid;
 
-use crate::Gateway;
+use crate::account::{self, Account, Connected};
 use crate::identity::Identity;
 use crate::publish::{NotTaken, Record};
-use crate::registry::{Denied, Device};
 use crate::window::{Outcome, Promise, RECORD_OVERHEAD_BYTES, Window};
+use crate::{Gateway, budget};
 
+use body::{Body, Received};
+use peer::{Peer, Sender};
 use problem::Problem;
 
 const PATH: &str = "/api/v1/readings";
 /// A request's head must be whole so soon after its connection is free for it, and a connection without any request is closed
 /// then.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
-/// A body may take so long, and one second more for every [`BODY_BYTES_PER_S_MIN`], as an MQTT packet may.
-const BODY_TIME_BASE: Duration = Duration::from_secs(10);
-/// A device on the slowest line is faster than this.
-const BODY_BYTES_PER_S_MIN: usize = 8 * 1024;
+/// Bytes of the largest head: what a token and a few headers take, twice over. A connection has a buffer of this size at most.
+const HEAD_BYTES_MAX: usize = 32 * 1024;
+/// Life of a connection without any request of a registered device: the time for a head, and for the answer to be taken.
+const STRANGER_TIME_MAX: Duration = Duration::from_secs(40);
 /// When the budget or the producer's queue is full, it is most likely not a second later.
 const RETRY_SOON: Duration = Duration::from_secs(1);
 /// Kafka that is away stays away for longer.
 const RETRY_LATER: Duration = Duration::from_secs(5);
 
 /// Serves one connection until it ends or the gateway stops; the request in flight is answered first.
-pub(crate) async fn serve(gateway: Arc<Gateway>, identity: Option<Identity>, stream: TlsStream<TcpStream>) {
+pub(crate) async fn serve(
+    gateway: Arc<Gateway>,
+    identity: Option<Identity>,
+    connected: Option<Connected>,
+    stream: TlsStream<TcpStream>,
+) {
+    let peer = Arc::new(Peer::new(identity, connected));
     let service = service_fn(|request| {
-        let (gateway, identity) = (gateway.clone(), identity.clone());
-        async move { Ok::<_, Infallible>(answer(&gateway, identity.as_ref(), request).await) }
+        let (gateway, peer) = (gateway.clone(), peer.clone());
+        async move { Ok::<_, Infallible>(answer(&gateway, &peer, request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME_MAX)
+        .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
+    let stranger_leaves = async {
+        sleep(STRANGER_TIME_MAX).await;
+        if peer.is_known() {
+            std::future::pending::<()>().await;
+        }
+    };
     let served = tokio::select! {
         served = connection.as_mut() => served,
+        () = stranger_leaves => {
+            gateway.metrics.refusals.with_label_values(&["stranger"]).inc();
+            return;
+        }
         () = gateway.shutdown.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -79,13 +99,17 @@ pub(crate) async fn serve(gateway: Arc<Gateway>, identity: Option<Identity>, str
     }
 }
 
-async fn answer(
-    gateway: &Gateway,
-    identity: Option<&Identity>,
-    request: Request<Incoming>,
-) -> Response<Full<Bytes>> {
-    let (head, mut body) = request.into_parts();
-    let response = match accept(gateway, identity, &head, &mut body).await {
+async fn answer(gateway: &Gateway, peer: &Peer, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let (head, incoming) = request.into_parts();
+    let mut body = Body::new(&head, incoming);
+    let sender = peer.authenticate(gateway, &head);
+    let account = sender.as_ref().ok().map(|sender| sender.account.clone());
+    // A stranger on a wrong way hears of the way: there is nothing to hide.
+    let outcome = match check_route(&head).and(sender) {
+        Ok(sender) => accept(gateway, &sender, &head, &mut body).await,
+        Err(problem) => Err(problem),
+    };
+    let mut response = match outcome {
         Ok(readings) => {
             let body = json!({ "requestId": Uuid::new_v4(), "readings": readings }).to_string();
             let response = Response::builder().status(StatusCode::ACCEPTED);
@@ -94,38 +118,37 @@ async fn answer(
         Err(problem) => {
             // Who was too slow already is not waited for once more.
             if problem.status() != StatusCode::REQUEST_TIMEOUT {
-                discard(gateway, body).await;
+                body.let_by(gateway, account);
             }
             problem.into_response()
         }
     };
+    if !peer.is_known() {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     gateway.metrics.http_requests.with_label_values(&[response.status().as_str()]).inc();
     response
 }
 
 /// Makes the readings of a request durable, and counts them.
-async fn accept(
-    gateway: &Gateway,
-    identity: Option<&Identity>,
-    head: &Parts,
-    body: &mut Incoming,
-) -> Result<usize, Problem> {
-    check_route(head)?;
-    let (sensor_id, device) = authenticate(gateway, identity, head)?;
+async fn accept(gateway: &Gateway, sender: &Sender, head: &Parts, body: &mut Body) -> Result<usize, Problem> {
     check_type(head)?;
     if !gateway.publisher.is_up() {
         return Err(Problem::busy("Kafka is away; nothing was stored", RETRY_LATER));
     }
-    let (body, _room) = read_body(gateway, body).await?;
-    let sender = request::Sender { sensor_id: &sensor_id, device: &device, received_at: Timestamp::now() };
-    let events = request::decode(&body, &sender, &gateway.timestamps)?;
-    drop(body);
-    gateway
-        .rates
-        .of(&sensor_id)
-        .take_now(events.len(), Instant::now())
-        .map_err(|wait| Problem::too_many("the device publishes faster than it may", wait))?;
-    publish(gateway, &sensor_id, events).await
+    let Sender { sensor_id, device, account } = sender;
+    let too_fast = |wait| Problem::too_many("the device publishes faster than it may", wait);
+    // Before any of the body is asked for.
+    account.wait(Instant::now()).map_or(Ok(()), |wait| Err(too_fast(wait)))?;
+    let Received { bytes, room } = body.read(gateway, account).await?;
+    let sender = request::Sender { sensor_id, device, received_at: Timestamp::now() };
+    let decoded = request::decode(&bytes, &sender, &gateway.timestamps).inspect_err(|_| {
+        let _ = account.charge(account::cost(1, bytes.len()), Instant::now());
+    })?;
+    let cost = account::cost(decoded.events.len(), bytes.len().max(decoded.row_bytes));
+    drop(bytes);
+    account.charge_now(cost, Instant::now()).map_err(too_fast)?;
+    publish(gateway, sensor_id, account, decoded.events, room).await
 }
 
 fn check_route(head: &Parts) -> Result<(), Problem> {
@@ -148,80 +171,22 @@ fn check_type(head: &Parts) -> Result<(), Problem> {
     }
 }
 
-/// Says whose readings these are. Every request is asked anew, so that a device which was suspended since is refused.
-fn authenticate(
+/// Hands all events on and waits until every one of them is durable. `room` is what the body had; the events are in its place.
+async fn publish(
     gateway: &Gateway,
-    identity: Option<&Identity>,
-    head: &Parts,
-) -> Result<(Arc<str>, Arc<Device>), Problem> {
-    let denied = |denied: Denied| Problem::new(StatusCode::FORBIDDEN, denied.to_string());
-    if let Some(identity) = identity {
-        let device = gateway.registry.lookup(identity).map_err(denied)?;
-        return Ok((identity.sensor_id.clone(), device));
-    }
-    let verifier = gateway
-        .tokens
-        .as_ref()
-        .ok_or_else(|| Problem::unauthorized("a device is known by its client certificate here"))?;
-    let token = head
-        .headers
-        .get(AUTHORIZATION)
-        .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "))
-        .ok_or_else(|| {
-            Problem::unauthorized("send a client certificate, or a token: Authorization: Bearer …")
-        })?;
-    let caller = verifier.verify(token).map_err(|problem| Problem::unauthorized(problem.detail))?;
-    // An admin has every role, but its name is no sensor's: the registry has the last word.
-    caller.require(&[Role::Device]).map_err(|problem| Problem::new(StatusCode::FORBIDDEN, problem.detail))?;
-    let device = gateway.registry.active(&caller.subject).map_err(denied)?;
-    Ok((caller.subject.into(), device))
-}
-
-/// Reads the body into a share of the budget of all connections, which is held as long as the body is.
-async fn read_body(gateway: &Gateway, body: &mut Incoming) -> Result<(Bytes, OwnedSemaphorePermit), Problem> {
-    let bytes_max = gateway.limits.http_body_bytes_max;
-    let too_large = || {
-        let detail = format!("the body is larger than {bytes_max} bytes");
-        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
-    };
-    let announced =
-        body.size_hint().upper().map_or(bytes_max, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
-    if announced > bytes_max {
-        return Err(too_large());
-    }
-    let room = gateway.budget.try_take(announced).ok_or_else(|| busy(gateway))?;
-    let time_max = BODY_TIME_BASE + Duration::from_secs((announced / BODY_BYTES_PER_S_MIN) as u64);
-    match timeout(time_max, Limited::new(body, bytes_max).collect()).await {
-        Ok(Ok(body)) => Ok((body.to_bytes(), room)),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => Err(Problem::new(StatusCode::BAD_REQUEST, "the body ends early")),
-        Err(_) => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body took too long")),
-    }
-}
-
-/// Reads on after a refusal and keeps nothing: a client that is still writing would lose the answer with its connection.
-async fn discard(gateway: &Gateway, body: Incoming) {
-    let mut body = Limited::new(body, gateway.limits.http_body_bytes_max);
-    let rest = async { while let Some(Ok(_)) = body.frame().await {} };
-    // Who is too slow for this hears of the end alone.
-    let _ = timeout(BODY_TIME_BASE, rest).await;
-}
-
-fn busy(gateway: &Gateway) -> Problem {
-    gateway.metrics.read_pauses.with_label_values(&["budget"]).inc();
-    Problem::busy("as much is in flight as may be; nothing was stored", RETRY_SOON)
-}
-
-/// Hands all events on and waits until every one of them is durable.
-async fn publish(gateway: &Gateway, sensor_id: &str, events: Vec<Vec<u8>>) -> Result<usize, Problem> {
+    sensor_id: &str,
+    account: &Account,
+    events: Vec<Vec<u8>>,
+    mut room: Option<budget::Permit>,
+) -> Result<usize, Problem> {
     let not_stored = || Problem::busy("not everything was stored: send it again", RETRY_LATER);
     let count = events.len();
     let bytes = events.iter().map(|event| event.len() + RECORD_OVERHEAD_BYTES).sum();
-    let mut room = gateway.budget.try_take(bytes).ok_or_else(|| busy(gateway))?;
+    body::grow(gateway, account, &mut room, bytes)?;
     let window = Arc::new(Window::default());
     for event in events {
         let bytes = event.len() + RECORD_OVERHEAD_BYTES;
-        let share = room.split(bytes).ok_or_else(|| busy(gateway))?;
+        let share = room.as_mut().and_then(|room| room.split(bytes)).ok_or_else(not_stored)?;
         let slot = window.open(Promise::Part, bytes, share);
         match gateway.publisher.produce(sensor_id, &Record::Reading(event), slot) {
             Ok(()) => {}
@@ -232,6 +197,8 @@ async fn publish(gateway: &Gateway, sensor_id: &str, events: Vec<Vec<u8>>) -> Re
             Err(NotTaken::Broken) => return Err(not_stored()),
         }
     }
+    // What the body had more than its events need.
+    drop(room);
     let (mut stored, mut failed) = (0, 0);
     // Every slot is completed: the producer gives up a record that it cannot deliver.
     poll_fn(|cx| {

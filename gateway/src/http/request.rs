@@ -8,10 +8,11 @@ use std::fmt;
 use chassis::http::FieldError;
 use hyper::StatusCode;
 use schema::{ReadingCreatedEvent, Timestamp};
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::problem::Problem;
+use crate::account;
 use crate::decode::{self, Births, Format, Message, TimestampBounds, Undecodable};
 use crate::publish::Record;
 use crate::registry::Device;
@@ -19,6 +20,8 @@ use crate::session;
 
 /// Readings of the largest request: a quarter of an hour, one a second, with room. Each becomes an event of its own.
 const READINGS_MAX: usize = 1_024;
+/// What a body with more of them is told.
+const TOO_MANY: &str = "the array holds more than 1024 readings";
 /// A problem names so many bad fields at most; who has more of them has one mistake in each reading.
 const ERRORS_MAX: usize = 256;
 
@@ -30,20 +33,29 @@ pub(super) struct Sender<'a> {
     pub(super) received_at: Timestamp,
 }
 
+/// What a body becomes.
+#[derive(Debug)]
+pub(super) struct Decoded {
+    /// At least one, in the order of the body.
+    pub(super) events: Vec<Vec<u8>>,
+    /// Bytes of the rows that they become.
+    pub(super) row_bytes: usize,
+}
+
 /// Decodes a body, whole or not at all.
 ///
 /// Shape: at least one event, in the order of the body.
-pub(super) fn decode(
-    body: &[u8],
-    sender: &Sender<'_>,
-    bounds: &TimestampBounds,
-) -> Result<Vec<Vec<u8>>, Problem> {
+pub(super) fn decode(body: &[u8], sender: &Sender<'_>, bounds: &TimestampBounds) -> Result<Decoded, Problem> {
     let readings = readings(body)?;
     let is_array = body.trim_ascii_start().first() == Some(&b'[');
-    let (mut events, mut errors) = (Vec::with_capacity(readings.len()), Vec::new());
+    let mut decoded = Decoded { events: Vec::with_capacity(readings.len()), row_bytes: 0 };
+    let mut errors = Vec::new();
     for (index, reading) in readings.iter().enumerate() {
         match encode(reading.get().as_bytes(), sender, bounds) {
-            Ok(event) => events.push(event),
+            Ok((event, row_bytes)) => {
+                decoded.events.push(event);
+                decoded.row_bytes += row_bytes;
+            }
             Err(undecodable) => {
                 let place = if is_array { format!("[{index}]") } else { String::new() };
                 explain(reading.get(), &undecodable, sender, bounds, &place, &mut errors);
@@ -56,36 +68,71 @@ pub(super) fn decode(
         }
     }
     if errors.is_empty() {
-        return Ok(events);
+        return Ok(decoded);
     }
     let detail = format!("{} of the body cannot be read; nothing was stored", errors.len());
     Err(Problem::fields(errors, detail))
 }
 
-/// Cuts the body into its readings, each with its own bytes: the event id of a reading without one is made of them.
+/// Cuts the body into its readings, each with its own bytes: the event id of a reading without one is made of them. It stops at
+/// the first reading that is too many, so that a body of nothing but commas costs no memory.
 fn readings(body: &[u8]) -> Result<Vec<&RawValue>, Problem> {
     let bad = |detail: String| Problem::new(StatusCode::BAD_REQUEST, detail);
     let not_json = |error: serde_json::Error| {
         bad(format!("the body is not JSON: line {}, column {}", error.line(), error.column()))
     };
     let readings = match body.trim_ascii_start().first() {
-        Some(b'[') => serde_json::from_slice::<Vec<&RawValue>>(body).map_err(not_json)?,
+        Some(b'[') => match serde_json::from_slice::<Few<'_>>(body) {
+            Ok(Few(readings)) => readings,
+            // The one complaint of our own: what came so far is JSON.
+            Err(error) if error.is_data() && error.to_string().starts_with(TOO_MANY) => {
+                return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, TOO_MANY));
+            }
+            Err(error) => return Err(not_json(error)),
+        },
         Some(b'{') => vec![serde_json::from_slice(body).map_err(not_json)?],
         _ => return Err(bad("the body must be a JSON object or an array of them".to_owned())),
     };
-    match readings.len() {
-        0 => Err(bad("the array holds no reading".to_owned())),
-        1..=READINGS_MAX => Ok(readings),
-        _ => {
-            let detail = format!("the array holds more than {READINGS_MAX} readings");
-            Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail))
+    if readings.is_empty() { Err(bad("the array holds no reading".to_owned())) } else { Ok(readings) }
+}
+
+/// The readings of an array, up to [`READINGS_MAX`].
+struct Few<'a>(Vec<&'a RawValue>);
+
+impl<'de> Deserialize<'de> for Few<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Walk;
+        impl<'de> Visitor<'de> for Walk {
+            type Value = Few<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut readings = Vec::new();
+                while let Some(reading) = seq.next_element()? {
+                    if readings.len() == READINGS_MAX {
+                        return Err(serde::de::Error::custom(TOO_MANY));
+                    }
+                    readings.push(reading);
+                }
+                Ok(Few(readings))
+            }
         }
+        deserializer.deserialize_seq(Walk)
     }
 }
 
-fn encode(payload: &[u8], sender: &Sender<'_>, bounds: &TimestampBounds) -> Result<Vec<u8>, Undecodable> {
-    match session::encode(&decode_one(payload, sender, bounds)?)? {
-        Record::Reading(event) => Ok(event),
+/// Encodes a reading, and says how many bytes of rows it becomes.
+fn encode(
+    payload: &[u8],
+    sender: &Sender<'_>,
+    bounds: &TimestampBounds,
+) -> Result<(Vec<u8>, usize), Undecodable> {
+    let reading = decode_one(payload, sender, bounds)?;
+    match session::encode(&reading)? {
+        Record::Reading(event) => Ok((event, account::row_bytes(&reading))),
         Record::DeadLetter(_) => Err(Undecodable::EventTooLarge),
     }
 }
@@ -198,7 +245,7 @@ mod tests {
     fn decoded(body: &[u8]) -> Result<Vec<ReadingCreatedEvent>, Problem> {
         let sender = Sender { sensor_id: "s", device: &device(), received_at: Timestamp::now() };
         let events = decode(body, &sender, &BOUNDS)?;
-        Ok(events.iter().map(|event| serde_json::from_slice(event).unwrap()).collect())
+        Ok(events.events.iter().map(|event| serde_json::from_slice(event).unwrap()).collect())
     }
 
     fn bad_fields(body: &str) -> Vec<String> {
@@ -232,8 +279,14 @@ mod tests {
         for body in ["", "[]", "7", "null", "\"x\"", "{", "[{\"t\":1}", "{\"t\":1} x", "\u{feff}{}"] {
             assert!(decoded(body.as_bytes()).is_err(), "{body}");
         }
-        let too_many = format!("[{}]", vec![r#"{"t":1}"#; READINGS_MAX + 1].join(","));
-        assert!(decoded(too_many.as_bytes()).is_err());
+        let body_of = |count: usize| format!("[{}]", vec![r#"{"t":1}"#; count].join(","));
+        assert!(decoded(body_of(READINGS_MAX).as_bytes()).is_ok());
+        let too_many = decoded(body_of(READINGS_MAX + 1).as_bytes()).unwrap_err();
+        assert_eq!(too_many.status(), StatusCode::PAYLOAD_TOO_LARGE);
+        assert!(TOO_MANY.contains(&READINGS_MAX.to_string()));
+        // What comes after the last that fits is not looked at: there is no end to this array.
+        let endless = format!("[{}", "0,".repeat(READINGS_MAX + 1));
+        assert_eq!(decoded(endless.as_bytes()).unwrap_err().status(), StatusCode::PAYLOAD_TOO_LARGE);
     }
 
     proptest! {

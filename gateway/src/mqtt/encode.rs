@@ -110,8 +110,6 @@ pub enum DisconnectReason {
     KeepAlive = 0x8D,
     /// The same device connected again with the same client id.
     TakenOver = 0x8E,
-    /// More was sent than Receive Maximum allows.
-    ReceiveMaximum = 0x93,
     /// A topic alias was used though none is offered.
     TopicAlias = 0x94,
     /// A packet is larger than announced.

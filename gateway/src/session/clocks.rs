@@ -76,6 +76,12 @@ impl Clocks {
         self.retry_wait = (2 * self.retry_wait).min(RETRY_WAIT_MAX);
     }
 
+    /// Nothing was read for a while, and now is: the client's clocks start again.
+    pub(super) fn reads_again(&mut self) {
+        self.heard_at = Instant::now();
+        self.frame_since = None;
+    }
+
     /// A record found room.
     pub(super) fn was_taken(&mut self) {
         self.retry_wait = RETRY_WAIT_MIN;

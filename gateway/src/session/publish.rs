@@ -8,22 +8,42 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::{End, NOT_STORED, OWN_TOPIC_ONLY, Session};
+use crate::account;
 use crate::budget::Share;
 use crate::decode::{self, Message, Undecodable};
 use crate::mqtt::{DisconnectReason, Publish, Qos, Version, topic};
 use crate::publish::{DeadLetter, NotTaken, Record};
-use crate::window::{Promise, RECORD_OVERHEAD_BYTES};
+use crate::window::{Outcome, Promise, RECORD_OVERHEAD_BYTES};
 
 /// Bytes of the largest event: below the million that a Kafka client takes by default, headers and all.
 const EVENT_BYTES_MAX: usize = 900_000;
 /// Bytes that the event of a few metrics fits into.
 const EVENT_BYTES_USUAL: usize = 512;
 
-/// A PUBLISH whose records have not all been handed on.
+/// A PUBLISH whose records have not all been handed on, or whose answer has not found its place among the others.
 #[derive(Debug)]
 pub(super) struct Pending {
     records: VecDeque<Record>,
+    /// What the client is owed with the last record.
     last: Promise,
+    /// What the client is owed without any record.
+    answer: Option<(u16, Outcome)>,
+}
+
+impl Pending {
+    fn of_records(records: VecDeque<Record>, last: Promise) -> Self {
+        let answer = match last {
+            // Understood, and nothing is measured.
+            Promise::Ack(packet_id) if records.is_empty() => Some((packet_id, Outcome::Stored)),
+            _ => None,
+        };
+        Self { records, last, answer }
+    }
+
+    fn refused(packet_id: u16) -> Self {
+        let answer = Some((packet_id, Outcome::NotAuthorized));
+        Self { records: VecDeque::new(), last: Promise::Nothing, answer }
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
@@ -38,8 +58,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         if !topic::may_publish(&self.identity.sensor_id, &publish.mqtt_topic) {
             return match (self.encoder.version(), publish.qos) {
                 (Version::V5, Qos::AtLeastOnce) => {
-                    self.window.refuse(publish.packet_id);
-                    self.acknowledge()
+                    self.charge(account::cost(1, publish.payload.len()));
+                    self.pending = Some(Pending::refused(publish.packet_id));
+                    Ok(())
                 }
                 _ => Err(End::told(DisconnectReason::NotAuthorized, OWN_TOPIC_ONLY)),
             };
@@ -48,18 +69,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Qos::AtMostOnce => Promise::Nothing,
             Qos::AtLeastOnce | Qos::ExactlyOnce => Promise::Ack(publish.packet_id),
         };
-        let wait = self.rate.take(self.clocks.heard_at);
         let records = self.records(publish);
-        if let (true, Promise::Ack(packet_id)) = (records.is_empty(), last) {
-            // Nothing waits for a turn here; what it took off the rate, the next message waits for.
-            self.window.settle(packet_id);
-            return self.acknowledge();
-        }
-        self.pending = Some(Pending { records, last });
-        if let Some(wait) = wait {
-            self.gateway.metrics.read_pauses.with_label_values(&["rate"]).inc();
-            self.clocks.retry_at = Some(self.clocks.heard_at + wait);
-        }
+        self.pending = Some(Pending::of_records(records, last));
         Ok(())
     }
 
@@ -79,18 +90,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         if publish.topic_alias.is_some() {
             return Err(End::told(DisconnectReason::TopicAlias, "topic aliases are not offered"));
         }
-        let is_owed = publish.qos == Qos::AtLeastOnce;
-        if is_v5 && is_owed && self.window.load().owed >= usize::from(self.gateway.limits.in_flight_max) {
-            return Err(End::told(
-                DisconnectReason::ReceiveMaximum,
-                "more PUBLISH packets without their PUBACK than the receive maximum of the CONNACK",
-            ));
-        }
         Ok(())
     }
 
     /// The readings of a message, or the one dead letter that stands for it; nothing, if it was understood and measures
-    /// nothing.
+    /// nothing. The device is charged for any of them.
     fn records(&mut self, publish: Publish) -> VecDeque<Record> {
         let received_at = Timestamp::now();
         let message = Message {
@@ -102,10 +106,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             received_at,
             payload: &publish.payload,
         };
-        let events =
-            decode::decode(&self.device.format, &message, &mut self.births, &self.gateway.timestamps)
-                .and_then(|readings| readings.iter().map(encode).collect::<Result<VecDeque<_>, _>>());
-        events.unwrap_or_else(|undecodable| {
+        let readings =
+            decode::decode(&self.device.format, &message, &mut self.births, &self.gateway.timestamps);
+        let bytes = publish.payload.len();
+        self.charge(match &readings {
+            Ok(readings) => account::cost_of_readings(readings, bytes),
+            Err(_) => account::cost(1, bytes),
+        });
+        let records =
+            readings.and_then(|readings| readings.iter().map(encode).collect::<Result<VecDeque<_>, _>>());
+        records.unwrap_or_else(|undecodable| {
             self.gateway.metrics.dead_letters.with_label_values(&[undecodable.reason()]).inc();
             VecDeque::from([Record::DeadLetter(Box::new(DeadLetter {
                 reason: undecodable.reason(),
@@ -132,9 +142,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 return Ok(Poll::Pending);
             }
         }
+        if let Some((packet_id, outcome)) = pending.answer {
+            if self.clocks.retry_at.is_some() || !self.has_room(0) {
+                self.pending = Some(pending);
+                return Ok(Poll::Pending);
+            }
+            self.window.settle(packet_id, outcome);
+            self.acknowledge()?;
+        }
         // Nothing was read meanwhile, if there was a wait: the clock starts again.
         self.clocks.heard_at = self.clocks.now;
         Ok(Poll::Ready(()))
+    }
+
+    /// Tells whether the window takes one more message, of so many bytes with all that it costs. An empty one takes any.
+    fn has_room(&self, bytes: usize) -> bool {
+        let (load, limits) = (self.window.load(), &self.gateway.limits);
+        let has_room = load.records == 0
+            || load.records < usize::from(limits.in_flight_max)
+                && load.bytes + bytes <= limits.in_flight_bytes_max;
+        if !has_room {
+            self.gateway.metrics.read_pauses.with_label_values(&["window"]).inc();
+        }
+        has_room
     }
 
     /// Hands one record on, or gives it back when there is no room for it.
@@ -145,11 +175,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         promise: Promise,
     ) -> Result<Option<Record>, End> {
         let bytes = record.bytes() + RECORD_OVERHEAD_BYTES;
-        let (load, limits) = (self.window.load(), &self.gateway.limits);
-        let has_room = load.records < usize::from(limits.in_flight_max)
-            && load.bytes + bytes <= limits.in_flight_bytes_max;
-        if !has_room && load.records > 0 {
-            self.gateway.metrics.read_pauses.with_label_values(&["window"]).inc();
+        if !self.has_room(bytes) {
             return Ok(Some(record));
         }
         if self.clocks.retry_at.is_some() || self.poll_share(cx, bytes).is_pending() {
@@ -173,8 +199,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     pub(super) fn poll_share(&mut self, cx: &mut Context<'_>, bytes: usize) -> Poll<()> {
-        self.share.poll(cx, &self.gateway.budget, bytes, || {
-            self.gateway.metrics.read_pauses.with_label_values(&["budget"]).inc();
+        self.share.poll(cx, self.connected.account().budget(), bytes, |full| {
+            self.gateway.metrics.read_pauses.with_label_values(&[full.label()]).inc();
         })
     }
 }
