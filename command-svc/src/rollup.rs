@@ -65,12 +65,16 @@ fn key<'a>(hour: &Hour<'a>) -> (&'a str, &'a str, Timestamp, &'a str, &'a str) {
     (hour.sensor_id, hour.metric, hour.bucket, hour.device_type, hour.zone_id)
 }
 
-/// Finds the newest row of each sensor and metric: latest by the device's clock, then by event id, as the table keeps it.
+/// Finds the newest row of each sensor and metric, as the table keeps it: latest by the device's clock, but not later than
+/// it came, then by that clock, then by event id.
 ///
 /// Shape: row numbers, one for each (sensor id, metric), ordered by that key.
 pub fn latest(columns: &Columns<'_>) -> Vec<usize> {
     let series = |row: usize| (columns.sensor_id[row], columns.metric[row]);
-    let age = |row: usize| (columns.reading_at[row], columns.event_id[row]);
+    let age = |row: usize| {
+        let (reading_at, received_at) = (columns.reading_at[row], columns.received_at[row]);
+        (reading_at.min(received_at), reading_at, columns.event_id[row])
+    };
     let mut newest: Vec<usize> = Vec::new();
     for row in 0..columns.row_count() {
         match newest.last_mut() {
@@ -114,7 +118,9 @@ mod tests {
             columns.reading_at.push(at);
             columns.value.push(f64::from(*value));
             columns.event_id.push(Uuid::from_u128(number as u128));
-            columns.received_at.push(at);
+            // Half of the clocks are ahead.
+            let ahead_s = i64::from(*value % 2) * 5;
+            columns.received_at.push(Timestamp::from_micros((*second - ahead_s) * 1_000_000).unwrap());
             columns.device_type.push("T");
             columns.zone_id.push("z");
             columns.attributes.push(None);
@@ -162,7 +168,10 @@ mod tests {
             let columns = columns(&rows);
             for row in latest(&columns) {
                 let own = (0..rows.len()).filter(|other| columns.sensor_id[*other] == columns.sensor_id[row]);
-                let newest = own.max_by_key(|other| (columns.reading_at[*other], columns.event_id[*other]));
+                let newest = own.max_by_key(|other| {
+                    let (reading_at, received_at) = (columns.reading_at[*other], columns.received_at[*other]);
+                    (reading_at.min(received_at), reading_at, columns.event_id[*other])
+                });
                 prop_assert_eq!(newest, Some(row));
             }
         }

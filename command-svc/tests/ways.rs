@@ -2,8 +2,8 @@
 
 use crate::support::{batch, reading};
 use command_svc::store::Store;
-use schema::ReadingCreatedEvent;
 use schema::migrations::Dialect;
+use schema::{ReadingCreatedEvent, Timestamp};
 use serde_json::json;
 use testkit::postgres::{Database, dialects};
 
@@ -23,6 +23,11 @@ fn readings(count: u32) -> Vec<ReadingCreatedEvent> {
             if number % 4 == 0 {
                 reading.attributes =
                     json!({"firmware": "1.2", "nested": [1, null]}).as_object().unwrap().clone();
+            }
+            if number % 13 == 0 {
+                // A clock that is ten hours ahead.
+                reading.received_at =
+                    Timestamp::from_micros(reading.reading_at.as_micros() - 36_000_000_000).unwrap();
             }
             if number % 100 == 99 {
                 reading.zone_id = "moved".into();
@@ -67,4 +72,31 @@ async fn every_way_leaves_the_same_tables(dialect: Dialect) {
     assert_eq!((copied, stated, overlapping), (4_000, 4_000, 4_000));
     assert_eq!(by_copy, by_statement);
     assert_eq!(by_copy, by_both);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reading_dated_in_the_future_never_hides_the_true_ones_that_follow_it() {
+    for dialect in dialects().await {
+        // Alone, and among so many that they are copied.
+        for others in [0, 2_000] {
+            let database = Database::create_with(dialect).await;
+            let mut store = Store::open(database.settings().pool().unwrap()).await.unwrap();
+            let ahead = |number, value| {
+                let mut reading = reading("stuck", number, "2026-01-02T20:00:00Z", value);
+                reading.received_at = Timestamp::parse("2026-01-02T00:00:00Z").unwrap();
+                reading
+            };
+            let mut first = readings(others);
+            first.push(ahead(1, 1.0));
+            store.write(batch(&first).readings()).await.unwrap();
+            let latest = "SELECT value::int8 FROM sensor_latest WHERE sensor_id = 'stuck'";
+            assert_eq!(database.count(latest).await, 1, "{dialect:?}");
+            store.write(batch(&[reading("stuck", 2, "2026-01-02T00:01:00Z", 2.0)]).readings()).await.unwrap();
+            assert_eq!(database.count(latest).await, 2, "{dialect:?}: a true reading that came later");
+            // Nor does one that comes late, nor does a redelivered one.
+            let late = reading("stuck", 3, "2026-01-02T00:00:30Z", 3.0);
+            store.write(batch(&[late, ahead(1, 1.0), ahead(4, 4.0)]).readings()).await.unwrap();
+            assert_eq!(database.count(latest).await, 2, "{dialect:?}: none of them is newer");
+        }
+    }
 }

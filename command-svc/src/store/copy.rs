@@ -30,6 +30,8 @@ const UPSERT_HOURS: &str = "
       min = least(h.min, excluded.min), max = greatest(h.max, excluded.max),
       count = h.count + excluded.count, sum = h.sum + excluded.sum";
 
+/// Of two values the later wins, but no reading counts as later than it came: what is dated in the future must not hide
+/// the true readings that follow it.
 const UPSERT_LATEST: &str = "
     INSERT INTO sensor_latest AS l
       (sensor_id, metric, reading_at, value, event_id, received_at, device_type, zone_id)
@@ -38,7 +40,8 @@ const UPSERT_LATEST: &str = "
     ON CONFLICT (sensor_id, metric) DO UPDATE SET
       reading_at = excluded.reading_at, value = excluded.value, event_id = excluded.event_id,
       received_at = excluded.received_at, device_type = excluded.device_type, zone_id = excluded.zone_id
-    WHERE (excluded.reading_at, excluded.event_id) > (l.reading_at, l.event_id)";
+    WHERE (least(excluded.reading_at, excluded.received_at), excluded.reading_at, excluded.event_id)
+        > (least(l.reading_at, l.received_at), l.reading_at, l.event_id)";
 
 /// Writes the batch and returns its row count; a duplicate is a unique violation and nothing is written.
 pub(super) async fn insert(

@@ -30,11 +30,12 @@ macro_rules! insert_sql {
                SELECT DISTINCT ON (sensor_id, metric)
                       sensor_id, metric, reading_at, value, event_id, received_at, device_type, zone_id
                FROM inserted
-               ORDER BY sensor_id, metric, reading_at DESC, event_id DESC
+               ORDER BY sensor_id, metric, least(reading_at, received_at) DESC, reading_at DESC, event_id DESC
                ON CONFLICT (sensor_id, metric) DO UPDATE SET
                  reading_at = excluded.reading_at, value = excluded.value, event_id = excluded.event_id,
                  received_at = excluded.received_at, device_type = excluded.device_type, zone_id = excluded.zone_id
-               WHERE (excluded.reading_at, excluded.event_id) > (l.reading_at, l.event_id)
+               WHERE (least(excluded.reading_at, excluded.received_at), excluded.reading_at, excluded.event_id)
+                   > (least(l.reading_at, l.received_at), l.reading_at, l.event_id)
              )
              SELECT count(*) FROM inserted"
         )
