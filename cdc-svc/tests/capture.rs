@@ -37,12 +37,12 @@ async fn every_column_arrives_as_the_contract_says() {
     let id = Uuid::new_v4();
     stage
         .run(&format!(
-            "INSERT INTO sensor_thresholds (threshold_id, sensor_id, metric, min_value, max_value, severity, \
-             enabled, description, version, created_at, updated_at) VALUES ('{id}', 's', 'temperature', NULL, 30.1, 'critical', true, \
-             'zu heiß \"!\"', 7, '2026-01-02 03:04:05.000006+00', '2026-01-02 04:04:05+01');
-             INSERT INTO devices (sensor_id, display_name, device_type, zone_id, codec, status, fingerprints, \
+            "INSERT INTO devices (sensor_id, display_name, device_type, zone_id, codec, status, fingerprints, \
              version, created_at, updated_at) VALUES ('s', 'Küche', 'THERMOSTAT', 'zone', 'json', 'suspended', \
-             ARRAY['ab', 'c\"d', 'NULL', ''], 9007199254740993, '2026-01-02 03:04:05.000006+00', now())"
+             ARRAY['ab', 'c\"d', 'NULL', ''], 9007199254740993, '2026-01-02 03:04:05.000006+00', now());
+             INSERT INTO sensor_thresholds (threshold_id, sensor_id, metric, min_value, max_value, severity, \
+             enabled, description, version, created_at, updated_at) VALUES ('{id}', 's', 'temperature', NULL, 30.1, 'critical', true, \
+             'zu heiß \"!\"', 7, '2026-01-02 03:04:05.000006+00', '2026-01-02 04:04:05+01')"
         ))
         .await;
     let record = stage.kafka.read(THRESHOLDS).next().await;
@@ -125,7 +125,7 @@ async fn truncate_deletes_every_row_of_the_topic() {
     let service = stage.start();
     service.is_ready().await;
     stage.add_device("a").await;
-    stage.run("TRUNCATE devices").await;
+    stage.run("TRUNCATE devices CASCADE").await;
     stage.add_device("b").await;
     let devices = stage.kafka.read(DEVICES);
     expect(&devices, &["c a 1", "d a 1", "tombstone a", "c b 1"]).await;

@@ -112,8 +112,8 @@ impl Stage {
     }
 
     pub(crate) async fn add_device(&self, id: &str) {
-        let insert = "INSERT INTO devices (sensor_id, device_type, zone_id, codec, status) \
-                      VALUES ($1, 'THERMOSTAT', 'zone', 'json', 'active')";
+        let insert = "INSERT INTO devices (sensor_id, device_type, zone_id, codec, status, version) \
+                      VALUES ($1, 'THERMOSTAT', 'zone', 'json', 'active', 1)";
         self.sql.execute(insert, &[&id]).await.unwrap();
     }
 

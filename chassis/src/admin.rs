@@ -4,7 +4,10 @@
 //! latch is open: send no work when one is not. The two never share an answer.
 
 use crate::Chassis;
-use actix_web::dev::Server;
+use actix_web::body::MessageBody;
+use actix_web::dev::{Server, ServiceRequest, ServiceResponse};
+use actix_web::http::Method;
+use actix_web::middleware::{Next, from_fn};
 use actix_web::{App, HttpResponse, HttpServer, web};
 use anyhow::Context;
 use parking_lot::Mutex;
@@ -115,6 +118,7 @@ pub fn serve(listen: SocketAddr, chassis: &Chassis) -> anyhow::Result<Server> {
     Ok(HttpServer::new(move || {
         App::new()
             .app_data(chassis.clone())
+            .wrap(from_fn(head_as_get))
             .route("/metrics", web::get().to(metrics))
             .route("/livez", web::get().to(livez))
             .route("/readyz", web::get().to(readyz))
@@ -125,6 +129,17 @@ pub fn serve(listen: SocketAddr, chassis: &Chassis) -> anyhow::Result<Server> {
     .bind(listen)
     .with_context(|| format!("bind the admin server to {listen}"))?
     .run())
+}
+
+/// Routes a HEAD as a GET; the server leaves the body out by itself. Source: RFC 9110, section 9.3.2.
+pub(crate) async fn head_as_get(
+    mut request: ServiceRequest,
+    next: Next<impl MessageBody>,
+) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+    if request.method() == Method::HEAD {
+        request.head_mut().method = Method::GET;
+    }
+    next.call(request).await
 }
 
 async fn metrics(chassis: web::Data<Chassis>) -> HttpResponse {

@@ -1,17 +1,20 @@
-//! Who calls: JWTs verified locally against a JWKS file.
+//! Who calls: JWTs verified locally against a JWKS, from a file or a URL, that is followed while the process runs.
 
-use crate::config::Env;
+mod keys;
+mod settings;
+
+pub use settings::Settings;
+
+use crate::Chassis;
 use crate::http::Problem;
 use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
 use actix_web::http::header::AUTHORIZATION;
 use actix_web::{FromRequest, HttpRequest, web};
-use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+use keys::Keys;
 use serde::Deserialize;
-use std::future::{Ready, ready};
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::pin::Pin;
 
 /// Clocks may differ by so many seconds before `exp` and `nbf` are held against a token.
 const CLOCK_SKEW_S_MAX: u64 = 30;
@@ -35,34 +38,49 @@ pub enum Role {
     Other,
 }
 
-/// Says which tokens are accepted.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    jwks: PathBuf,
-    issuer: String,
-    audience: String,
+/// Why a caller is not let in.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The request has no bearer token.
+    #[error("send a token: Authorization: Bearer …")]
+    Absent,
+    /// The token is not believed; the text says which check failed and holds nothing of the token.
+    #[error("{0}")]
+    Invalid(String),
+    /// The token is believed and its roles do not suffice.
+    #[error("{0}")]
+    Forbidden(String),
+    /// No key is known yet to verify a token with.
+    #[error("the keys that tokens are signed with are not known yet")]
+    Unavailable,
 }
 
-impl Settings {
-    /// Reads `JWT_JWKS_FILE`, `JWT_ISSUER` and `JWT_AUDIENCE`; all are required, there is no way to switch it off.
-    pub fn from_env(env: &mut Env) -> Self {
-        Self {
-            jwks: env.path("JWT_JWKS_FILE"),
-            issuer: env.text("JWT_ISSUER"),
-            audience: env.text("JWT_AUDIENCE"),
+impl Error {
+    /// Returns the value of `WWW-Authenticate` that belongs to it.
+    ///
+    /// Source: RFC 6750, section 3.
+    pub const fn challenge(&self) -> &'static str {
+        match self {
+            Self::Absent | Self::Unavailable => "Bearer realm=\"fieldline\"",
+            Self::Invalid(_) => "Bearer realm=\"fieldline\", error=\"invalid_token\"",
+            Self::Forbidden(_) => "Bearer realm=\"fieldline\", error=\"insufficient_scope\"",
         }
     }
+}
 
-    /// Takes the three settings as they are, as tests do.
-    pub fn new(jwks: PathBuf, issuer: impl Into<String>, audience: impl Into<String>) -> Self {
-        Self { jwks, issuer: issuer.into(), audience: audience.into() }
-    }
+/// Returns the token of an `Authorization` header, if its scheme is Bearer, in any case.
+///
+/// Source: RFC 9110, section 11.1.
+pub fn bearer(authorization: &str) -> Option<&str> {
+    let (scheme, token) = authorization.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
 }
 
 /// Verifies tokens. Cheap to clone.
 #[derive(Clone)]
 pub struct Verifier {
-    keys: Arc<JwkSet>,
+    keys: Keys,
     settings: Settings,
 }
 
@@ -74,38 +92,30 @@ struct Claims {
 }
 
 impl Verifier {
-    /// Reads the JWKS file.
+    /// Reads the keys and follows them until shutdown. Those of a URL may come later: until then the latch `jwks` is
+    /// closed.
     ///
     /// # Errors
-    /// It cannot be read or is no JWKS (stop).
-    pub fn open(settings: &Settings) -> anyhow::Result<Self> {
-        use anyhow::Context;
-        let text = std::fs::read(&settings.jwks).context("read JWT_JWKS_FILE")?;
-        let keys: JwkSet = serde_json::from_slice(&text).context("read JWT_JWKS_FILE as a JWKS")?;
-        anyhow::ensure!(!keys.keys.is_empty(), "JWT_JWKS_FILE holds no key");
-        Ok(Self { keys: Arc::new(keys), settings: settings.clone() })
+    /// The file cannot be read or is no JWKS, or the client for the URL cannot be made (stop).
+    pub fn open(settings: &Settings, chassis: &Chassis) -> anyhow::Result<Self> {
+        Ok(Self { keys: Keys::open(settings, chassis)?, settings: settings.clone() })
     }
 
-    /// Verifies signature, `exp`, `nbf`, `aud` and `iss`.
+    /// Verifies signature, `exp`, `nbf`, `aud` and `iss`. A key that is not known is looked for once more.
     ///
     /// # Errors
-    /// A 401 problem that says which check failed.
-    pub fn verify(&self, token: &str) -> Result<Caller, Problem> {
+    /// [`Error::Invalid`] says which check failed; [`Error::Unavailable`] when no key was read yet.
+    pub async fn verify(&self, token: &str) -> Result<Caller, Error> {
         if token.len() > TOKEN_BYTES_MAX {
-            return Err(unauthorized("token is too long"));
+            return Err(invalid("token is too long"));
         }
-        let header = decode_header(token).map_err(|_| unauthorized("token is no JWT"))?;
+        let header = decode_header(token).map_err(|_| invalid("token is no JWT"))?;
         // HS256 with a public key as the secret is the classic forgery; only asymmetric algorithms are accepted.
         if !matches!(header.alg, Algorithm::RS256 | Algorithm::ES256 | Algorithm::EdDSA) {
-            return Err(unauthorized("token must be signed with RS256, ES256 or EdDSA"));
+            return Err(invalid("token must be signed with RS256, ES256 or EdDSA"));
         }
-        let key = match &header.kid {
-            Some(kid) => self.keys.find(kid),
-            None => self.keys.keys.first().filter(|_| self.keys.keys.len() == 1),
-        };
-        let key = key.ok_or_else(|| unauthorized("token is signed with an unknown key"))?;
-        let key =
-            DecodingKey::from_jwk(key).map_err(|_| unauthorized("token is signed with an unusable key"))?;
+        let key = self.keys.find(header.kid.as_deref()).await?;
+        let key = DecodingKey::from_jwk(&key).map_err(|_| invalid("token is signed with an unusable key"))?;
         let mut validation = Validation::new(header.alg);
         validation.leeway = CLOCK_SKEW_S_MAX;
         validation.validate_nbf = true;
@@ -115,13 +125,13 @@ impl Verifier {
         match decode::<Claims>(token, &key, &validation) {
             Ok(token) => Ok(Caller { subject: token.claims.sub, roles: token.claims.roles }),
             // The kind names the failed check and holds nothing of the token.
-            Err(error) => Err(unauthorized(&format!("token is refused: {:?}", error.kind()))),
+            Err(error) => Err(invalid(&format!("token is refused: {:?}", error.kind()))),
         }
     }
 }
 
-fn unauthorized(detail: &str) -> Problem {
-    Problem::new(StatusCode::UNAUTHORIZED, detail)
+fn invalid(detail: &str) -> Error {
+    Error::Invalid(detail.to_owned())
 }
 
 /// The authenticated caller of a request; as a handler argument it demands a valid bearer token.
@@ -136,33 +146,45 @@ impl Caller {
     /// Demands one of the roles; an admin has all of them.
     ///
     /// # Errors
-    /// A 403 problem.
-    pub fn require(&self, any_of: &[Role]) -> Result<(), Problem> {
+    /// [`Error::Forbidden`].
+    pub fn require(&self, any_of: &[Role]) -> Result<(), Error> {
         if self.roles.iter().any(|role| *role == Role::Admin || any_of.contains(role)) {
             return Ok(());
         }
-        Err(Problem::new(StatusCode::FORBIDDEN, format!("needs one of the roles {any_of:?}").to_lowercase()))
+        Err(Error::Forbidden(format!("needs one of the roles {any_of:?}").to_lowercase()))
     }
 }
 
 impl FromRequest for Caller {
     type Error = Problem;
-    type Future = Ready<Result<Self, Problem>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, Problem>>>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(authenticate(request))
+        let request = request.clone();
+        Box::pin(async move { authenticate(&request).await })
     }
 }
 
-fn authenticate(request: &HttpRequest) -> Result<Caller, Problem> {
+async fn authenticate(request: &HttpRequest) -> Result<Caller, Problem> {
     let verifier = request
         .app_data::<web::Data<Verifier>>()
         .ok_or_else(|| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "no verifier is configured"))?;
-    let token = request
-        .headers()
-        .get(AUTHORIZATION)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.strip_prefix("Bearer "))
-        .ok_or_else(|| unauthorized("send a token: Authorization: Bearer …"))?;
-    verifier.verify(token)
+    let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let token = header.and_then(bearer).ok_or(Error::Absent)?;
+    Ok(verifier.verify(token).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_scheme_is_read_in_any_case_and_no_other_scheme_is() {
+        for header in ["Bearer a.b.c", "bearer a.b.c", "BEARER  a.b.c "] {
+            assert_eq!(bearer(header), Some("a.b.c"), "{header}");
+        }
+        for header in ["", "Bearer", "Bearer ", "Basic a.b.c", "Bearera.b.c", "a.b.c"] {
+            assert_eq!(bearer(header), None, "{header}");
+        }
+    }
 }

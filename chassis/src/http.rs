@@ -1,24 +1,29 @@
 //! REST plumbing: RFC 9457 problems, fields that are all checked before any is refused, conditional requests, request
 //! metrics, a server that drains.
 
+mod change;
 mod etag;
 mod fields;
+mod json;
+mod manners;
+mod settings;
+mod tls;
 
-pub use etag::{if_match, is_held, representation, version_tag};
+pub use change::{Change, Rules};
+pub use etag::{check_version, if_match, is_held, representation, version_tag};
 pub use fields::{Fields, Listing, Page, check_prose};
+pub use settings::Settings;
 
-use crate::Chassis;
-use actix_web::body::{BoxBody, MessageBody};
-use actix_web::dev::{ServiceRequest, ServiceResponse};
+use crate::admin::head_as_get;
+use crate::{Chassis, auth};
+use actix_web::body::BoxBody;
 use actix_web::http::{StatusCode, header};
-use actix_web::middleware::{Next, from_fn};
+use actix_web::middleware::from_fn;
 use actix_web::{App, HttpResponse, HttpServer, ResponseError, web};
 use anyhow::Context;
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts};
+use manners::{RequestMetrics, explain, measure};
 use serde::Serialize;
 use std::fmt;
-use std::net::SocketAddr;
-use std::time::Instant;
 
 /// Longest request body, in bytes; the largest of our resources is a certificate of a few KiB.
 const BODY_BYTES_MAX: usize = 256 * 1024;
@@ -50,6 +55,9 @@ pub struct Problem {
     pub errors: Vec<FieldError>,
     #[serde(skip)]
     retry_after_s: Option<u32>,
+    /// `WWW-Authenticate`, when the token is the reason.
+    #[serde(skip)]
+    challenge: Option<&'static str>,
 }
 
 impl Problem {
@@ -62,12 +70,14 @@ impl Problem {
             detail: detail.into(),
             errors: Vec::new(),
             retry_after_s: None,
+            challenge: None,
         }
     }
 
     /// 400 that names every bad field.
     pub fn fields(errors: Vec<FieldError>) -> Self {
-        let names: Vec<_> = errors.iter().map(|error| error.field.as_str()).collect();
+        let mut names: Vec<_> = errors.iter().map(|error| error.field.as_str()).collect();
+        names.dedup();
         let detail = format!("bad value for {}", names.join(", "));
         Self { errors, ..Self::new(StatusCode::BAD_REQUEST, detail) }
     }
@@ -98,6 +108,22 @@ impl Problem {
     }
 }
 
+/// 412: the caller has seen another version than the one that stands.
+fn stale() -> Problem {
+    Problem::new(StatusCode::PRECONDITION_FAILED, "the resource has another version: read it again")
+}
+
+impl From<auth::Error> for Problem {
+    fn from(error: auth::Error) -> Self {
+        let status = match error {
+            auth::Error::Absent | auth::Error::Invalid(_) => StatusCode::UNAUTHORIZED,
+            auth::Error::Forbidden(_) => StatusCode::FORBIDDEN,
+            auth::Error::Unavailable => return Self::unavailable(&error),
+        };
+        Self { challenge: Some(error.challenge()), ..Self::new(status, error.to_string()) }
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.detail)
@@ -111,8 +137,8 @@ impl ResponseError for Problem {
 
     fn error_response(&self) -> HttpResponse<BoxBody> {
         let mut response = HttpResponse::build(self.status_code());
-        if self.status == StatusCode::UNAUTHORIZED.as_u16() {
-            response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
+        if let Some(challenge) = self.challenge {
+            response.insert_header((header::WWW_AUTHENTICATE, challenge));
         }
         if let Some(seconds) = self.retry_after_s {
             response.insert_header((header::RETRY_AFTER, seconds));
@@ -145,75 +171,20 @@ impl From<tokio_postgres::Error> for Problem {
     }
 }
 
-#[derive(Clone)]
-struct RequestMetrics {
-    requests: IntCounterVec,
-    seconds: HistogramVec,
-}
-
-impl RequestMetrics {
-    fn register(chassis: &Chassis) -> anyhow::Result<Self> {
-        let labels = ["method", "route", "status"];
-        let requests = IntCounterVec::new(Opts::new("http_requests_total", "Requests answered."), &labels)?;
-        let seconds = HistogramVec::new(
-            HistogramOpts::new("http_request_duration_seconds", "Time from request to answer."),
-            &labels[..2],
-        )?;
-        chassis.registry.register(Box::new(requests.clone()))?;
-        chassis.registry.register(Box::new(seconds.clone()))?;
-        Ok(Self { requests, seconds })
-    }
-}
-
-async fn measure(
-    metrics: web::Data<RequestMetrics>,
-    request: ServiceRequest,
-    next: Next<impl MessageBody>,
-) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
-    let started = Instant::now();
-    let method = request.method().to_string();
-    // The pattern, not the path: a path holds sensor ids, and labels must stay few.
-    let route = request.match_pattern().unwrap_or_else(|| "unmatched".to_owned());
-    let outcome = next.call(request).await;
-    let status = match &outcome {
-        Ok(response) => response.status(),
-        Err(error) => error.as_response_error().status_code(),
-    };
-    metrics.requests.with_label_values(&[method.as_str(), &route, status.as_str()]).inc();
-    metrics.seconds.with_label_values(&[method.as_str(), &route]).observe(started.elapsed().as_secs_f64());
-    outcome
-}
-
-/// Gives the bodiless 405 of the framework a problem; its `Allow` header stays.
-async fn explain(
-    request: ServiceRequest,
-    next: Next<impl MessageBody + 'static>,
-) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
-    let response = next.call(request).await?.map_into_boxed_body();
-    if response.status() != StatusCode::METHOD_NOT_ALLOWED {
-        return Ok(response);
-    }
-    let problem = Problem::new(response.status(), "the resource has other methods: see Allow");
-    Ok(response.map_body(|head, _| {
-        let json = header::HeaderValue::from_static("application/problem+json");
-        head.headers_mut().insert(header::CONTENT_TYPE, json);
-        BoxBody::new(serde_json::to_vec(&problem).unwrap_or_default())
-    }))
-}
-
 /// Serves the routes that `configure` adds, until shutdown; requests in flight are finished first.
 ///
 /// # Errors
-/// The address cannot be bound (stop).
+/// The address cannot be bound, or the certificate cannot be used (stop).
 pub async fn serve(
     chassis: &Chassis,
-    listen: SocketAddr,
+    settings: &Settings,
     configure: impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
 ) -> anyhow::Result<()> {
     let metrics = web::Data::new(RequestMetrics::register(chassis)?);
     let server = HttpServer::new(move || {
         App::new()
             .app_data(metrics.clone())
+            .wrap(from_fn(head_as_get))
             .wrap(from_fn(explain))
             .wrap(from_fn(measure))
             .configure(configure.clone())
@@ -223,13 +194,16 @@ pub async fn serve(
     })
     .workers(2)
     .disable_signals()
-    .shutdown_timeout(DRAIN_S_MAX)
-    .bind(listen)
-    .with_context(|| format!("bind the REST server to {listen}"))?
-    .run();
+    .shutdown_timeout(DRAIN_S_MAX);
+    let listen = settings.listen;
+    let server = match &settings.tls {
+        Some(files) => server.bind_rustls_0_23(listen, tls::Certificate::open(files, chassis)?.config()?),
+        None => server.bind(listen),
+    };
+    let server = server.with_context(|| format!("bind the REST server to {listen}"))?.run();
     let handle = server.handle();
     let shutdown = chassis.shutdown.clone();
-    tracing::info!(%listen, "serving REST");
+    tracing::info!(%listen, tls = settings.tls.is_some(), "serving REST");
     tokio::spawn(async move {
         shutdown.cancelled().await;
         handle.stop(true).await;

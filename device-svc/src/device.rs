@@ -1,6 +1,6 @@
 //! What a device is and which requests make one. Pure.
 
-use chassis::http::{Fields, Problem, check_prose};
+use chassis::http::{Change, Fields, Problem, Rules, check_prose};
 use schema::{Codec, DeviceStatus, Layout, Timestamp, check_sensor_id};
 use serde::Serialize;
 use serde_json::Value;
@@ -15,10 +15,14 @@ const FINGERPRINTS_MAX: usize = 8;
 const FINGERPRINT_BYTES: usize = 32;
 
 /// The codec of a device that is registered without one.
-pub(crate) const CODEC_DEFAULT: Codec = Codec::Json;
+const CODEC_DEFAULT: Codec = Codec::Json;
 
-/// Fields of the resource that only the service writes; a caller who sends them expects something that will not happen.
+/// Fields that only the service writes; who registers a device with them expects something that will not happen.
 const READ_ONLY: [&str; 3] = ["version", "createdAt", "updatedAt"];
+const RULES: Rules<'_> = Rules {
+    required: &["deviceType", "zoneId"],
+    read_only: &["sensorId", "version", "createdAt", "updatedAt"],
+};
 
 const STATUSES: [(&str, DeviceStatus); 3] = [
     (DeviceStatus::Active.as_str(), DeviceStatus::Active),
@@ -44,19 +48,24 @@ pub(crate) struct Device {
     pub(crate) updated_at: Timestamp,
 }
 
+impl Device {
+    /// Says whether the device is retired, for good.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.status == DeviceStatus::Retired.as_str()
+    }
+}
+
 /// What a caller writes beside the sensor id.
-///
-/// The optional fields decide whether and how a device may publish. A registration without them takes the defaults; a
-/// replacement without them keeps what is there, so that who renames a suspended device does not let it in again.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Draft {
     pub(crate) display_name: String,
     pub(crate) device_type: String,
     pub(crate) zone_id: String,
-    /// With the codec `binary` comes its layout, as JSON text; with every other comes none.
-    pub(crate) codec: Option<(Codec, Option<String>)>,
-    pub(crate) status: Option<DeviceStatus>,
-    pub(crate) fingerprints: Option<Vec<String>>,
+    pub(crate) codec: Codec,
+    /// The layout as JSON text, with the codec `binary` and no other.
+    pub(crate) codec_layout: Option<String>,
+    pub(crate) status: DeviceStatus,
+    pub(crate) fingerprints: Vec<String>,
 }
 
 impl Draft {
@@ -66,32 +75,43 @@ impl Draft {
     /// 400 that names every bad field.
     pub(crate) fn registration(mut fields: Fields) -> Result<(String, Self), Problem> {
         let sensor_id = fields.text("sensorId", check_sensor_id);
+        fields.or("codec", CODEC_DEFAULT.as_str());
+        fields.or("status", DeviceStatus::Active.as_str());
+        fields.or("fingerprints", Vec::<Value>::new());
+        for name in READ_ONLY {
+            fields.refuse(name, "is set by the service; leave it out");
+        }
         Ok((sensor_id, Self::read(fields)?))
     }
 
-    /// Reads and checks a replacement of that device. The body may repeat its sensor id, which cannot change.
+    /// Applies a change to a device: what is not named stays, so that who renames a suspended device does not let it in
+    /// again. A layout goes with the codec that it belongs to.
     ///
     /// # Errors
-    /// 400 that names every bad field.
-    pub(crate) fn replacement(mut fields: Fields, sensor_id: &str) -> Result<Self, Problem> {
-        let same = |text: &str| if text == sensor_id { Ok(()) } else { Err("cannot change") };
-        fields.text_optional("sensorId", same);
-        Self::read(fields)
+    /// 400 that names every bad field; 412 for another version.
+    pub(crate) fn changed(device: &Device, change: Change) -> Result<Self, Problem> {
+        let mut device = device.clone();
+        if change.member("codec").is_some_and(|codec| codec != Codec::Binary.as_str()) {
+            device.codec_layout = None;
+        }
+        Self::read(change.apply(&device, RULES)?)
     }
 
     fn read(mut fields: Fields) -> Result<Self, Problem> {
         let name = |text: &str| check_prose(text, DISPLAY_NAME_CHARS_MAX);
+        let display_name = fields.text_optional("displayName", name).unwrap_or_default();
+        let device_type = fields.text("deviceType", check_label);
+        let zone_id = fields.text("zoneId", check_label);
+        let (codec, codec_layout) = take_codec(&mut fields);
         let draft = Self {
-            display_name: fields.text_optional("displayName", name).unwrap_or_default(),
-            device_type: fields.text("deviceType", check_label),
-            zone_id: fields.text("zoneId", check_label),
-            codec: take_codec(&mut fields),
-            status: fields.one_of_optional("status", &STATUSES),
+            display_name,
+            device_type,
+            zone_id,
+            codec,
+            codec_layout,
+            status: fields.one_of("status", &STATUSES),
             fingerprints: take_fingerprints(&mut fields),
         };
-        for name in READ_ONLY {
-            fields.refuse(name, "is set by the service; leave it out");
-        }
         fields.finish()?;
         Ok(draft)
     }
@@ -125,41 +145,36 @@ fn check_label(text: &str) -> Result<(), &'static str> {
 }
 
 /// Takes the codec and what belongs to it, so that no device is registered whose readings all go to the dead letters.
-fn take_codec(fields: &mut Fields) -> Option<(Codec, Option<String>)> {
+fn take_codec(fields: &mut Fields) -> (Codec, Option<String>) {
     let words = Codec::ALL.map(|codec| (codec.as_str(), codec));
-    let codec = fields.one_of_optional("codec", &words);
-    let layout =
-        fields.take("codecLayout").filter(|layout| !layout.is_null()).map(|layout| layout.to_string());
-    match (codec, layout) {
-        (Some(Codec::Binary), Some(layout)) => {
-            if let Err(problems) = Layout::parse(&layout) {
-                for problem in problems {
-                    fields.problem("codecLayout", problem);
-                }
+    let codec = fields.one_of("codec", &words);
+    let layout = fields.take("codecLayout").map(|layout| layout.to_string());
+    match &layout {
+        _ if fields.is_bad("codec") => {}
+        Some(layout) if codec == Codec::Binary => {
+            for problem in Layout::parse(layout).err().unwrap_or_default() {
+                fields.problem("codecLayout", problem);
             }
-            Some((Codec::Binary, Some(layout)))
         }
-        (Some(Codec::Binary), None) => {
-            fields.problem("codecLayout", "is required with the codec binary");
-            None
-        }
-        (_, Some(_)) => {
-            fields.problem("codecLayout", "belongs to the codec binary; send that with it");
-            None
-        }
-        (codec, None) => codec.map(|codec| (codec, None)),
+        None if codec == Codec::Binary => fields.problem("codecLayout", "is required with the codec binary"),
+        Some(_) => fields.problem("codecLayout", "belongs to the codec binary; send that with it"),
+        None => {}
     }
+    (codec, layout)
 }
 
-fn take_fingerprints(fields: &mut Fields) -> Option<Vec<String>> {
-    let Value::Array(texts) = fields.take("fingerprints")? else {
-        fields.problem("fingerprints", "must be a list of texts");
-        return None;
+fn take_fingerprints(fields: &mut Fields) -> Vec<String> {
+    let texts = match fields.take("fingerprints") {
+        Some(Value::Array(texts)) if texts.len() <= FINGERPRINTS_MAX => texts,
+        Some(Value::Array(_)) => {
+            fields.problem("fingerprints", format!("must be at most {FINGERPRINTS_MAX}"));
+            return Vec::new();
+        }
+        Some(_) | None => {
+            fields.problem("fingerprints", "must be a list of texts; an empty one removes them all");
+            return Vec::new();
+        }
     };
-    if texts.len() > FINGERPRINTS_MAX {
-        fields.problem("fingerprints", format!("must be at most {FINGERPRINTS_MAX}"));
-        return None;
-    }
     let mut fingerprints = Vec::new();
     for (index, text) in texts.iter().enumerate() {
         match text.as_str().and_then(normalise) {
@@ -168,7 +183,7 @@ fn take_fingerprints(fields: &mut Fields) -> Option<Vec<String>> {
             None => fields.problem(format!("fingerprints[{index}]"), "must be a SHA-256 in hex"),
         }
     }
-    Some(fingerprints)
+    fingerprints
 }
 
 /// Reads a SHA-256 in hex of either case, with a colon between bytes or without, as tools print it.
@@ -207,34 +222,25 @@ mod tests {
         assert_eq!(normalise(&":".repeat(95)), None);
     }
 
-    #[test]
-    fn what_a_replacement_does_not_mention_is_kept() {
-        let fields = |json: &str| Fields::of_json(json.as_bytes()).unwrap();
-        let draft = Draft::replacement(fields(r#"{"deviceType":"T","zoneId":"z"}"#), "s").unwrap();
-        assert_eq!((draft.codec, draft.status, draft.fingerprints), (None, None, None));
-        let named = r#"{"sensorId":"s","deviceType":"T","zoneId":"z","fingerprints":[]}"#;
-        assert_eq!(Draft::replacement(fields(named), "s").unwrap().fingerprints, Some(vec![]));
-        assert_eq!(Draft::replacement(fields(named), "t").unwrap_err().errors[0].field, "sensorId");
+    fn registered(more: &str) -> Result<Draft, Problem> {
+        let json = format!(r#"{{"sensorId":"s","deviceType":"T","zoneId":"z"{more}}}"#);
+        Draft::registration(Fields::of_json(json.as_bytes()).unwrap()).map(|(_, draft)| draft)
     }
 
     #[test]
     fn a_layout_comes_with_the_codec_binary_and_no_other() {
-        let read = |codec: &str| {
-            let json = format!(r#"{{"deviceType":"T","zoneId":"z"{codec}}}"#);
-            Draft::replacement(Fields::of_json(json.as_bytes()).unwrap(), "s")
-        };
         let layout = r#","codecLayout":{"length":2,"fields":[{"metric":"t","at":0,"type":"i16be"}]}"#;
         for codec in Codec::ALL {
             let named = format!(r#","codec":"{}""#, codec.as_str());
-            assert_eq!(read(&named).is_ok(), codec != Codec::Binary, "{named}");
-            assert_eq!(read(&format!("{named}{layout}")).is_ok(), codec == Codec::Binary, "{named}");
+            assert_eq!(registered(&named).is_ok(), codec != Codec::Binary, "{named}");
+            assert_eq!(registered(&format!("{named}{layout}")).is_ok(), codec == Codec::Binary, "{named}");
         }
         for bad in [
             layout,
             r#","codec":"binary","codecLayout":{"fields":[{"metric":"t","at":-1}]}"#,
             r#","codec":"morse""#,
         ] {
-            let field = read(bad).unwrap_err().errors[0].field.clone();
+            let field = registered(bad).unwrap_err().errors[0].field.clone();
             assert!(field.starts_with("codec"), "{bad}: {field}");
         }
     }

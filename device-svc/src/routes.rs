@@ -3,10 +3,10 @@
 use crate::device::{Draft, Filter};
 use crate::store;
 use actix_web::http::header::LOCATION;
-use actix_web::web::{Data, Path, Payload, ServiceConfig, delete, get, post, put, resource};
+use actix_web::web::{Data, Path, Payload, ServiceConfig, delete, get, patch, post, put, resource};
 use actix_web::{HttpRequest, HttpResponse};
 use chassis::auth::{Caller, Role};
-use chassis::http::{Fields, Problem, if_match, representation, version_tag};
+use chassis::http::{Change, Fields, Problem, if_match, representation, version_tag};
 use deadpool_postgres::Pool;
 use schema::check_sensor_id;
 
@@ -22,7 +22,8 @@ pub(crate) fn configure(app: &mut ServiceConfig) {
     app.service(resource(PATH).route(post().to(create)).route(get().to(list))).service(
         resource(format!("{PATH}/{{sensorId}}"))
             .route(get().to(read))
-            .route(put().to(replace))
+            .route(put().to(change))
+            .route(patch().to(change))
             .route(delete().to(remove)),
     );
 }
@@ -32,9 +33,14 @@ fn check(sensor_id: &str) -> Result<&str, Problem> {
     Ok(sensor_id)
 }
 
-async fn create(caller: Caller, body: Payload, pool: Data<Pool>) -> Result<HttpResponse, Problem> {
+async fn create(
+    caller: Caller,
+    request: HttpRequest,
+    body: Payload,
+    pool: Data<Pool>,
+) -> Result<HttpResponse, Problem> {
     caller.require(&WRITERS)?;
-    let (sensor_id, draft) = Draft::registration(Fields::of_body(body).await?)?;
+    let (sensor_id, draft) = Draft::registration(Fields::of_body(&request, body).await?)?;
     let device = store::insert(&pool, &sensor_id, &draft).await?;
     Ok(HttpResponse::Created()
         .insert_header((LOCATION, format!("{PATH}/{sensor_id}")))
@@ -46,7 +52,7 @@ async fn list(caller: Caller, request: HttpRequest, pool: Data<Pool>) -> Result<
     caller.require(&READERS)?;
     let mut fields = Fields::of_query(&request);
     let filter = Filter::take(&mut fields);
-    let page = fields.page("limit", LIMIT_DEFAULT, LIMIT_MAX);
+    let page = fields.page(LIMIT_DEFAULT, LIMIT_MAX);
     fields.finish()?;
     Ok(HttpResponse::Ok().json(store::list(&pool, &filter, page).await?))
 }
@@ -62,7 +68,7 @@ async fn read(
     Ok(representation(&request, device.version, &device))
 }
 
-async fn replace(
+async fn change(
     caller: Caller,
     sensor_id: Path<String>,
     request: HttpRequest,
@@ -72,8 +78,8 @@ async fn replace(
     caller.require(&WRITERS)?;
     let sensor_id = check(&sensor_id)?;
     let expected = if_match(&request)?;
-    let draft = Draft::replacement(Fields::of_body(body).await?, sensor_id)?;
-    let device = store::replace(&pool, sensor_id, &draft, expected.as_deref()).await?;
+    let change = Change::of_body(&request, body).await?;
+    let device = store::change(&pool, sensor_id, change, expected.as_deref()).await?;
     Ok(HttpResponse::Ok().insert_header(version_tag(device.version)).json(device))
 }
 

@@ -1,9 +1,9 @@
-//! Table `devices`. Each change is one statement; a refusal is the problem that the caller gets.
+//! Table `devices`. Each change is one transaction; a refusal is the problem that the caller gets.
 
-use crate::device::{CODEC_DEFAULT, Device, Draft, Filter};
+use crate::device::{Device, Draft, Filter};
 use actix_web::http::StatusCode;
-use chassis::http::{Listing, Page, Problem};
-use deadpool_postgres::Pool;
+use chassis::http::{Change, Listing, Page, Problem, check_version};
+use deadpool_postgres::{Pool, Transaction};
 use schema::DeviceStatus;
 use time::OffsetDateTime;
 use tokio_postgres::Row;
@@ -31,18 +31,15 @@ const INSERT: &str = concat!(
 const SELECT: &str = concat!("SELECT ", columns!(), " FROM devices WHERE sensor_id = $1");
 const COUNT: &str = concat!("SELECT count(*)", filtered!());
 const LIST: &str = concat!("SELECT ", columns!(), filtered!(), " ORDER BY sensor_id LIMIT $4 OFFSET $5");
-// A retired device stays retired: with its last clause the statement itself refuses, whoever else writes meanwhile.
+// Whoever else changes the row waits until this change is made.
+const LOCK: &str = concat!("SELECT ", columns!(), " FROM devices WHERE sensor_id = $1 FOR UPDATE");
 const UPDATE: &str = concat!(
-    "UPDATE devices SET display_name = $2, device_type = $3, zone_id = $4, codec = coalesce($5, codec), \
-       status = coalesce($6, status), fingerprints = coalesce($7, fingerprints), \
-       codec_layout = CASE WHEN $5::text IS NULL THEN codec_layout ELSE $9::text::jsonb END, version = version + 1, \
-       updated_at = now() \
-     WHERE sensor_id = $1 AND ($8::int8[] IS NULL OR version = ANY ($8)) \
-       AND (status <> 'retired' OR coalesce($6, status) = 'retired') RETURNING ",
+    "UPDATE devices SET display_name = $2, device_type = $3, zone_id = $4, codec = $5, status = $6, \
+       fingerprints = $7, codec_layout = $8::text::jsonb, version = nextval('devices_version'), updated_at = now() \
+     WHERE sensor_id = $1 RETURNING ",
     columns!()
 );
-const DELETE: &str =
-    "DELETE FROM devices WHERE sensor_id = $1 AND ($2::int8[] IS NULL OR version = ANY ($2))";
+const DELETE: &str = "DELETE FROM devices WHERE sensor_id = $1";
 
 fn read(row: &Row) -> Result<Device, Problem> {
     Ok(Device {
@@ -60,27 +57,39 @@ fn read(row: &Row) -> Result<Device, Problem> {
     })
 }
 
+/// A draft as the columns that [`INSERT`] and [`UPDATE`] write.
+struct Written<'a> {
+    draft: &'a Draft,
+    codec: &'static str,
+    status: &'static str,
+}
+
+impl<'a> Written<'a> {
+    fn of(draft: &'a Draft) -> Self {
+        Self { draft, codec: draft.codec.as_str(), status: draft.status.as_str() }
+    }
+
+    fn params<'b>(&'b self, sensor_id: &'b &str) -> [&'b (dyn ToSql + Sync); 8] {
+        let Self { draft, codec, status } = self;
+        [
+            sensor_id,
+            &draft.display_name,
+            &draft.device_type,
+            &draft.zone_id,
+            codec,
+            status,
+            &draft.fingerprints,
+            &draft.codec_layout,
+        ]
+    }
+}
+
 /// Adds a row.
 pub(crate) async fn insert(pool: &Pool, sensor_id: &str, draft: &Draft) -> Result<Device, Problem> {
     let client = pool.get().await?;
     let statement = client.prepare_cached(INSERT).await?;
-    let (codec, layout) = match &draft.codec {
-        Some((codec, layout)) => (codec.as_str(), layout.as_deref()),
-        None => (CODEC_DEFAULT.as_str(), None),
-    };
-    let status = draft.status.unwrap_or(DeviceStatus::Active).as_str();
-    let fingerprints = draft.fingerprints.as_deref().unwrap_or_default();
-    let params: [&(dyn ToSql + Sync); 8] = [
-        &sensor_id,
-        &draft.display_name,
-        &draft.device_type,
-        &draft.zone_id,
-        &codec,
-        &status,
-        &fingerprints,
-        &layout,
-    ];
-    match client.query_opt(&statement, &params).await? {
+    let written = Written::of(draft);
+    match client.query_opt(&statement, &written.params(&sensor_id)).await? {
         Some(row) => read(&row),
         None => Err(Problem::new(StatusCode::CONFLICT, "a device with this sensorId exists")),
     }
@@ -109,55 +118,49 @@ pub(crate) async fn list(pool: &Pool, filter: &Filter, page: Page) -> Result<Lis
     Ok(Listing::new(resources, total.try_get(0)?, page))
 }
 
-/// Replaces what a caller writes, if the row has one of the expected versions and is not retired for good.
-pub(crate) async fn replace(
+/// Applies a change to a row, if it has one of the expected versions and is not retired for good.
+pub(crate) async fn change(
     pool: &Pool,
     sensor_id: &str,
-    draft: &Draft,
+    change: Change,
     expected: Option<&[i64]>,
 ) -> Result<Device, Problem> {
-    let client = pool.get().await?;
-    let statement = client.prepare_cached(UPDATE).await?;
-    let status = draft.status.map(DeviceStatus::as_str);
-    let codec = draft.codec.as_ref().map(|(codec, _)| codec.as_str());
-    let layout = draft.codec.as_ref().and_then(|(_, layout)| layout.as_deref());
-    let params: [&(dyn ToSql + Sync); 9] = [
-        &sensor_id,
-        &draft.display_name,
-        &draft.device_type,
-        &draft.zone_id,
-        &codec,
-        &status,
-        &draft.fingerprints,
-        &expected,
-        &layout,
-    ];
-    let row = client.query_opt(&statement, &params).await?;
-    drop(client);
-    match row {
-        Some(row) => read(&row),
-        None => Err(refusal(pool, sensor_id, expected).await),
+    let mut client = pool.get().await?;
+    let transaction = client.transaction().await?;
+    let device = lock(&transaction, sensor_id, expected).await?;
+    let draft = Draft::changed(&device, change)?;
+    if device.is_retired() && draft.status != DeviceStatus::Retired {
+        return Err(Problem::new(StatusCode::CONFLICT, "a retired device stays retired"));
     }
+    let statement = transaction.prepare_cached(UPDATE).await?;
+    let written = Written::of(&draft);
+    let row = transaction.query_one(&statement, &written.params(&sensor_id)).await?;
+    transaction.commit().await?;
+    read(&row)
 }
 
-/// Removes a row, if it has one of the expected versions.
+/// Removes a row, if it has one of the expected versions. A retired device stays, so that nobody gets its name again.
 pub(crate) async fn delete(pool: &Pool, sensor_id: &str, expected: Option<&[i64]>) -> Result<(), Problem> {
-    let client = pool.get().await?;
-    let statement = client.prepare_cached(DELETE).await?;
-    let deleted = client.execute(&statement, &[&sensor_id, &expected]).await?;
-    drop(client);
-    if deleted == 1 { Ok(()) } else { Err(refusal(pool, sensor_id, expected).await) }
+    let mut client = pool.get().await?;
+    let transaction = client.transaction().await?;
+    if lock(&transaction, sensor_id, expected).await?.is_retired() {
+        let detail = "a retired device stays: its sensorId is not to be used again";
+        return Err(Problem::new(StatusCode::CONFLICT, detail));
+    }
+    let statement = transaction.prepare_cached(DELETE).await?;
+    transaction.execute(&statement, &[&sensor_id]).await?;
+    Ok(transaction.commit().await?)
 }
 
-/// Finds out why no row was changed. A row that comes or goes meanwhile may turn one reason into another; all refuse.
-async fn refusal(pool: &Pool, sensor_id: &str, expected: Option<&[i64]>) -> Problem {
-    match find(pool, sensor_id).await {
-        Ok(device) if expected.is_none_or(|versions| versions.contains(&device.version)) => {
-            Problem::new(StatusCode::CONFLICT, "a retired device stays retired")
-        }
-        Ok(_) => {
-            Problem::new(StatusCode::PRECONDITION_FAILED, "the device has another version: read it again")
-        }
-        Err(problem) => problem,
-    }
+/// Reads a row and keeps it as it is until the transaction ends.
+async fn lock(
+    transaction: &Transaction<'_>,
+    sensor_id: &str,
+    expected: Option<&[i64]>,
+) -> Result<Device, Problem> {
+    let statement = transaction.prepare_cached(LOCK).await?;
+    let row = transaction.query_opt(&statement, &[&sensor_id]).await?;
+    let device = read(&row.ok_or_else(|| Problem::not_found("no such device"))?)?;
+    check_version(expected, device.version)?;
+    Ok(device)
 }

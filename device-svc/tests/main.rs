@@ -16,8 +16,8 @@ struct World {
 async fn start() -> World {
     let database = Database::create().await;
     let settings = database.settings();
-    let rest = Rest::start(|listen, auth, chassis| {
-        device_svc::run(Config { listen, auth, database: settings.clone() }, chassis)
+    let rest = Rest::start(|http, auth, chassis| {
+        device_svc::run(Config { http, auth, database: settings.clone() }, chassis)
     })
     .await;
     World { database, rest }
@@ -102,22 +102,91 @@ async fn fingerprints_are_kept_in_one_form() {
 }
 
 #[tokio::test]
-async fn replacement_keeps_status_codec_and_fingerprints_that_it_does_not_mention() {
+async fn replacement_keeps_what_it_does_not_name() {
     let world = start().await;
     let created = world.create(&changed("status", json!("suspended"))).await;
     let replaced = world.put(&json!({"deviceType": "HEART_RATE_METER", "zoneId": "ward"})).await.ok(200);
     assert_eq!(replaced.header("etag"), Some("\"2\""));
-    for field in ["sensorId", "status", "codec", "fingerprints", "createdAt"] {
+    for field in ["sensorId", "displayName", "status", "codec", "fingerprints", "createdAt"] {
         assert_eq!(replaced.body[field], created.body[field], "{field}");
     }
-    let new = json!({"displayName": "", "deviceType": "HEART_RATE_METER", "zoneId": "ward", "version": 2});
+    let new = json!({"deviceType": "HEART_RATE_METER", "zoneId": "ward", "version": 2});
     for (field, value) in new.as_object().unwrap() {
         assert_eq!(replaced.body[field], *value, "{field}");
     }
     assert!(replaced.body["updatedAt"].as_str() > created.body["updatedAt"].as_str());
-    let body = json!({"deviceType": "T", "zoneId": "z", "status": "active", "fingerprints": []});
+    let body = json!({"deviceType": "T", "zoneId": "z", "displayName": null, "status": "active", "fingerprints": []});
+    let replaced = world.put(&body).await.ok(200).body;
+    assert_eq!(replaced["displayName"], "");
+    assert_eq!((&replaced["status"], &replaced["fingerprints"]), (&json!("active"), &json!([])));
+}
+
+#[tokio::test]
+async fn replacement_takes_what_a_get_gave_unless_it_is_stale() {
+    let world = start().await;
+    let mut body = world.create(&thermostat()).await.body;
+    body["displayName"] = json!("Kitchen");
     let replaced = world.put(&body).await.ok(200);
-    assert_eq!((&replaced.body["status"], &replaced.body["fingerprints"]), (&json!("active"), &json!([])));
+    assert_eq!((&replaced.body["displayName"], &replaced.body["version"]), (&json!("Kitchen"), &json!(2)));
+    // The body still says version 1, which is no more in force than with If-Match.
+    world.put(&body).await.problem(412);
+    let patch = json!({"version": 1, "displayName": "x"});
+    world.rest.patch(&format!("{PATH}/thermostat-1"), &patch).await.problem(412);
+    for field in ["createdAt", "updatedAt", "sensorId"] {
+        let mut body = replaced.body.clone();
+        body[field] = json!("2026-01-01T00:00:00Z");
+        assert_eq!(world.put(&body).await.problem(400).bad_fields(), [field]);
+    }
+}
+
+#[tokio::test]
+async fn patch_changes_what_it_names_and_nothing_else() {
+    let world = start().await;
+    let created = world.create(&changed("status", json!("suspended"))).await.body;
+    let path = format!("{PATH}/thermostat-1");
+    let patched = world.rest.patch(&path, &json!({"displayName": "Kitchen"})).await.ok(200);
+    assert_eq!(patched.header("etag"), Some("\"2\""));
+    for (field, value) in created.as_object().unwrap() {
+        let is_named = ["displayName", "version", "updatedAt"].contains(&field.as_str());
+        assert_eq!(patched.body[field] != *value, is_named, "{field}");
+    }
+    assert_eq!(world.rest.patch(&path, &json!({"displayName": null})).await.ok(200).body["displayName"], "");
+    // What decides whether a device may publish cannot be taken away by chance.
+    for field in ["status", "codec", "fingerprints", "deviceType", "zoneId"] {
+        let answer = world.rest.patch(&path, &json!({field: null})).await.problem(400);
+        assert_eq!(answer.bad_fields(), [field]);
+    }
+    let layout = json!({"length": 2, "fields": [{"metric": "t", "at": 0, "type": "i16be"}]});
+    let binary = json!({"codec": "binary", "codecLayout": layout});
+    assert_eq!(world.rest.patch(&path, &binary).await.ok(200).body["codecLayout"], layout);
+    let longer = world.rest.patch(&path, &json!({"codecLayout": {"length": 4}})).await.ok(200).body;
+    assert_eq!(
+        (&longer["codecLayout"]["length"], &longer["codecLayout"]["fields"]),
+        (&json!(4), &layout["fields"])
+    );
+    let json = world.rest.patch(&path, &json!({"codec": "json"})).await.ok(200).body;
+    assert_eq!((&json["codec"], json.get("codecLayout")), (&json!("json"), None));
+
+    let stale = world.rest.call("PATCH", &path).header("if-match", "\"1\"");
+    stale.body_as("application/merge-patch+json", "{}").send().await.problem(412);
+    let plain = world.rest.call("PATCH", &path).body("{}").send().await.problem(415);
+    assert!(plain.body["detail"].as_str().unwrap().contains("application/merge-patch+json"));
+    world.rest.patch(&format!("{PATH}/nobody"), &json!({})).await.problem(404);
+}
+
+#[tokio::test]
+async fn versions_survive_deletion_and_registration() {
+    let world = start().await;
+    world.create(&thermostat()).await;
+    let path = format!("{PATH}/thermostat-1");
+    world.put(&thermostat()).await.ok(200);
+    world.rest.delete(&path).await.ok(204);
+    let again = world.create(&thermostat()).await.body["version"].as_i64().unwrap();
+    assert!(again > 2, "version {again} may have been another device's");
+    for stale in ["\"1\"", "\"2\""] {
+        let put = world.rest.call("PUT", &path).header("if-match", stale).json(&thermostat());
+        put.send().await.problem(412);
+    }
 }
 
 #[tokio::test]
@@ -133,6 +202,8 @@ async fn retired_device_stays_retired() {
     // What it is called and where it lies may still be set right.
     let moved = world.put(&json!({"deviceType": "THERMOSTAT", "zoneId": "attic"})).await.ok(200);
     assert_eq!((&moved.body["status"], &moved.body["version"]), (&json!("retired"), &json!(5)));
+    // Nor does it come back under its name.
+    world.rest.delete(&format!("{PATH}/thermostat-1")).await.problem(409);
     world.rest.post(PATH, &thermostat()).await.problem(409);
 }
 
@@ -150,16 +221,15 @@ async fn change_of_another_version_than_expected_is_refused() {
         delete(stale).await.problem(412);
     }
     assert_eq!(put("2").await.problem(400).bad_fields(), ["If-Match"]);
-    // A stale version is told before the retirement, which the caller has not seen.
-    world.put(&changed("status", json!("retired"))).await.ok(200);
-    put("\"2\"").await.problem(412);
-    put("\"3\"").await.problem(409);
-    delete("\"3\"").await.ok(204);
+    delete("\"2\"").await.ok(204);
     world.rest.get(&path).await.problem(404);
-    put("\"3\"").await.problem(404);
+    put("\"2\"").await.problem(404);
     delete("*").await.problem(404);
-    world.create(&thermostat()).await;
-    world.rest.delete(&path).await.ok(204);
+    // A stale version is told before the retirement, which the caller has not seen.
+    world.create(&changed("status", json!("retired"))).await;
+    put("\"2\"").await.problem(412);
+    put("*").await.problem(409);
+    delete("*").await.problem(409);
 }
 
 #[tokio::test]
@@ -206,8 +276,7 @@ async fn every_bad_field_is_reported_together() {
     let world = start().await;
     let worst = json!({"sensorId": "a/b", "displayName": "a\u{0}b", "deviceType": "", "zoneId": 7, "codec": "morse",
         "status": "asleep", "fingerprints": [fingerprint('a'), "abc", 1], "version": 1, "owner": "me"});
-    let all = [
-        "sensorId",
+    let own = [
         "displayName",
         "deviceType",
         "zoneId",
@@ -215,12 +284,13 @@ async fn every_bad_field_is_reported_together() {
         "status",
         "fingerprints[1]",
         "fingerprints[2]",
-        "version",
         "owner",
     ];
-    assert_eq!(world.rest.post(PATH, &worst).await.problem(400).bad_fields(), all);
+    let of_post = [&["sensorId", "version"][..], &own].concat();
+    assert_eq!(world.rest.post(PATH, &worst).await.problem(400).bad_fields(), of_post);
     world.create(&thermostat()).await;
-    assert_eq!(world.put(&worst).await.problem(400).bad_fields(), all);
+    // The version is that of the row: no problem.
+    assert_eq!(world.put(&worst).await.problem(400).bad_fields(), [&["sensorId"][..], &own].concat());
     assert_eq!(
         world.rest.post(PATH, &json!({})).await.problem(400).bad_fields(),
         ["sensorId", "deviceType", "zoneId"]
@@ -295,6 +365,7 @@ async fn hostile_paths_and_queries_are_bad_requests() {
     world.rest.delete("/api/v1/devices/nobody").await.problem(404);
     world.rest.get("/api/v1/device").await.problem(404);
     world.rest.call("PATCH", PATH).send().await.problem(405);
+    world.rest.call("FOO", PATH).send().await.problem(405);
 }
 
 #[tokio::test]
@@ -302,7 +373,9 @@ async fn only_operators_write_and_only_analysts_read_beside_them() {
     let world = start().await;
     world.create(&thermostat()).await;
     let path = format!("{PATH}/thermostat-1");
-    for (method, path) in [("POST", PATH), ("GET", PATH), ("GET", &path), ("PUT", &path), ("DELETE", &path)] {
+    for (method, path) in
+        [("POST", PATH), ("GET", PATH), ("GET", &path), ("PUT", &path), ("PATCH", &path), ("DELETE", &path)]
+    {
         world.rest.assert_refuses_bad_tokens(method, path).await;
         world.rest.assert_refuses_roles(method, path, &["device", "root"]).await;
         if method != "GET" {

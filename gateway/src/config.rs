@@ -26,8 +26,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// `HTTP_LISTEN`: address and port for `POST /api/v1/readings` over HTTPS; without it there is no HTTP.
     pub http_listen: Option<SocketAddr>,
-    /// `JWT_JWKS_FILE`, and with it `JWT_ISSUER` and `JWT_AUDIENCE`: whose tokens stand in for a certificate over HTTP;
-    /// without them a certificate is needed there, too.
+    /// `JWT_…`: see [`auth::Settings::from_env`]; whose tokens stand in for a certificate over HTTP. Without
+    /// `JWT_JWKS_FILE` and `JWT_JWKS_URL` a certificate is needed there, too.
     pub tokens: Option<auth::Settings>,
     /// `TLS_CERT_FILE`, `TLS_KEY_FILE`, `TLS_CLIENT_CA_FILE`, and `TLS_CRL_FILE` if there is a list: PEM files, followed while
     /// the gateway runs.
@@ -115,7 +115,7 @@ impl Config {
             kafka: kafka::Settings::from_env(env),
             listen: env.socket("MQTT_LISTEN"),
             http_listen: env.text_optional("HTTP_LISTEN").map(|_| env.socket("HTTP_LISTEN")),
-            tokens: env.text_optional("JWT_JWKS_FILE").map(|_| auth::Settings::from_env(env)),
+            tokens: auth::Settings::optional_from_env(env),
             tls: tls::Files {
                 cert: env.path("TLS_CERT_FILE"),
                 key: env.path("TLS_KEY_FILE"),

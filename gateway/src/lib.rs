@@ -115,7 +115,7 @@ pub struct Listeners {
 /// As [`run`].
 pub async fn serve(listeners: Listeners, config: Config, chassis: Chassis) -> anyhow::Result<()> {
     let (files, loaded) = reload::Watch::start(config.tls)?;
-    let tokens = config.tokens.as_ref().map(Verifier::open).transpose()?;
+    let tokens = config.tokens.as_ref().map(|tokens| Verifier::open(tokens, &chassis)).transpose()?;
     let metrics = metrics::Metrics::register(&chassis.registry)?;
     let (publisher, spool_latch) =
         open_publisher(&config.kafka, config.spool.as_ref(), &metrics, &chassis).await?;

@@ -132,7 +132,10 @@ async fn token_of_a_device_stands_in_for_its_certificate() {
         stack.post_with_token(&token(name, role), body).await.problem(403);
     }
     let refused = stack.post_with_token("a.b.c", body).await.problem(401);
-    assert_eq!(refused.header("www-authenticate"), Some("bearer"));
+    assert_eq!(
+        refused.header("www-authenticate"),
+        Some("bearer realm=\"fieldline\", error=\"invalid_token\"")
+    );
     ask(&mut stack.dial_http(None).await.unwrap(), "", body).await.problem(401);
 }
 

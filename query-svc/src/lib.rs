@@ -30,7 +30,7 @@ use chassis::{Chassis, http, postgres};
 pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
     let latch = chassis.readiness.latch("postgres");
     let metrics = metrics::Metrics::register(&chassis).context("register metrics")?;
-    let verifier = Verifier::open(&config.auth).context("prepare to verify tokens")?;
+    let verifier = Verifier::open(&config.auth, &chassis).context("prepare to verify tokens")?;
     let pool = config.database.pool().context("prepare the database pool")?;
     if !postgres::wait_for_version(&pool, schema::migrations::VERSIONS, &chassis.shutdown).await? {
         return Ok(());
@@ -39,7 +39,7 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
 
     let cache = web::Data::new(cache::HoursCache::new(config.cache, metrics));
     let (pool, verifier) = (web::Data::new(pool), web::Data::new(verifier));
-    let served = http::serve(&chassis, config.listen, move |app| {
+    let served = http::serve(&chassis, &config.http, move |app| {
         app.app_data(pool.clone())
             .app_data(verifier.clone())
             .app_data(cache.clone())

@@ -46,7 +46,7 @@ impl Hours {
                 fields.problem("from", "must be at most ten years before to");
             }
         }
-        let page = fields.page("limit", HOURS_DEFAULT, HOURS_MAX);
+        let page = fields.page(HOURS_DEFAULT, HOURS_MAX);
         fields.finish()?;
         let (from, to) =
             from.zip(to).ok_or_else(|| Problem::internal(&"an instant was neither read nor refused"))?;
@@ -138,7 +138,7 @@ impl Latest {
             metric: fields.text_optional("metric", check_metric),
             sort: fields.one_of_optional("sortBy", &SORTS).unwrap_or(Sort::SensorId),
             direction: fields.one_of_optional("orderBy", &DIRECTIONS).unwrap_or(Direction::Asc),
-            page: fields.page("count", LATEST_DEFAULT, LATEST_MAX),
+            page: fields.page(LATEST_DEFAULT, LATEST_MAX),
         };
         fields.finish()?;
         Ok(latest)
@@ -152,7 +152,7 @@ impl Latest {
         if let Err(error) = check_sensor_id(sensor_id) {
             fields.problem("sensorId", error);
         }
-        let page = fields.page("count", LATEST_DEFAULT, LATEST_MAX);
+        let page = fields.page(LATEST_DEFAULT, LATEST_MAX);
         fields.finish()?;
         Ok(Self {
             sensor_id: Some(sensor_id.to_owned()),

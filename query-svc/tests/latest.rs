@@ -109,7 +109,7 @@ async fn every_bad_parameter_is_reported_together() {
     let worst =
         "sensorId=*&zoneId=%00&deviceType=%07&metric=&sortBy=password&orderBy=up&count=0&offset=x&limit=1";
     let answer = world.rest.get(&format!("{PATH}?{worst}")).await.problem(400);
-    let all = "sensorId zoneId deviceType metric sortBy orderBy count offset limit";
+    let all = "sensorId zoneId deviceType metric sortBy orderBy limit count offset";
     assert_eq!(answer.bad_fields().join(" "), all);
     let too_many = world.rest.get(&format!("{PATH}?count=1001")).await.problem(400);
     assert_eq!(too_many.bad_fields(), ["count"]);

@@ -3,6 +3,7 @@
 
 mod hours;
 mod latest;
+mod trust;
 
 use query_svc::{Cache, Config};
 use schema::migrations::Dialect;
@@ -46,8 +47,8 @@ async fn start(open_age_max: Duration, closed_age_max: Duration) -> World {
     let database = Database::create().await;
     let settings = database.settings();
     let cache = Cache { bytes_max: 1 << 20, open_age_max, closed_age_max };
-    let rest = Rest::start(|listen, auth, chassis| {
-        query_svc::run(Config { listen, auth, database: settings.clone(), cache }, chassis)
+    let rest = Rest::start(|http, auth, chassis| {
+        query_svc::run(Config { http, auth, database: settings.clone(), cache }, chassis)
     })
     .await;
     World { database, rest }

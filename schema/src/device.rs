@@ -47,7 +47,7 @@ pub struct DeviceRow {
     pub status: DeviceStatus,
     /// Lower-case hex SHA-256 of each accepted certificate's DER; several while one is being rotated.
     pub fingerprints: Vec<String>,
-    /// Counts changes of the row, from 1.
+    /// Grows with every change of the row, also over its deletion.
     pub version: i64,
     /// When it was registered.
     pub created_at: Timestamp,

@@ -47,7 +47,7 @@ pub struct ThresholdRow {
     /// For people.
     #[serde(default)]
     pub description: String,
-    /// Counts changes of the row, from 1; part of an alert's identity.
+    /// Grows with every change of the row, also over its deletion; part of an alert's identity.
     pub version: i64,
     /// When it was created.
     pub created_at: Timestamp,

@@ -1,12 +1,13 @@
 //! A REST service in this process on a real socket, and callers with good and bad tokens.
 
-use chassis::{Chassis, auth};
+use chassis::{Chassis, auth, http};
 use iotctl::token::{AUDIENCE, Claims, ISSUER, Signer};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, decode_header, encode};
 use reqwest::header::HeaderMap;
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -33,6 +34,11 @@ impl Tokens {
     /// Returns the settings that a service is given.
     pub fn settings(&self) -> auth::Settings {
         auth::Settings::new(self.signer.jwks_file(), ISSUER, AUDIENCE)
+    }
+
+    /// Names the JWKS file, which the service of [`Tokens::settings`] follows.
+    pub fn jwks_file(&self) -> PathBuf {
+        self.signer.jwks_file()
     }
 
     /// Signs a token with that role.
@@ -96,6 +102,8 @@ impl Tokens {
 
 /// A service that runs until this value is dropped.
 pub struct Rest {
+    /// Where it listens.
+    pub listen: SocketAddr,
     base: String,
     client: Client,
     /// Who may call it.
@@ -110,17 +118,17 @@ impl Rest {
     ///
     /// # Panics
     /// It stops instead.
-    pub async fn start<R>(run: impl Fn(SocketAddr, auth::Settings, Chassis) -> R) -> Self
+    pub async fn start<R>(run: impl Fn(http::Settings, auth::Settings, Chassis) -> R) -> Self
     where
         R: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
         let tokens = Tokens::create();
         let (chassis, port) = (Chassis::new(), crate::free_port());
         let listen = SocketAddr::from(([127, 0, 0, 1], port));
-        let task = tokio::spawn(run(listen, tokens.settings(), chassis.clone()));
+        let task = tokio::spawn(run(http::Settings::plain(listen), tokens.settings(), chassis.clone()));
         // A pooled connection that the server is about to close would fail a request for no reason of the service's.
         let client = Client::builder().pool_max_idle_per_host(0).build().unwrap();
-        let rest = Self { base: format!("http://{listen}"), client, tokens, chassis, task };
+        let rest = Self { listen, base: format!("http://{listen}"), client, tokens, chassis, task };
         crate::wait::until("a REST service that is ready", async || {
             assert!(!rest.task.is_finished(), "the service stopped at its start");
             let bound = tokio::net::TcpStream::connect(listen).await.is_ok();
@@ -156,6 +164,12 @@ impl Rest {
         self.call("PUT", path).json(body).send().await
     }
 
+    /// Sends a PATCH of an operator.
+    pub async fn patch(&self, path: &str, body: &Value) -> Answer {
+        let call = self.call("PATCH", path);
+        call.body_as("application/merge-patch+json", body.to_string()).send().await
+    }
+
     /// Sends a DELETE of an operator.
     pub async fn delete(&self, path: &str) -> Answer {
         self.call("DELETE", path).send().await
@@ -172,7 +186,11 @@ impl Rest {
         }
         for (what, answer) in refused {
             let answer = answer.problem(401);
-            assert_eq!(answer.header("www-authenticate"), Some("Bearer"), "{method} {path}, token {what}");
+            let challenge = answer.header("www-authenticate").unwrap();
+            let is_absent = ["absent", "empty"].contains(&what);
+            let says = challenge.starts_with("Bearer ")
+                && challenge.contains("error=\"invalid_token\"") != is_absent;
+            assert!(says, "{method} {path}, token {what}: {challenge}");
         }
     }
 
@@ -232,10 +250,16 @@ impl Call {
         self.body(body.to_string())
     }
 
-    /// Sends bytes, whatever they are.
+    /// Sends bytes, whatever they are, as JSON.
     #[must_use]
     pub fn body(self, bytes: impl Into<reqwest::Body>) -> Self {
-        Self { request: self.request.header("content-type", "application/json").body(bytes), ..self }
+        self.body_as("application/json", bytes)
+    }
+
+    /// Sends bytes as that media type.
+    #[must_use]
+    pub fn body_as(self, kind: &str, bytes: impl Into<reqwest::Body>) -> Self {
+        Self { request: self.request.header("content-type", kind).body(bytes), ..self }
     }
 
     /// Sends the request.

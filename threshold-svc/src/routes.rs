@@ -1,12 +1,12 @@
 //! The routes. Each handler asks who calls before it reads anything else of the request.
 
 use crate::store;
-use crate::threshold::{Draft, Filter};
+use crate::threshold::{self, Draft, Filter};
 use actix_web::http::header::LOCATION;
-use actix_web::web::{Data, Path, Payload, ServiceConfig, delete, get, post, put, resource};
+use actix_web::web::{Data, Path, Payload, ServiceConfig, delete, get, patch, post, put, resource};
 use actix_web::{HttpRequest, HttpResponse};
 use chassis::auth::{Caller, Role};
-use chassis::http::{Fields, Problem, if_match, representation, version_tag};
+use chassis::http::{Change, Fields, Problem, if_match, representation, version_tag};
 use deadpool_postgres::Pool;
 use uuid::Uuid;
 
@@ -22,20 +22,29 @@ pub(crate) fn configure(app: &mut ServiceConfig) {
     app.service(resource(PATH).route(post().to(create)).route(get().to(list))).service(
         resource(format!("{PATH}/{{thresholdId}}"))
             .route(get().to(read))
-            .route(put().to(replace))
+            .route(put().to(change))
+            .route(patch().to(change))
             .route(delete().to(remove)),
     );
 }
 
 fn parse_id(text: &str) -> Result<Uuid, Problem> {
-    text.parse().map_err(|_| Problem::field("thresholdId", "must be a UUID"))
+    threshold::parse_id(text).map_err(|detail| Problem::field("thresholdId", detail))
 }
 
-async fn create(caller: Caller, body: Payload, pool: Data<Pool>) -> Result<HttpResponse, Problem> {
+/// Creates a threshold. Who does not know whether it was made sends it again with the id that they chose for it: 201 the
+/// first time, 200 from then on, and one threshold.
+async fn create(
+    caller: Caller,
+    request: HttpRequest,
+    body: Payload,
+    pool: Data<Pool>,
+) -> Result<HttpResponse, Problem> {
     caller.require(&WRITERS)?;
-    let draft = Draft::read(Fields::of_body(body).await?)?;
-    let threshold = store::insert(&pool, Uuid::new_v4(), &draft).await?;
-    Ok(HttpResponse::Created()
+    let (id, draft) = Draft::creation(Fields::of_body(&request, body).await?)?;
+    let (is_new, threshold) = store::insert(&pool, id.unwrap_or_else(Uuid::new_v4), &draft).await?;
+    let mut response = if is_new { HttpResponse::Created() } else { HttpResponse::Ok() };
+    Ok(response
         .insert_header((LOCATION, format!("{PATH}/{}", threshold.threshold_id)))
         .insert_header(version_tag(threshold.version))
         .json(threshold))
@@ -45,7 +54,7 @@ async fn list(caller: Caller, request: HttpRequest, pool: Data<Pool>) -> Result<
     caller.require(&READERS)?;
     let mut fields = Fields::of_query(&request);
     let filter = Filter::take(&mut fields);
-    let page = fields.page("limit", LIMIT_DEFAULT, LIMIT_MAX);
+    let page = fields.page(LIMIT_DEFAULT, LIMIT_MAX);
     fields.finish()?;
     Ok(HttpResponse::Ok().json(store::list(&pool, &filter, page).await?))
 }
@@ -61,7 +70,7 @@ async fn read(
     Ok(representation(&request, threshold.version, &threshold))
 }
 
-async fn replace(
+async fn change(
     caller: Caller,
     id: Path<String>,
     request: HttpRequest,
@@ -71,8 +80,8 @@ async fn replace(
     caller.require(&WRITERS)?;
     let id = parse_id(&id)?;
     let expected = if_match(&request)?;
-    let draft = Draft::read(Fields::of_body(body).await?)?;
-    let threshold = store::replace(&pool, id, &draft, expected.as_deref()).await?;
+    let change = Change::of_body(&request, body).await?;
+    let threshold = store::change(&pool, id, change, expected.as_deref()).await?;
     Ok(HttpResponse::Ok().insert_header(version_tag(threshold.version)).json(threshold))
 }
 

@@ -1,6 +1,6 @@
 //! What a threshold is and which requests make one. Pure.
 
-use chassis::http::{Fields, Problem, check_prose};
+use chassis::http::{Change, Fields, Problem, Rules, check_prose};
 use schema::{Severity, Timestamp, check_metric, check_sensor_id};
 use serde::Serialize;
 use uuid::Uuid;
@@ -8,8 +8,12 @@ use uuid::Uuid;
 /// Longest description, in characters: a paragraph for the people who receive the alert.
 const DESCRIPTION_CHARS_MAX: usize = 1_000;
 
-/// Fields of the resource that only the service writes; a caller who sends them expects something that will not happen.
-const READ_ONLY: [&str; 4] = ["thresholdId", "version", "createdAt", "updatedAt"];
+/// Fields that only the service writes; who creates a threshold with them expects something that will not happen.
+const READ_ONLY: [&str; 3] = ["version", "createdAt", "updatedAt"];
+const RULES: Rules<'_> = Rules {
+    required: &["sensorId", "metric", "severity"],
+    read_only: &["thresholdId", "version", "createdAt", "updatedAt"],
+};
 
 const SEVERITIES: [(&str, Severity); 3] = [
     (Severity::Info.as_str(), Severity::Info),
@@ -29,7 +33,7 @@ pub(crate) struct Threshold {
     pub(crate) updated_at: Timestamp,
 }
 
-/// What a caller writes: all of it on POST and on PUT.
+/// What a caller writes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Draft {
@@ -43,11 +47,32 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
-    /// Reads and checks a request.
+    /// Reads and checks a new threshold; returns the id that the caller has chosen beside it.
     ///
     /// # Errors
     /// 400 that names every bad field.
-    pub(crate) fn read(mut fields: Fields) -> Result<Self, Problem> {
+    pub(crate) fn creation(mut fields: Fields) -> Result<(Option<Uuid>, Self), Problem> {
+        let mut id = None;
+        fields.text_optional("thresholdId", |text| {
+            id = Some(parse_id(text)?);
+            Ok::<_, &str>(())
+        });
+        fields.or("enabled", true);
+        for name in READ_ONLY {
+            fields.refuse(name, "is set by the service; leave it out");
+        }
+        Ok((id, Self::read(fields)?))
+    }
+
+    /// Applies a change to a threshold: what is not named stays, so that who describes one does not switch it on.
+    ///
+    /// # Errors
+    /// 400 that names every bad field; 412 for another version.
+    pub(crate) fn changed(threshold: &Threshold, change: Change) -> Result<Self, Problem> {
+        Self::read(change.apply(threshold, RULES)?)
+    }
+
+    fn read(mut fields: Fields) -> Result<Self, Problem> {
         let describe = |text: &str| check_prose(text, DESCRIPTION_CHARS_MAX);
         let draft = Self {
             sensor_id: fields.text("sensorId", check_sensor_id),
@@ -55,7 +80,7 @@ impl Draft {
             min: fields.number_optional("min"),
             max: fields.number_optional("max"),
             severity: fields.one_of("severity", &SEVERITIES),
-            enabled: fields.flag_or("enabled", true),
+            enabled: fields.flag("enabled"),
             description: fields.text_optional("description", describe).unwrap_or_default(),
         };
         match (draft.min, draft.max) {
@@ -65,12 +90,17 @@ impl Draft {
             (Some(min), Some(max)) if min > max => fields.problem("min", "must not be above max"),
             _ => {}
         }
-        for name in READ_ONLY {
-            fields.refuse(name, "is set by the service; leave it out");
-        }
         fields.finish()?;
         Ok(draft)
     }
+}
+
+/// Reads an id.
+///
+/// # Errors
+/// What it must be.
+pub(crate) fn parse_id(text: &str) -> Result<Uuid, &'static str> {
+    text.parse().map_err(|_| "must be a UUID")
 }
 
 /// Which thresholds a list is about.
@@ -95,7 +125,7 @@ mod tests {
     use super::*;
 
     fn read(json: &str) -> Result<Draft, Vec<(String, String)>> {
-        let outcome = Fields::of_json(json.as_bytes()).and_then(Draft::read);
+        let outcome = Fields::of_json(json.as_bytes()).and_then(Draft::creation).map(|(_, draft)| draft);
         outcome.map_err(|problem| problem.errors.into_iter().map(|e| (e.field, e.detail)).collect())
     }
 
@@ -115,7 +145,7 @@ mod tests {
         let json = r#"{"sensorId":"a/b","metric":"2","min":"x","max":true,"severity":"loud","enabled":1,
             "description":"\u0000","version":3,"colour":"red"}"#;
         let all =
-            ["sensorId", "metric", "min", "max", "severity", "enabled", "description", "version", "colour"];
+            ["version", "sensorId", "metric", "min", "max", "severity", "enabled", "description", "colour"];
         assert_eq!(bad(json), all);
         assert_eq!(bad("{}"), ["sensorId", "metric", "severity", "min"]);
     }

@@ -13,11 +13,17 @@ struct World {
     rest: Rest,
 }
 
+/// The registered devices; device-svc writes them in a whole system.
+const DEVICES: [&str; 5] = ["thermostat-1", "heart-1", "a", "b", "c"];
+
 async fn start() -> World {
     let database = Database::create().await;
+    let register = "INSERT INTO devices (sensor_id, device_type, zone_id, codec, status) \
+                    SELECT unnest($1::text[]), 'T', 'z', 'json', 'active'";
+    database.client().await.execute(register, &[&DEVICES.as_slice()]).await.unwrap();
     let settings = database.settings();
-    let rest = Rest::start(|listen, auth, chassis| {
-        threshold_svc::run(Config { listen, auth, database: settings.clone() }, chassis)
+    let rest = Rest::start(|http, auth, chassis| {
+        threshold_svc::run(Config { http, auth, database: settings.clone() }, chassis)
     })
     .await;
     World { database, rest }
@@ -82,20 +88,129 @@ async fn created_threshold_is_a_row_and_is_read_back() {
 }
 
 #[tokio::test]
-async fn replaced_threshold_is_wholly_new_and_one_version_on() {
+async fn replacement_keeps_what_it_does_not_name() {
     let world = start().await;
-    let created = world.create(&warm()).await;
+    let created = world.create(&changed("enabled", json!(false))).await;
     let path = format!("{PATH}/{}", id(&created));
-    let new =
-        json!({"sensorId": "heart-1", "metric": "bpm", "max": 180, "severity": "critical", "enabled": false});
+    let new = json!({"sensorId": "heart-1", "metric": "bpm", "max": 180, "severity": "critical"});
     let replaced = world.rest.put(&path, &new).await.ok(200);
     assert_eq!(replaced.header("etag"), Some("\"2\""));
     assert_eq!(replaced.body["version"], 2);
-    assert_eq!(replaced.body["createdAt"], created.body["createdAt"]);
+    for field in ["thresholdId", "createdAt", "min", "enabled", "description"] {
+        assert_eq!(replaced.body[field], created.body[field], "{field}");
+    }
     assert!(replaced.body["updatedAt"].as_str() > created.body["updatedAt"].as_str());
-    assert_eq!((&replaced.body["min"], &replaced.body["description"]), (&Value::Null, &json!("")));
-    assert_eq!((&replaced.body["sensorId"], &replaced.body["enabled"]), (&json!("heart-1"), &json!(false)));
+    assert_eq!((&replaced.body["sensorId"], &replaced.body["max"]), (&json!("heart-1"), &json!(180.0)));
     assert_eq!(world.rest.get(&path).await.body, replaced.body);
+    // A limit is taken away by name.
+    let mut open = new.clone();
+    open["min"] = Value::Null;
+    assert_eq!(world.rest.put(&path, &open).await.ok(200).body["min"], Value::Null);
+    open["max"] = Value::Null;
+    assert_eq!(world.rest.put(&path, &open).await.problem(400).bad_fields(), ["min"]);
+}
+
+#[tokio::test]
+async fn replacement_takes_what_a_get_gave_unless_it_is_stale() {
+    let world = start().await;
+    let mut body = world.create(&changed("enabled", json!(false))).await.body;
+    let path = format!("{PATH}/{}", body["thresholdId"].as_str().unwrap());
+    body["description"] = json!("other words");
+    let replaced = world.rest.put(&path, &body).await.ok(200).body;
+    assert_eq!((&replaced["description"], &replaced["enabled"]), (&json!("other words"), &json!(false)));
+    // The body still says version 1, which is no more in force than with If-Match.
+    world.rest.put(&path, &body).await.problem(412);
+    let mut other = replaced.clone();
+    other["thresholdId"] = json!("00000000-0000-0000-0000-000000000000");
+    assert_eq!(world.rest.put(&path, &other).await.problem(400).bad_fields(), ["thresholdId"]);
+}
+
+#[tokio::test]
+async fn patch_changes_what_it_names_and_nothing_else() {
+    let world = start().await;
+    let created = world.create(&changed("enabled", json!(false))).await.body;
+    let path = format!("{PATH}/{}", created["thresholdId"].as_str().unwrap());
+    let patched = world.rest.patch(&path, &json!({"max": 20})).await.ok(200).body;
+    for (field, value) in created.as_object().unwrap() {
+        let is_named = ["max", "version", "updatedAt"].contains(&field.as_str());
+        assert_eq!(patched[field] != *value, is_named, "{field}");
+    }
+    assert_eq!(world.rest.patch(&path, &json!({"min": null})).await.ok(200).body["min"], Value::Null);
+    for (patch, bad) in [
+        (json!({"max": null}), "min"),
+        (json!({"min": 21}), "min"),
+        (json!({"enabled": null}), "enabled"),
+        (json!({"severity": null}), "severity"),
+        (json!({"createdAt": null}), "createdAt"),
+        (json!({"colour": "red"}), "colour"),
+    ] {
+        assert_eq!(world.rest.patch(&path, &patch).await.problem(400).bad_fields(), [bad], "{patch}");
+    }
+    world.rest.patch(&path, &json!({"version": 1, "max": 21})).await.problem(412);
+    world.rest.patch(&path, &json!({"version": 3, "max": 21})).await.ok(200);
+    let array = world.rest.call("PATCH", &path).body_as("application/merge-patch+json", "[]").send();
+    assert_eq!(array.await.problem(400).bad_fields(), ["body"]);
+    for kind in ["application/json", "application/json-patch+json", "text/plain"] {
+        world.rest.call("PATCH", &path).body_as(kind, "{}").send().await.problem(415);
+    }
+}
+
+#[tokio::test]
+async fn creation_can_be_repeated_with_the_id_that_the_caller_chose() {
+    let world = start().await;
+    let chosen = "0190163d-8694-739b-aea5-966c26f8ad91";
+    let body = changed("thresholdId", json!(chosen));
+    let first = world.create(&body).await;
+    assert_eq!(id(&first), chosen);
+    let again = world.rest.post(PATH, &body).await.ok(200);
+    assert_eq!((&again.body, again.header("etag")), (&first.body, first.header("etag")));
+    assert_eq!(again.header("location"), first.header("location"));
+    // Many at once make one.
+    let other = "0190163d-8694-739b-aea5-966c26f8ad92";
+    let mut body = changed("thresholdId", json!(other));
+    body["max"] = json!(31);
+    let mut callers = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let call = world.rest.call("POST", PATH).json(&body);
+        callers.spawn(async { call.send().await.status });
+    }
+    let mut statuses = callers.join_all().await;
+    statuses.sort_unstable();
+    assert_eq!(statuses, [&[200; 7][..], &[201]].concat());
+    // What was changed since is not created again, and neither is another threshold under the same id.
+    world.rest.patch(&format!("{PATH}/{other}"), &json!({"enabled": false})).await.ok(200);
+    world.rest.post(PATH, &body).await.problem(409);
+    assert_eq!(world.rows().await, 2);
+}
+
+#[tokio::test]
+async fn the_same_limits_twice_are_refused_with_the_id_of_the_first() {
+    let world = start().await;
+    let first = id(&world.create(&warm()).await);
+    let twin = world.rest.post(PATH, &changed("description", json!("again"))).await.problem(409);
+    assert!(twin.body["detail"].as_str().unwrap().contains(&first), "{:?}", twin.body);
+    let mut open = warm();
+    open["min"] = Value::Null;
+    let open = world.create(&open).await;
+    let path = format!("{PATH}/{}", id(&open));
+    let twin = world.rest.patch(&path, &json!({"min": -5})).await.problem(409);
+    assert!(twin.body["detail"].as_str().unwrap().contains(&first), "{:?}", twin.body);
+    assert_eq!(world.rest.get(&path).await.body, open.body, "nothing was changed");
+    world.create(&changed("severity", json!("critical"))).await;
+    assert_eq!(world.rows().await, 3);
+}
+
+#[tokio::test]
+async fn a_threshold_watches_a_registered_device_and_goes_with_it() {
+    let world = start().await;
+    let unknown = changed("sensorId", json!("nobody"));
+    assert_eq!(world.rest.post(PATH, &unknown).await.problem(400).bad_fields(), ["sensorId"]);
+    let path = format!("{PATH}/{}", id(&world.create(&warm()).await));
+    assert_eq!(world.rest.put(&path, &unknown).await.problem(400).bad_fields(), ["sensorId"]);
+    let client = world.database.client().await;
+    client.batch_execute("DELETE FROM devices WHERE sensor_id = 'thermostat-1'").await.unwrap();
+    world.rest.get(&path).await.problem(404);
+    assert_eq!(world.rows().await, 0);
 }
 
 #[tokio::test]
@@ -162,9 +277,98 @@ async fn other_methods_are_refused_with_those_allowed() {
         methods
     };
     let patched = world.rest.call("PATCH", PATH).send().await.problem(405);
-    assert_eq!(allowed(patched), ["GET", "POST"]);
+    assert_eq!(allowed(patched), ["GET", "HEAD", "OPTIONS", "POST"]);
     let posted = world.rest.post(&format!("{PATH}/x"), &warm()).await.problem(405);
-    assert_eq!(allowed(posted), ["DELETE", "GET", "PUT"]);
+    let of_one = ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "PUT"];
+    assert_eq!(allowed(posted), of_one);
+    let asked = world.rest.call("OPTIONS", &format!("{PATH}/x")).no_token().send().await.ok(204);
+    assert_eq!(asked.header("accept-patch"), Some("application/merge-patch+json"));
+    assert_eq!(allowed(asked), of_one);
+    world.rest.call("OPTIONS", "/nowhere").no_token().send().await.problem(404);
+}
+
+#[tokio::test]
+async fn head_answers_as_get_without_the_body() {
+    let world = start().await;
+    let path = format!("{PATH}/{}", id(&world.create(&warm()).await));
+    for path in [PATH, &path] {
+        let (get, head) =
+            (world.rest.get(path).await.ok(200), world.rest.call("HEAD", path).send().await.ok(200));
+        assert_eq!(head.body, Value::Null);
+        for header in ["content-type", "content-length", "etag"] {
+            assert_eq!(head.header(header), get.header(header), "{header}");
+        }
+    }
+    assert_eq!(world.rest.call("HEAD", &path).no_token().send().await.status, 401);
+    assert_eq!(world.rest.call("HEAD", "/nowhere").send().await.status, 404);
+}
+
+#[tokio::test]
+async fn bodies_that_say_they_are_something_else_are_refused() {
+    let world = start().await;
+    let text = warm().to_string();
+    for kind in
+        ["text/plain", "application/x-www-form-urlencoded", "application/xml", "", "application/jsonx"]
+    {
+        let call = world.rest.call("POST", PATH).body_as(kind, text.clone());
+        call.send().await.problem(415);
+    }
+    let zipped = world.rest.call("POST", PATH).header("content-encoding", "gzip").body(text.clone());
+    zipped.send().await.problem(415);
+    // A token is asked for first.
+    world.rest.call("POST", PATH).body_as("text/plain", text.clone()).no_token().send().await.problem(401);
+    let json = "Application/JSON; charset=utf-8";
+    world.rest.call("POST", PATH).body_as(json, text).send().await.ok(201);
+}
+
+#[tokio::test]
+async fn a_name_given_twice_is_refused_and_a_byte_order_mark_passed_over() {
+    let world = start().await;
+    let text = warm().to_string();
+    let twice = text.replace("\"max\":30.5", "\"max\":30.5,\"max\":31");
+    let answer = world.rest.call("POST", PATH).body(twice).send().await.problem(400);
+    assert_eq!(answer.bad_fields(), ["body"]);
+    assert!(answer.body.to_string().contains("given twice"), "{:?}", answer.body);
+    world.rest.call("POST", PATH).body(format!("\u{feff}{text}")).send().await.ok(201);
+}
+
+#[tokio::test]
+async fn the_scheme_of_a_token_is_read_in_any_case() {
+    let world = start().await;
+    let token = world.rest.tokens.of("operator");
+    for scheme in ["bearer", "BEARER", "bEaReR"] {
+        let call =
+            world.rest.call("GET", PATH).no_token().header("authorization", &format!("{scheme} {token}"));
+        call.send().await.ok(200);
+    }
+    let basic = world.rest.call("GET", PATH).no_token().header("authorization", "Basic YTpi");
+    assert_eq!(
+        basic.send().await.problem(401).header("www-authenticate"),
+        Some("Bearer realm=\"fieldline\"")
+    );
+    let role = world.rest.call("GET", PATH).role(&world.rest.tokens, "device").send().await.problem(403);
+    assert!(role.header("www-authenticate").unwrap().contains("error=\"insufficient_scope\""));
+}
+
+#[tokio::test]
+async fn invented_methods_share_one_series() {
+    let world = start().await;
+    let series = || {
+        let families = world.rest.chassis.registry.gather();
+        families.iter().map(|family| family.get_metric().len()).sum::<usize>()
+    };
+    for path in [PATH, "/nowhere", "/api/v1/thresholds/x"] {
+        world.rest.call("INVENTED", path).no_token().send().await;
+    }
+    let before = series();
+    for number in 0..100 {
+        for path in
+            [PATH.to_owned(), format!("/nowhere-{number}"), format!("/api/v1/thresholds/{number}?a={number}")]
+        {
+            world.rest.call(&format!("M{number}"), &path).no_token().send().await;
+        }
+    }
+    assert_eq!(series(), before);
 }
 
 #[tokio::test]
@@ -208,10 +412,12 @@ async fn every_bad_field_is_reported_together() {
     let world = start().await;
     let worst = json!({"sensorId": "a'; DROP TABLE sensor_thresholds; --", "metric": 7, "min": "low", "severity": "loud",
         "enabled": "yes", "description": "a\u{0}b", "version": 1, "colour": "red"});
-    let all = ["sensorId", "metric", "min", "severity", "enabled", "description", "version", "colour"];
-    assert_eq!(world.rest.post(PATH, &worst).await.problem(400).bad_fields(), all);
+    let own = ["sensorId", "metric", "min", "severity", "enabled", "description", "colour"];
+    let of_post = [&["version"][..], &own].concat();
+    assert_eq!(world.rest.post(PATH, &worst).await.problem(400).bad_fields(), of_post);
     let path = format!("{PATH}/{}", id(&world.create(&warm()).await));
-    assert_eq!(world.rest.put(&path, &worst).await.problem(400).bad_fields(), all);
+    // The version is that of the row: no problem.
+    assert_eq!(world.rest.put(&path, &worst).await.problem(400).bad_fields(), own);
     assert_eq!(world.rest.get(&path).await.body["version"], 1);
 
     for (field, value) in [
@@ -229,7 +435,7 @@ async fn every_bad_field_is_reported_together() {
         ("enabled", json!(0)),
         ("description", json!("x".repeat(1_001))),
         ("description", json!({})),
-        ("thresholdId", json!("00000000-0000-0000-0000-000000000000")),
+        ("thresholdId", json!("1")),
         ("createdAt", json!("2026-01-01T00:00:00Z")),
         ("Severity", json!("info")),
     ] {
@@ -298,7 +504,9 @@ async fn hostile_paths_and_queries_are_bad_requests() {
 async fn only_operators_write_and_only_analysts_read_beside_them() {
     let world = start().await;
     let path = format!("{PATH}/{}", id(&world.create(&warm()).await));
-    for (method, path) in [("POST", PATH), ("GET", PATH), ("GET", &path), ("PUT", &path), ("DELETE", &path)] {
+    for (method, path) in
+        [("POST", PATH), ("GET", PATH), ("GET", &path), ("PUT", &path), ("PATCH", &path), ("DELETE", &path)]
+    {
         world.rest.assert_refuses_bad_tokens(method, path).await;
         world.rest.assert_refuses_roles(method, path, &["device", "root", ""]).await;
         if method != "GET" {

@@ -2,7 +2,7 @@
 //!
 //! Source: RFC 9110, sections 8.8.3 and 13.1.
 
-use super::Problem;
+use super::{Problem, stale};
 use actix_web::http::header::{ETag, EntityTag, Header, IF_MATCH, IfNoneMatch};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
@@ -37,6 +37,14 @@ pub fn if_match(request: &HttpRequest) -> Result<Option<Vec<i64>>, Problem> {
         }
     }
     Ok(Some(versions))
+}
+
+/// Demands that the row has one of the versions that the caller is ready to change.
+///
+/// # Errors
+/// 412.
+pub fn check_version(expected: Option<&[i64]>, version: i64) -> Result<(), Problem> {
+    if expected.is_none_or(|versions| versions.contains(&version)) { Ok(()) } else { Err(stale()) }
 }
 
 /// Says whether the caller holds this very representation already (`If-None-Match`).

@@ -1,6 +1,7 @@
 //! Reads the fields of a request, JSON body or query string, and reports every bad one together.
 
-use super::{BODY_BYTES_MAX, FieldError, Problem};
+use super::change::check_format;
+use super::{BODY_BYTES_MAX, FieldError, Problem, json};
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, web};
 use serde::Serialize;
@@ -60,8 +61,10 @@ impl Fields {
     /// Reads the whole body, bounded in size and time, as one JSON object.
     ///
     /// # Errors
-    /// 400 when it is no JSON object, 408 when it does not come in time, 413 when it is too long.
-    pub async fn of_body(payload: web::Payload) -> Result<Self, Problem> {
+    /// 400 when it is no JSON object, 408 when it does not come in time, 413 when it is too long, 415 when it says that
+    /// it is something else.
+    pub async fn of_body(request: &HttpRequest, payload: web::Payload) -> Result<Self, Problem> {
+        check_format(request)?;
         let read = tokio::time::timeout(BODY_WAIT, payload.to_bytes_limited(BODY_BYTES_MAX)).await;
         match read {
             Err(_) => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")),
@@ -77,18 +80,35 @@ impl Fields {
     /// Reads bytes as one JSON object.
     ///
     /// # Errors
-    /// 400 that says where the JSON breaks.
+    /// 400 that says where the JSON breaks, or which name is given twice.
     pub fn of_json(bytes: &[u8]) -> Result<Self, Problem> {
-        match serde_json::from_slice(bytes) {
-            Ok(Value::Object(values)) => Ok(Self { values, errors: Vec::new() }),
+        match json::read(bytes) {
+            Ok(Value::Object(values)) => Ok(Self::of_members(values)),
             Ok(_) => Err(Problem::field("body", "must be a JSON object")),
+            Err(error) if error.is_data() => Err(Problem::field("body", error.to_string())),
             Err(error) => Err(Problem::field("body", format!("is not JSON: {error}"))),
+        }
+    }
+
+    pub(super) fn of_members(values: Map<String, Value>) -> Self {
+        Self { values, errors: Vec::new() }
+    }
+
+    pub(super) fn into_members(self) -> Map<String, Value> {
+        self.values
+    }
+
+    /// Puts a default in the place of a field that is absent.
+    pub fn or(&mut self, name: &str, default: impl Into<Value>) {
+        let value = self.values.entry(name).or_insert(Value::Null);
+        if value.is_null() {
+            *value = default.into();
         }
     }
 
     /// Takes the parameters of the query string; one that is given twice is a problem.
     pub fn of_query(request: &HttpRequest) -> Self {
-        let mut fields = Self { values: Map::new(), errors: Vec::new() };
+        let mut fields = Self::of_members(Map::new());
         // Pairs of texts can be made of any query string: bytes that are no UTF-8 are replaced, and then refused by a check.
         let pairs = web::Query::<Vec<(String, String)>>::from_query(request.query_string());
         for (name, value) in pairs.map(web::Query::into_inner).unwrap_or_default() {
@@ -218,20 +238,28 @@ impl Fields {
         number
     }
 
-    /// Takes true or false, with a default.
-    pub fn flag_or(&mut self, name: &str, default: bool) -> bool {
-        match self.take(name) {
-            None => default,
-            Some(Value::Bool(flag)) => flag,
+    /// Takes true or false; it is required.
+    pub fn flag(&mut self, name: &str) -> bool {
+        let before = self.errors.len();
+        let flag = match self.take(name) {
+            None => None,
+            Some(Value::Bool(flag)) => Some(flag),
             Some(_) => {
                 self.problem(name, "must be true or false");
-                default
+                None
             }
-        }
+        };
+        self.require(name, flag, before)
     }
 
-    /// Takes `offset` and the size of a page, whose name, default and maximum the endpoint chooses.
-    pub fn page(&mut self, size_name: &str, size_default: i64, size_max: i64) -> Page {
+    /// Takes `offset` and the size of a page, whose default and maximum the endpoint chooses. The size is called `limit`,
+    /// or `count`; both at once contradict each other.
+    pub fn page(&mut self, size_default: i64, size_max: i64) -> Page {
+        let is_count = self.values.contains_key("count");
+        if is_count {
+            self.refuse("limit", "is another name for count: give one of them");
+        }
+        let size_name = if is_count { "count" } else { "limit" };
         Page {
             limit: self.count_in(size_name, size_default, 1..=size_max),
             offset: self.count_in("offset", 0, 0..=OFFSET_MAX),
@@ -260,7 +288,9 @@ impl Fields {
 pub fn check_prose(text: &str, chars_max: usize) -> Result<(), String> {
     let strange = text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t'));
     if strange || text.chars().count() > chars_max {
-        return Err(format!("must have at most {chars_max} characters, none of them a control character"));
+        return Err(format!(
+            "must have at most {chars_max} characters, and no control character but line ends and tabs"
+        ));
     }
     Ok(())
 }
@@ -291,7 +321,7 @@ mod tests {
         fields.text("b", short);
         fields.one_of("c", &[("y", 1), ("z", 2)]);
         fields.number_optional("d");
-        fields.flag_or("e", true);
+        fields.flag("e");
         assert_eq!(fields.parsed("f", str::parse::<i32>), None);
         fields.one_of("g", &[("y", 1)]);
         let problem = fields.finish().unwrap_err();
@@ -308,7 +338,7 @@ mod tests {
         assert_eq!(fields.number_optional("n"), Some(-1.5));
         assert_eq!(fields.number_optional("m"), None);
         assert_eq!(fields.one_of("w", &[("y", 1), ("z", 2)]), 2);
-        assert!(!fields.flag_or("e", true));
+        assert!(!fields.flag("e"));
         fields.finish().unwrap();
     }
 
@@ -323,7 +353,7 @@ mod tests {
     fn pages_keep_to_their_bounds() {
         let page = |text: &str| {
             let mut fields = query(text);
-            let page = fields.page("limit", 100, 1_000);
+            let page = fields.page(100, 1_000);
             fields.finish().map(|()| (page.limit, page.offset)).map_err(|problem| problem.errors)
         };
         assert_eq!(page(""), Ok((100, 0)));
@@ -332,6 +362,8 @@ mod tests {
             assert_eq!(page(bad).unwrap_err()[0].field, "limit", "{bad}");
         }
         assert_eq!(page("limit=1&limit=2").unwrap_err()[0].detail, "is given twice");
+        assert_eq!(page("count=7&offset=1"), Ok((7, 1)));
+        assert_eq!(page("count=7&limit=7").unwrap_err()[0].field, "limit");
         assert_eq!(page("offset=1000001&x=%00").unwrap_err().len(), 2);
     }
 

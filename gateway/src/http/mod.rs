@@ -102,7 +102,7 @@ pub(crate) async fn serve(
 async fn answer(gateway: &Gateway, peer: &Peer, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let (head, incoming) = request.into_parts();
     let mut body = Body::new(&head, incoming);
-    let sender = peer.authenticate(gateway, &head);
+    let sender = peer.authenticate(gateway, &head).await;
     let account = sender.as_ref().ok().map(|sender| sender.account.clone());
     // A stranger on a wrong way hears of the way: there is nothing to hide.
     let outcome = match check_route(&head).and(sender) {

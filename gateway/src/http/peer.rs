@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use chassis::auth::Role;
+use chassis::auth::{self, Role};
 use hyper::StatusCode;
-use hyper::header::AUTHORIZATION;
+use hyper::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use hyper::http::request::Parts;
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -44,14 +44,14 @@ impl Peer {
     }
 
     /// Says whose request this is. Every request is asked anew, so that a device which was suspended since is refused.
-    pub(super) fn authenticate(&self, gateway: &Gateway, head: &Parts) -> Result<Sender, Problem> {
+    pub(super) async fn authenticate(&self, gateway: &Gateway, head: &Parts) -> Result<Sender, Problem> {
         let denied = |denied: Denied| Problem::new(StatusCode::FORBIDDEN, denied.to_string());
         let (sensor_id, device) = match &self.identity {
             Some(identity) => {
                 (identity.sensor_id.clone(), gateway.registry.lookup(identity).map_err(denied)?)
             }
             None => {
-                let sensor_id = subject(gateway, head)?;
+                let sensor_id = subject(gateway, head).await?;
                 let device = gateway.registry.active(&sensor_id).map_err(denied)?;
                 (sensor_id.into(), device)
             }
@@ -81,23 +81,26 @@ impl Peer {
 }
 
 /// The sensor id of a device's token.
-fn subject(gateway: &Gateway, head: &Parts) -> Result<String, Problem> {
+async fn subject(gateway: &Gateway, head: &Parts) -> Result<String, Problem> {
     let verifier = gateway
         .tokens
         .as_ref()
         .ok_or_else(|| Problem::unauthorized("a device is known by its client certificate here"))?;
-    let token = head
-        .headers
-        .get(AUTHORIZATION)
-        .and_then(|value| value.to_str().ok()?.split_once(' '))
-        // The name of a scheme is of any case (RFC 9110, section 11.1).
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-        .map(|(_, token)| token.trim())
-        .ok_or_else(|| {
-            Problem::unauthorized("send a client certificate, or a token: Authorization: Bearer …")
-        })?;
-    let caller = verifier.verify(token).map_err(|problem| Problem::unauthorized(problem.detail))?;
+    let token =
+        head.headers.get(AUTHORIZATION).and_then(|value| auth::bearer(value.to_str().ok()?)).ok_or_else(
+            || Problem::unauthorized("send a client certificate, or a token: Authorization: Bearer …"),
+        )?;
+    let caller = verifier.verify(token).await.map_err(refused)?;
     // An admin has every role, but its name is no sensor's: the registry has the last word.
-    caller.require(&[Role::Device]).map_err(|problem| Problem::new(StatusCode::FORBIDDEN, problem.detail))?;
+    caller.require(&[Role::Device]).map_err(refused)?;
     Ok(caller.subject)
+}
+
+fn refused(error: auth::Error) -> Problem {
+    let status = match error {
+        auth::Error::Absent | auth::Error::Invalid(_) => StatusCode::UNAUTHORIZED,
+        auth::Error::Forbidden(_) => StatusCode::FORBIDDEN,
+        auth::Error::Unavailable => return Problem::busy(error.to_string(), super::RETRY_LATER),
+    };
+    Problem::new(status, error.to_string()).with(WWW_AUTHENTICATE, error.challenge())
 }

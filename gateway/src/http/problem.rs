@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use chassis::auth;
 use chassis::http::FieldError;
 use http_body_util::Full;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -36,7 +37,7 @@ impl Problem {
 
     /// 401.
     pub(super) fn unauthorized(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, detail).with(WWW_AUTHENTICATE, "Bearer")
+        Self::new(StatusCode::UNAUTHORIZED, detail).with(WWW_AUTHENTICATE, auth::Error::Absent.challenge())
     }
 
     /// 503: the gateway cannot take it now.
