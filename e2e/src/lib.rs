@@ -131,6 +131,32 @@ impl System {
         std::fs::read_to_string(self.log_file(service)).unwrap_or_default()
     }
 
+    /// Lists the ports of a service that speak plain HTTP: that for the orchestrator, and REST where there is one.
+    pub fn http_ports(&self, service: Service) -> Vec<u16> {
+        let names = [service.name(), service.rest_name()];
+        names[..=usize::from(service.has_rest())].iter().map(|name| self.ports[name]).collect()
+    }
+
+    /// Returns what a service serves at `/metrics`.
+    ///
+    /// # Panics
+    /// It does not answer.
+    pub async fn metrics(&self, service: Service) -> String {
+        let url = format!("http://127.0.0.1:{}/metrics", self.ports[service.name()]);
+        self.client.get(url).send().await.unwrap().text().await.unwrap()
+    }
+
+    /// Returns the resident memory of a service, in KiB.
+    ///
+    /// # Panics
+    /// It does not run.
+    pub fn resident_kib(&self, service: Service) -> u64 {
+        let status = format!("/proc/{}/status", self.processes[&service].id());
+        let status = std::fs::read_to_string(status).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     fn url(&self, service: Service, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.ports[service.rest_name()])
     }

@@ -6,5 +6,6 @@ mod loss;
 mod pipeline;
 mod revocation;
 mod scaling;
+mod strangers;
 mod tidy;
 mod up;
