@@ -20,7 +20,8 @@ pub struct Limits {
     pub age_max: Duration,
     /// Most rows; the last parcel may pass it.
     pub rows_max: usize,
-    /// Most bytes of Kafka values and of attributes, which every row of a reading has; the last parcel may pass it.
+    /// Most bytes of Kafka values and of attributes, which every row of a reading has; the last parcel may
+    /// pass it.
     pub bytes_max: usize,
 }
 
@@ -206,8 +207,8 @@ impl Batch {
         }
     }
 
-    /// Forgets the records for which `keep`, given partition and version of the assignment, is false, and their offsets.
-    /// What is kept under a version must be kept under later ones.
+    /// Forgets the records for which `keep`, given partition and version of the assignment, is false, and
+    /// their offsets. What is kept under a version must be kept under later ones.
     pub(crate) fn retain(&mut self, keep: impl Fn(i32, u64) -> bool) {
         if self.next_offsets.iter().all(|(partition, next)| keep(*partition, next.first_version)) {
             return; // almost always

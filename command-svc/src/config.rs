@@ -13,28 +13,32 @@ pub struct Config {
     pub kafka: kafka::Settings,
     /// `DATABASE_*`.
     pub postgres: postgres::Settings,
-    /// `BATCH_ROWS_READY` (default 500) rows, or `BATCH_AGE_MS_MAX` (default 20 ms), make a batch ready; while it waits
-    /// for the one before, it grows to `BATCH_ROWS_MAX` (default 150,000) or `BATCH_BYTES_MAX` (default 32 MiB).
-    /// The bytes are those of Kafka's values, and of attributes once for each row that has them. The last parcel may pass
-    /// the bound, by 64 MiB at most (256 KiB of readings, each with 256 rows). A lane holds two batches, each about three
-    /// times its bytes when it is decoded, and 64 MiB of records before them: memory is bounded by writers ×
-    /// (6 × (`BATCH_BYTES_MAX` + 64 MiB) + 64 MiB), and usual readings stay below writers × (6 × `BATCH_BYTES_MAX` + 64 MiB).
+    /// `BATCH_ROWS_READY` (default 500) rows, or `BATCH_AGE_MS_MAX` (default 20 ms), make a batch ready;
+    /// while it waits for the one before, it grows to `BATCH_ROWS_MAX` (default 150,000) or `BATCH_BYTES_MAX`
+    /// (default 32 MiB). The bytes are those of Kafka's values, and of attributes once for each row that has
+    /// them. The last parcel may pass the bound, by 64 MiB at most (256 KiB of readings, each with 256 rows).
+    /// A lane holds two batches, each about three times its bytes when it is decoded, and 64 MiB of records
+    /// before them: memory is bounded by writers × (6 × (`BATCH_BYTES_MAX` + 64 MiB) + 64 MiB), and usual
+    /// readings stay below writers × (6 × `BATCH_BYTES_MAX` + 64 MiB).
     pub limits: Limits,
-    /// `WRITERS`, default 2: lanes that write at the same time, each with a connection and partitions of its own.
+    /// `WRITERS`, default 2: lanes that write at the same time, each with a connection and partitions of its
+    /// own.
     pub writers: usize,
-    /// `INSTANCE_ID`, optional: a name of this instance in the group, which no other has. With it a restart within 10 s
-    /// moves no partition; without it partitions move at once.
+    /// `INSTANCE_ID`, optional: a name of this instance in the group, which no other has. With it a restart
+    /// within 10 s moves no partition; without it partitions move at once.
     pub instance_id: Option<String>,
-    /// `STALL_MS_MAX`, default 120,000: a partition with lag that stands still for longer, with nothing in its way, makes the
-    /// process unready, and not live after twice the time.
+    /// `STALL_MS_MAX`, default 120,000: a partition with lag that stands still for longer, with nothing in
+    /// its way, makes the process unready, and not live after twice the time.
     pub stall_max: Duration,
-    /// `DATA_RETRY_MS_FIRST`, default 2 s: the wait before a refused record is tried again; it doubles. Only the offset of
-    /// its partition waits for it.
+    /// `DATA_RETRY_MS_FIRST`, default 2 s: the wait before a refused record is tried again; it doubles. Only
+    /// the offset of its partition waits for it.
     pub data_retry_first: Duration,
-    /// `RETENTION_DAYS`, default 0 (raw readings are kept for ever), else from 8: older raw readings are dropped, and
-    /// readings of such an age are dead letters. The hourly read model and the latest values stay.
+    /// `RETENTION_DAYS`, default 0 (raw readings are kept for ever), else from 8: older raw readings are
+    /// dropped, and readings of such an age are dead letters. The hourly read model and the latest values
+    /// stay.
     pub retention: Retention,
-    /// `PARTITIONS_AHEAD_DAYS`, default 3: day partitions that are made before their day (dialect `postgres`).
+    /// `PARTITIONS_AHEAD_DAYS`, default 3: day partitions that are made before their day (dialect
+    /// `postgres`).
     pub partitions_ahead_days: u16,
     /// `MAINTENANCE_MS`, default an hour, at most six: how often partitions are made and dropped.
     pub maintenance_every: Duration,

@@ -1,8 +1,8 @@
 //! Records that will never be rows → `iot-reading-dlq`.
 //!
-//! A letter that the topic refuses for good (too large, no right to write) goes again as its beginning; if that is refused,
-//! too, it is counted and logged with its coordinates in the source topic, which keeps it for its own time. Waiting
-//! instead would stop every reading behind it.
+//! A letter that the topic refuses for good (too large, no right to write) goes again as its beginning; if
+//! that is refused, too, it is counted and logged with its coordinates in the source topic, which keeps it
+//! for its own time. Waiting instead would stop every reading behind it.
 
 use crate::batch::{Rejected, decode};
 use crate::metrics::Metrics;
@@ -15,7 +15,8 @@ use rdkafka::message::{Header, Message, OwnedHeaders, OwnedMessage};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::util::Timeout;
 
-/// Bytes of a value that a truncated letter keeps: enough to see what it is, and less than any sensible topic takes.
+/// Bytes of a value that a truncated letter keeps: enough to see what it is, and less than any sensible topic
+/// takes.
 const TRUNCATED_BYTES: usize = 64 << 10;
 /// Bytes of the longest key that a truncated letter keeps whole; our keys are sensor ids.
 const KEY_BYTES_MAX: usize = 1 << 10;
@@ -34,13 +35,14 @@ impl DeadLetters {
         Ok(Self { producer, topic: kafka.topic(schema::topics::READING_DLQ.name), metrics })
     }
 
-    /// Returns when Kafka has all of them for good, or has refused them for good. Kafka away means waiting, because the
-    /// offset may not pass them.
+    /// Returns when Kafka has all of them for good, or has refused them for good. Kafka away means waiting,
+    /// because the offset may not pass them.
     ///
     /// All at once: a device that sends a year of what is past retention must not slow down the others.
     pub(crate) async fn send_all(&self, rejected: &[Rejected]) {
         join_all(rejected.iter().map(|rejected| self.send(rejected))).await;
-        // One line, because a fault of a device comes in thousands; each letter has its own coordinates and reason.
+        // One line, because a fault of a device comes in thousands; each letter has its own coordinates and
+        // reason.
         if let Some(Rejected { record, reason, .. }) = rejected.first() {
             let (count, partition, offset) = (rejected.len(), record.partition(), record.offset());
             tracing::warn!(count, partition, offset, reason, "records are dead letters; the first is named");
@@ -115,7 +117,8 @@ fn is_refusal(error: &KafkaError) -> bool {
     )
 }
 
-/// Returns what of a record fits into any topic: its coordinates, and the beginning of its value, without its headers.
+/// Returns what of a record fits into any topic: its coordinates, and the beginning of its value, without its
+/// headers.
 fn beginning_of(record: &OwnedMessage) -> OwnedMessage {
     let part = |bytes: &[u8]| bytes[..bytes.len().min(TRUNCATED_BYTES)].to_vec();
     OwnedMessage::new(

@@ -7,8 +7,9 @@ use tokio::sync::mpsc::Receiver;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
-/// Gathers records. What gathers while the batch before is written makes the next batch larger, up to the limits: so a
-/// quiet topic has small batches and low latency, a lagging one large batches and high throughput, and nothing is tuned.
+/// Gathers records. What gathers while the batch before is written makes the next batch larger, up to the
+/// limits: so a quiet topic has small batches and low latency, a lagging one large batches and high
+/// throughput, and nothing is tuned.
 pub(crate) struct Filling {
     batch: Batch,
     oldest: Option<Instant>,

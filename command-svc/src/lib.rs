@@ -52,12 +52,13 @@ use writer::Writer;
 
 /// The group that reads the topic for the tables.
 const GROUP: &str = "command-svc";
-/// Wait before more is fetched of a partition whose records fill the client's queue. By librdkafka's default it is a second,
-/// in which the lanes of other partitions, which have none waiting, may run dry.
+/// Wait before more is fetched of a partition whose records fill the client's queue. By librdkafka's default
+/// it is a second, in which the lanes of other partitions, which have none waiting, may run dry.
 const FETCH_BACKOFF_MS: &str = "20";
 /// Statements whose time a write may take before its server counts as lost.
 const STATEMENTS_PER_WRITE: u32 = 2;
-/// Longest drain after a shutdown, for what is being written and what is at hand; the rest is delivered again.
+/// Longest drain after a shutdown, for what is being written and what is at hand; the rest is delivered
+/// again.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 
 /// Runs until shutdown.
@@ -127,7 +128,8 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
     }
 }
 
-/// Makes the consumer, whose group hands over a few partitions at a time and leaves the others where they are.
+/// Makes the consumer, whose group hands over a few partitions at a time and leaves the others where they
+/// are.
 fn consumer(
     config: &Config,
     chassis: &Chassis,

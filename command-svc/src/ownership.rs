@@ -2,8 +2,8 @@
 //!
 //! A commit that fails in the middle of a rebalance is sent again, because an idle partition has no next one.
 //!
-//! A partition leaves when the batches that hold it are stored and their offsets sent, so that the next owner does not
-//! write them again; after a bounded wait it leaves in any case.
+//! A partition leaves when the batches that hold it are stored and their offsets sent, so that the next owner
+//! does not write them again; after a bounded wait it leaves in any case.
 
 use crate::batch::Next;
 use chassis::kafka::{Assignment, Monitor, partitions_of};
@@ -21,7 +21,8 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::block_in_place;
 
-/// Longest wait of a rebalance for batches under way: a usual batch takes far less, and the whole group waits.
+/// Longest wait of a rebalance for batches under way: a usual batch takes far less, and the whole group
+/// waits.
 const LANDING_WAIT_MAX: Duration = Duration::from_secs(3);
 
 /// Follows the group. The consumer's context.
@@ -116,8 +117,8 @@ impl Flights {
         Flight { flights: Arc::clone(self), number }
     }
 
-    /// Commits the offsets of partitions that have been ours without a break, or are just leaving; another's commit must
-    /// not move back.
+    /// Commits the offsets of partitions that have been ours without a break, or are just leaving; another's
+    /// commit must not move back.
     pub(crate) fn commit(
         &self,
         consumer: &StreamConsumer<Ownership>,
@@ -134,7 +135,8 @@ impl Flights {
             // Cannot fail: the offset after a received record is a valid one.
             let _ = offsets.add_partition_offset(topic, *partition, Offset::Offset(next.offset));
         }
-        // Not fatal: it is sent again, and without it the batch is delivered again, and its rows are there already.
+        // Not fatal: it is sent again, and without it the batch is delivered again, and its rows are there
+        // already.
         if let Err(error) = consumer.commit(&offsets, mode) {
             tracing::warn!(%error, "offsets are not committed now");
             self.inner.lock().uncommitted.extend(own.keys());
@@ -168,7 +170,8 @@ impl Flights {
         last.collect()
     }
 
-    /// Takes partitions away: at once from whoever begins a batch, and after a wait from the batches under way.
+    /// Takes partitions away: at once from whoever begins a batch, and after a wait from the batches under
+    /// way.
     fn revoke(&self, partitions: &BTreeSet<i32>, wait: Duration) {
         let deadline = Instant::now() + wait;
         let mut inner = self.inner.lock();

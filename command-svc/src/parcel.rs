@@ -1,4 +1,5 @@
-//! Records in parcels: hundreds of them in one buffer, because a buffer for each costs more than decoding it. Pure.
+//! Records in parcels: hundreds of them in one buffer, because a buffer for each costs more than decoding it.
+//! Pure.
 
 use rdkafka::Timestamp;
 use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Message, OwnedHeaders, OwnedMessage};

@@ -1,4 +1,5 @@
-//! Records that the database refused on their own and that are tried again, beside the batches that go on. Pure.
+//! Records that the database refused on their own and that are tried again, beside the batches that go on.
+//! Pure.
 //!
 //! Only the offsets wait for them: a partition is committed up to the first of its records that is undecided.
 
@@ -6,8 +7,8 @@ use crate::batch::{Batch, Next};
 use std::collections::BTreeMap;
 use tokio::time::Instant;
 
-/// Most records of a lane that wait for another try; one more is a dead letter at once. Each costs up to two statements
-/// more, and a device that sends very many of them must not get these from its neighbours.
+/// Most records of a lane that wait for another try; one more is a dead letter at once. Each costs up to two
+/// statements more, and a device that sends very many of them must not get these from its neighbours.
 pub(crate) const PENDING_MAX: usize = 16;
 
 /// Holds one record that was refused.
@@ -57,7 +58,8 @@ impl Pending {
         self.stored.retain(|partition, next| keep(*partition, next.version));
     }
 
-    /// Returns how far each partition may be committed, now that what lies before `stored` is a row, a dead letter, or here.
+    /// Returns how far each partition may be committed, now that what lies before `stored` is a row, a dead
+    /// letter, or here.
     pub(crate) fn committable(&mut self, stored: &BTreeMap<i32, Next>) -> BTreeMap<i32, Next> {
         self.stored.extend(stored);
         let mut ready = self.stored.clone();

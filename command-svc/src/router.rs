@@ -1,10 +1,12 @@
 //! Records from Kafka into lanes; a lane that is full has its partitions paused.
 //!
-//! What should be paused is worked out anew whenever a lane fills or empties and whenever the assignment changes, and
-//! compared with what is. librdkafka keeps a partition paused while others own it, so an order to resume that was given
-//! to the wrong partitions, or to none in the middle of a rebalance, would never come again.
+//! What should be paused is worked out anew whenever a lane fills or empties and whenever the assignment
+//! changes, and compared with what is. librdkafka keeps a partition paused while others own it, so an order
+//! to resume that was given to the wrong partitions, or to none in the middle of a rebalance, would never
+//! come again.
 //!
-//! The consumer is polled whatever the lanes do, so an outage of the database does not cost the group membership.
+//! The consumer is polled whatever the lanes do, so an outage of the database does not cost the group
+//! membership.
 
 use crate::lanes::Lanes;
 use crate::ownership::{Flights, Ownership};
@@ -24,11 +26,12 @@ use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-/// Parcels between the router and a lane that are not in a batch yet: what the other lanes read while one lane writes a
-/// large batch, or they would run dry. Some 20 MiB of usual readings, 64 MiB at most and a record for each parcel.
+/// Parcels between the router and a lane that are not in a batch yet: what the other lanes read while one
+/// lane writes a large batch, or they would run dry. Some 20 MiB of usual readings, 64 MiB at most and a
+/// record for each parcel.
 pub(crate) const LANE_PARCELS_MAX: usize = 256;
-/// Wait for room in a lane that has just become full. Pausing at once would be dear: librdkafka throws away what it has
-/// fetched ahead of a paused partition, and fetches it again.
+/// Wait for room in a lane that has just become full. Pausing at once would be dear: librdkafka throws away
+/// what it has fetched ahead of a paused partition, and fetches it again.
 const ROOM_WAIT: Duration = Duration::from_millis(500);
 /// How often a full lane is asked for room.
 const ROOM_POLL: Duration = Duration::from_millis(2);
@@ -220,7 +223,8 @@ impl Router {
     }
 }
 
-/// Returns which assigned partitions have to be paused, and which resumed; a partition of others is left as it is.
+/// Returns which assigned partitions have to be paused, and which resumed; a partition of others is left as
+/// it is.
 fn differences(
     assigned: &BTreeSet<i32>,
     paused: &BTreeSet<i32>,

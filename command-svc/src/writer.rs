@@ -28,8 +28,9 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Returns when every record of the batch is a row, a dead letter, or pending; only the offsets before a pending one
-    /// may then be committed. It does not wait for the next try of a refused record, because its neighbours would.
+    /// Returns when every record of the batch is a row, a dead letter, or pending; only the offsets before a
+    /// pending one may then be committed. It does not wait for the next try of a refused record, because its
+    /// neighbours would.
     ///
     /// # Errors
     /// The database does not fit this build (stop).
@@ -77,7 +78,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes what can be written and returns the records that the database refuses on their own, with its reason.
+    /// Writes what can be written and returns the records that the database refuses on their own, with its
+    /// reason.
     ///
     /// Halves a refused batch: n records with one bad among them take about 2·log₂ n statements.
     async fn store_or_bisect<'a>(
@@ -105,7 +107,8 @@ impl Writer {
 
     /// Tries the same rows until the database takes or refuses them, or does not finish them in time.
     ///
-    /// A single record that the database does not finish is tried on and on: that is an outage, not a fault of its own.
+    /// A single record that the database does not finish is tried on and on: that is an outage, not a fault
+    /// of its own.
     async fn store_when_available(&mut self, readings: Readings<'_>) -> Result<(), Error> {
         let mut backoff = Backoff::default();
         loop {

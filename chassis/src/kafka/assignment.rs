@@ -66,7 +66,8 @@ impl Assignment {
         self.changed.notify_one();
     }
 
-    /// Waits for a change that nobody has waited for yet. May be dropped while it waits. One task at a time waits.
+    /// Waits for a change that nobody has waited for yet. May be dropped while it waits. One task at a time
+    /// waits.
     pub async fn changed(&self) {
         self.changed.notified().await;
     }
@@ -100,8 +101,9 @@ impl Assignment {
         }
     }
 
-    /// Notes that the client was told of the partition's end (`enable.partition.eof`), after the record before `next`.
-    /// What lies from there to the end offset are then markers of transactions, which no consumer sees.
+    /// Notes that the client was told of the partition's end (`enable.partition.eof`), after the record
+    /// before `next`. What lies from there to the end offset are then markers of transactions, which no
+    /// consumer sees.
     pub fn end(&self, partition: i32, next: i64) {
         let mut inner = self.inner.lock();
         inner.ends += 1;

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-/// Longest time between two looks that counts as seen: a process that was frozen for an hour has not watched for an hour.
+/// Longest time between two looks that counts as seen: a process that was frozen for an hour has not watched
+/// for an hour.
 const GAP_MAX: Duration = Duration::from_secs(10);
 /// Stalls, in multiples of the longest that is ready, at which the process should be restarted.
 const STALLS_MAX: u32 = 2;
@@ -66,7 +67,8 @@ impl Progress {
     /// Takes the looks at all assigned partitions, and says what they mean.
     ///
     /// Guarantee: time with something in the way does not count, and does not wipe out the time before it either, so a
-    /// lane that is full now and then hides no partition that nobody reads. A move wipes it out, whatever its direction.
+    /// lane that is full now and then hides no partition that nobody reads. A move wipes it out, whatever its
+    /// direction.
     pub fn look(&mut self, now: Instant, looks: &BTreeMap<i32, Look>) -> Verdict {
         let since = self.looked.map_or(Duration::ZERO, |looked| now.saturating_duration_since(looked));
         self.looked = Some(now);
@@ -108,7 +110,8 @@ mod tests {
 
     const STALL_MAX: Duration = Duration::from_secs(30);
 
-    /// One look at one partition: seconds since the one before, then what was found; none while it is not assigned.
+    /// One look at one partition: seconds since the one before, then what was found; none while it is not
+    /// assigned.
     type Step = (u64, Option<(i64, i64, bool)>);
 
     fn step() -> impl Strategy<Value = Step> {

@@ -1,10 +1,11 @@
 //! Lag from the broker's own offsets, and a watchdog on progress, for every consumer.
 //!
-//! The broker is asked for the end of each assigned partition, paused ones included, and the group for its committed
-//! offsets: one request for each leader and one for the coordinator, every few seconds, by a client of its own, so that
-//! nothing in the consumer itself can hide a lag. (Lag from librdkafka's statistics is that of the last fetch: a partition
-//! that is not fetched any more keeps a lag of 0.) A partition with lag that stands still for `STALL_MS_MAX` with nothing
-//! in its way is logged once, counted, and closes a latch; after twice the time the process is not live.
+//! The broker is asked for the end of each assigned partition, paused ones included, and the group for its
+//! committed offsets: one request for each leader and one for the coordinator, every few seconds, by a client
+//! of its own, so that nothing in the consumer itself can hide a lag. (Lag from librdkafka's statistics is
+//! that of the last fetch: a partition that is not fetched any more keeps a lag of 0.) A partition with lag
+//! that stands still for `STALL_MS_MAX` with nothing in its way is logged once, counted, and closes a latch;
+//! after twice the time the process is not live.
 //!
 //! ```no_run
 //! # use chassis::{Chassis, config::Env, kafka::{Assignment, Settings, Watch, WatchMetrics, Watched, stall_max}};
@@ -28,7 +29,8 @@
 //! # }
 //! ```
 //!
-//! A reader without a group tells how far it is by [`Assignment::reach`] and [`Assignment::end`]; the group is then only a name.
+//! A reader without a group tells how far it is by [`Assignment::reach`] and [`Assignment::end`]; the group
+//! is then only a name.
 
 use super::assignment::{Assignment, Ended, Held};
 use super::progress::{Look, Progress, Verdict};
@@ -53,8 +55,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Events of the asking client that one look takes away; nobody else reads them.
 const EVENTS_MAX: usize = 1_000;
 
-/// Reads `STALL_MS_MAX`, default 120,000: a partition with lag that stands still for longer, with nothing in its way, makes
-/// the process unready, and not live after twice the time.
+/// Reads `STALL_MS_MAX`, default 120,000: a partition with lag that stands still for longer, with nothing in
+/// its way, makes the process unready, and not live after twice the time.
 pub fn stall_max(env: &mut Env) -> Duration {
     env.duration_ms("STALL_MS_MAX", 120_000, 1_000..=3_600_000)
 }
@@ -216,13 +218,14 @@ impl Watch {
     }
 }
 
-/// Remembers what the end was when a reader had arrived there: between its last record and that end are markers alone.
+/// Remembers what the end was when a reader had arrived there: between its last record and that end are
+/// markers alone.
 #[derive(Debug, Default)]
 struct Ends(BTreeMap<i32, (Ended, i64)>);
 
 impl Ends {
-    /// Returns what is reached once the markers are passed over. What came between the arrival and this look passes as
-    /// markers, too, until the next arrival or the next record after it.
+    /// Returns what is reached once the markers are passed over. What came between the arrival and this look
+    /// passes as markers, too, until the next arrival or the next record after it.
     fn pass(&mut self, partition: i32, ended: Option<Ended>, reached: i64, end: i64) -> i64 {
         let Some(ended) = ended else {
             self.0.remove(&partition);
