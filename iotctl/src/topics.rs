@@ -7,7 +7,7 @@ use chassis::kafka::Settings as Broker;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::types::RDKafkaErrorCode;
-use schema::topics::{ALL, Cleanup, Partitions, Topic};
+use schema::topics::{ALL, Partitions, Topic};
 
 /// How long the broker may take to make all topics.
 const CREATE_WITHIN: Duration = Duration::from_secs(60);
@@ -29,11 +29,11 @@ pub struct Settings {
 /// The broker is not reached or refuses; every refused topic is named.
 pub async fn create(settings: &Settings) -> Result<usize> {
     let names: Vec<String> = ALL.iter().map(|topic| settings.broker.topic(topic.name)).collect();
-    let retentions: Vec<String> = ALL.iter().map(retention_ms).collect();
+    let configs: Vec<_> = ALL.iter().map(Topic::settings).collect();
     let wanted: Vec<NewTopic<'_>> = ALL
         .iter()
-        .zip(names.iter().zip(&retentions))
-        .map(|(topic, (name, retention))| describe(topic, name, retention, settings))
+        .zip(names.iter().zip(&configs))
+        .map(|(topic, (name, config))| describe(topic, name, config, settings))
         .collect();
     let options =
         AdminOptions::new().operation_timeout(Some(CREATE_WITHIN)).request_timeout(Some(CREATE_WITHIN));
@@ -53,24 +53,17 @@ pub async fn create(settings: &Settings) -> Result<usize> {
     Ok(made)
 }
 
-fn describe<'a>(topic: &Topic, name: &'a str, retention: &'a str, settings: &Settings) -> NewTopic<'a> {
+fn describe<'a>(
+    topic: &Topic,
+    name: &'a str,
+    config: &'a [(&'static str, String)],
+    settings: &Settings,
+) -> NewTopic<'a> {
     let partitions = match topic.partitions {
         Partitions::Scaled => settings.partitions,
         Partitions::Single => 1,
     };
     let described = NewTopic::new(name, partitions, TopicReplication::Fixed(settings.replication))
         .set("min.insync.replicas", if settings.replication >= 3 { "2" } else { "1" });
-    match topic.cleanup {
-        Cleanup::DeleteAfterDays(_) => {
-            described.set("cleanup.policy", "delete").set("retention.ms", retention)
-        }
-        Cleanup::Compact => described.set("cleanup.policy", "compact"),
-    }
-}
-
-fn retention_ms(topic: &Topic) -> String {
-    match topic.cleanup {
-        Cleanup::DeleteAfterDays(days) => (u64::from(days) * 24 * 3600 * 1000).to_string(),
-        Cleanup::Compact => String::new(),
-    }
+    config.iter().fold(described, |described, (key, value)| described.set(key, value))
 }

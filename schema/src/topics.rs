@@ -27,18 +27,50 @@ pub struct Topic {
     pub partitions: Partitions,
     /// How records are forgotten.
     pub cleanup: Cleanup,
+    /// Most bytes of a partition; beyond it the oldest segments go. None: age alone decides.
+    pub bytes_max: Option<u64>,
+}
+
+/// Days for which a compacted topic keeps a tombstone. A reader that was cut off from Kafka for less than
+/// this sees the delete when it is back; Kafka's own day is shorter than a long weekend.
+pub const TOMBSTONE_DAYS: u32 = 30;
+/// Most bytes of a dead-letter topic's partition. Devices decide how much comes here, so age alone would let
+/// one of them fill the broker's disk.
+pub const DEAD_LETTER_BYTES_MAX: u64 = 10 << 30;
+
+impl Topic {
+    /// Returns Kafka's settings of the topic, name and value.
+    pub fn settings(&self) -> Vec<(&'static str, String)> {
+        let days_ms = |days: u32| (u64::from(days) * 24 * 3600 * 1000).to_string();
+        let mut settings = match self.cleanup {
+            Cleanup::DeleteAfterDays(days) => {
+                vec![("cleanup.policy", "delete".to_owned()), ("retention.ms", days_ms(days))]
+            }
+            Cleanup::Compact => vec![
+                ("cleanup.policy", "compact".to_owned()),
+                ("delete.retention.ms", days_ms(TOMBSTONE_DAYS)),
+            ],
+        };
+        settings.extend(self.bytes_max.map(|bytes| ("retention.bytes", bytes.to_string())));
+        settings
+    }
 }
 
 const fn topic(name: &'static str, partitions: Partitions, cleanup: Cleanup) -> Topic {
-    Topic { name, partitions, cleanup }
+    Topic { name, partitions, cleanup, bytes_max: None }
+}
+
+const fn dead_letters(name: &'static str) -> Topic {
+    let bytes_max = Some(DEAD_LETTER_BYTES_MAX);
+    Topic { bytes_max, ..topic(name, Partitions::Single, Cleanup::DeleteAfterDays(30)) }
 }
 
 /// Readings, keyed by sensor id; written by gateway.
 pub const READINGS: Topic = topic("iot-reading-topic", Partitions::Scaled, Cleanup::DeleteAfterDays(7));
 /// Payloads that no decoder understood, keyed by sensor id; written by gateway.
-pub const PRODUCER_DLQ: Topic = topic("iot-producer-dlq", Partitions::Single, Cleanup::DeleteAfterDays(30));
-/// Readings that a consumer could not use; written by command-svc and alerting-svc.
-pub const READING_DLQ: Topic = topic("iot-reading-dlq", Partitions::Single, Cleanup::DeleteAfterDays(30));
+pub const PRODUCER_DLQ: Topic = dead_letters("iot-producer-dlq");
+/// Records of `iot-reading-topic` that could not be used; written by command-svc. Other consumers count them.
+pub const READING_DLQ: Topic = dead_letters("iot-reading-dlq");
 /// Changes of `sensor_thresholds`; written by cdc-svc or Debezium.
 pub const THRESHOLD_UPDATES: Topic = topic("iot-threshold-updates", Partitions::Single, Cleanup::Compact);
 /// Changes of `devices`; written by cdc-svc or Debezium.

@@ -7,7 +7,7 @@ use rdkafka::message::{Headers, Message, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::util::Timeout;
-use schema::topics::{self, Cleanup, Partitions};
+use schema::topics::{self, Partitions};
 use std::time::Duration;
 
 /// Partitions of the co-partitioned topics in a test: more than one, so that order and ownership matter.
@@ -70,19 +70,17 @@ impl Kafka {
         let settings = Settings::local(bootstrap, &prefix);
         let admin: AdminClient<_> = settings.client().create().unwrap();
         let names: Vec<_> = topics::ALL.iter().map(|topic| settings.topic(topic.name)).collect();
+        let configs: Vec<_> = topics::ALL.iter().map(topics::Topic::settings).collect();
         let wanted: Vec<_> = topics::ALL
             .iter()
-            .zip(&names)
-            .map(|(topic, name)| {
+            .zip(names.iter().zip(&configs))
+            .map(|(topic, (name, config))| {
                 let partitions = match topic.partitions {
                     Partitions::Scaled => SCALED_PARTITIONS,
                     Partitions::Single => 1,
                 };
-                let policy = match topic.cleanup {
-                    Cleanup::Compact => "compact",
-                    Cleanup::DeleteAfterDays(_) => "delete",
-                };
-                NewTopic::new(name, partitions, TopicReplication::Fixed(1)).set("cleanup.policy", policy)
+                let new = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+                config.iter().fold(new, |new, (key, value)| new.set(key, value))
             })
             .collect();
         for outcome in admin.create_topics(&wanted, &AdminOptions::new()).await.unwrap() {
