@@ -17,6 +17,10 @@ pub const RECORDS_MAX: usize = 10_000;
 pub const BYTES_MAX: usize = 32 << 20;
 /// The broker aborts a transaction that its producer has left open for so long. `message.timeout.ms` may not exceed it.
 const TRANSACTION_MS: &str = "30000";
+/// Age of its first record at which a transaction is committed, however closely further changes follow: a
+/// suspension must not wait for the end of a bulk load. A commit takes a few milliseconds, so most of the
+/// time is left for changes.
+const AGE_MAX: Duration = Duration::from_millis(20);
 /// Kafka may take so long to settle a transaction before it counts as away.
 const SETTLE_WAIT: Duration = Duration::from_secs(15);
 /// How long an open transaction may hold up the end of a session. Whoever comes next aborts it anyway.
@@ -30,6 +34,8 @@ pub struct Sink {
     producer: Arc<Reporting>,
     settings: Settings,
     metrics: Metrics,
+    /// When the open transaction got its first record.
+    opened: Option<Instant>,
     records: usize,
     bytes: usize,
     topics: Vec<&'static str>,
@@ -51,12 +57,17 @@ impl Sink {
         })
         .await?;
         let metrics = metrics.clone();
-        Ok(Self { producer, settings, metrics, records: 0, bytes: 0, topics: Vec::new() })
+        Ok(Self { producer, settings, metrics, opened: None, records: 0, bytes: 0, topics: Vec::new() })
     }
 
     /// Says whether records wait for [`Sink::commit`].
     pub(crate) fn is_open(&self) -> bool {
-        self.records > 0
+        self.opened.is_some()
+    }
+
+    /// Says whether its first record has waited for as long as it may.
+    pub(crate) fn is_old(&self) -> bool {
+        self.opened.is_some_and(|opened| opened.elapsed() >= AGE_MAX)
     }
 
     /// Says whether the transaction is as large as it may be.
@@ -68,6 +79,7 @@ impl Sink {
     pub(crate) fn send(&mut self, record: &Record) -> anyhow::Result<()> {
         if !self.is_open() {
             self.producer.begin_transaction().context("begin a transaction")?;
+            self.opened = Some(Instant::now());
         }
         let topic = self.settings.topic(record.topic);
         let mut produced = BaseRecord::<[u8], [u8]>::to(&topic).key(&record.key);
@@ -89,7 +101,7 @@ impl Sink {
             self.metrics.records.with_label_values(&[topic]).inc();
         }
         self.metrics.transactions.inc();
-        (self.records, self.bytes) = (0, 0);
+        (self.opened, self.records, self.bytes) = (None, 0, 0);
         Ok(())
     }
 }

@@ -12,8 +12,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A Kafka transaction waits so long for the next database transaction before it is committed: a bulk of small ones
-/// shares commits, a single one is visible at once.
+/// Silence after which a Kafka transaction is committed: a single database transaction is visible at once,
+/// while small ones that follow each other share a commit, as long as the first of them is not old.
 const LINGER: Duration = Duration::from_millis(2);
 /// How often an idle stream looks at its own silence and beats.
 const IDLE_LOOK: Duration = Duration::from_secs(5);
@@ -25,6 +25,15 @@ const PG_EPOCH_MICROS: i64 = 946_684_800_000_000;
 struct Receiving {
     commit_lsn: Lsn,
     commit_micros: i64,
+}
+
+/// Whole database transactions that are not confirmed.
+#[derive(Clone, Copy)]
+struct Unconfirmed {
+    /// End of the last one.
+    end: Lsn,
+    /// Commit time of the first one, which has waited longest.
+    first_commit_micros: i64,
 }
 
 /// Streams until the shutdown or a failure.
@@ -48,8 +57,8 @@ struct Stream<'a> {
     db: String,
     relations: HashMap<u32, Relation>,
     receiving: Option<Receiving>,
-    /// End of the last whole database transaction that the open Kafka transaction holds, and its commit time.
-    unconfirmed: Option<(Lsn, i64)>,
+    /// What the open Kafka transaction holds of whole database transactions.
+    unconfirmed: Option<Unconfirmed>,
 }
 
 impl Stream<'_> {
@@ -103,16 +112,19 @@ impl Stream<'_> {
             }
             ReplicationEvent::Commit { end_lsn, .. } => {
                 let commit_micros = self.receiving.take().map_or(0, |receiving| receiving.commit_micros);
-                self.unconfirmed = Some((end_lsn, commit_micros));
+                let first_commit_micros =
+                    self.unconfirmed.map_or(commit_micros, |one| one.first_commit_micros);
+                self.unconfirmed = Some(Unconfirmed { end: end_lsn, first_commit_micros });
                 if !self.sink.is_open() {
                     self.confirm();
+                } else if self.sink.is_old() {
+                    self.commit().await?;
                 }
             }
             // Everything up to here has been sent, and nothing of it is under way: WAL of other tables is let go.
             ReplicationEvent::KeepAlive { wal_end, .. } => {
                 if self.receiving.is_none() && !self.sink.is_open() {
                     self.source.update_applied_lsn(wal_end);
-                    self.measure_lag();
                 }
             }
             ReplicationEvent::Message { .. } | ReplicationEvent::StoppedAt { .. } => {}
@@ -198,21 +210,13 @@ impl Stream<'_> {
 
     /// Confirms the last whole database transaction; everything before it is durable in Kafka.
     fn confirm(&mut self) {
-        let Some((lsn, commit_micros)) = self.unconfirmed.take() else { return };
-        self.source.update_applied_lsn(lsn);
-        let micros = Timestamp::now().as_micros().saturating_sub(commit_micros).max(0);
+        let Some(Unconfirmed { end, first_commit_micros }) = self.unconfirmed.take() else { return };
+        self.source.update_applied_lsn(end);
+        let micros = Timestamp::now().as_micros().saturating_sub(first_commit_micros).max(0);
         self.session
             .metrics
             .capture_seconds
             .observe(Duration::from_micros(micros.unsigned_abs()).as_secs_f64());
-        self.measure_lag();
-    }
-
-    fn measure_lag(&self) {
-        let counters = self.source.metrics();
-        let (sent, applied) = (counters.last_wal_end().as_u64(), counters.last_applied_lsn().as_u64());
-        let bytes = if applied == 0 { 0 } else { sent.saturating_sub(applied) };
-        self.session.metrics.unconfirmed_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::support::{DEVICES, Stage, THRESHOLDS, expect, key, value};
 use schema::{Change, DeviceRow, DeviceStatus, Op, Severity, ThresholdRow, Timestamp};
+use std::time::Instant;
 use testkit::wait::until;
 use uuid::Uuid;
 
@@ -144,5 +145,40 @@ async fn wal_of_other_tables_is_let_go_while_nothing_changes() {
         stage.slot
     );
     until("the slot to follow", async || (stage.database.count(&behind).await == 0).then_some(())).await;
+    stage.stop(service).await;
+}
+
+/// Commits of the bulk load; fewer records than end a Kafka transaction by their number.
+const LOAD: usize = cdc_svc::sink::RECORDS_MAX - 1_000;
+
+#[tokio::test]
+async fn suspension_during_a_bulk_load_is_visible_while_the_load_goes_on() {
+    let stage = Stage::set().await;
+    stage.add_device("a").await;
+    let service = stage.start();
+    service.is_ready().await;
+    let devices = stage.kafka.read(DEVICES);
+    expect(&devices, &["r a 1"]).await;
+    // Commits from inside the server, with a little work in each: they follow each other within a fraction of
+    // a millisecond.
+    let load = stage.database.client().await;
+    let loading = tokio::spawn(async move {
+        let commits = format!(
+            "DO $$ BEGIN FOR n IN 1..{LOAD} LOOP \
+             INSERT INTO devices (sensor_id, device_type, zone_id, codec, status) \
+             VALUES ('d' || n, 't', 'z', 'json', 'active'); COMMIT; \
+             PERFORM count(*) FROM generate_series(1, 3000); END LOOP; END $$"
+        );
+        load.batch_execute(&commits).await.unwrap();
+    });
+    let loaded = "SELECT count(*) FROM devices";
+    until("the load to begin", async || (stage.database.count(loaded).await > 100).then_some(())).await;
+    let suspended = Instant::now();
+    stage.run("UPDATE devices SET status = 'suspended', version = 2 WHERE sensor_id = 'a'").await;
+    while crate::support::next(&devices).await != "u a 2" {}
+    let rows = stage.database.count(loaded).await;
+    println!("visible after {:?}, at {rows} of {LOAD} commits", suspended.elapsed());
+    assert!(!loading.is_finished(), "it came with the end of the load");
+    loading.abort();
     stage.stop(service).await;
 }
