@@ -2,9 +2,14 @@
 
 use chassis::config::Env;
 use chassis::{kafka, postgres};
+use std::time::Duration;
 
 /// Longest slot name. PostgreSQL allows 63 bytes, and the snapshot's slot appends to it.
 const SLOT_BYTES_MAX: usize = 50;
+
+/// Shortest standstill that may count as a stall. While our tables rest, the server sends word only every 10
+/// s.
+const STALL_MIN: Duration = Duration::from_secs(30);
 
 /// Holds every setting.
 #[derive(Clone, Debug)]
@@ -16,6 +21,9 @@ pub struct Config {
     /// `CDC_SLOT`: the replication slot, `[a-z0-9_]`, 1 to 50 bytes, default `fieldline_cdc`. Slots belong to the whole
     /// server: two platforms on one server need two names.
     pub slot: String,
+    /// `STALL_MS_MAX`, default 120,000, at least 30,000: a slot that has WAL to confirm and does not move for longer, while both servers
+    /// answer, makes the process unready, and after twice the time the one that holds the slot is not live.
+    pub stall_max: Duration,
 }
 
 impl Config {
@@ -26,7 +34,16 @@ impl Config {
         if slot.len() > SLOT_BYTES_MAX || !slot.bytes().all(named) {
             env.problem("CDC_SLOT must be 1 to 50 of a-z, 0-9 and _");
         }
-        Self { kafka: kafka::Settings::from_env(env), postgres: postgres::Settings::from_env(env), slot }
+        let stall_max = kafka::stall_max(env);
+        if stall_max < STALL_MIN {
+            env.problem("STALL_MS_MAX must be at least 30000 for cdc-svc");
+        }
+        Self {
+            kafka: kafka::Settings::from_env(env),
+            postgres: postgres::Settings::from_env(env),
+            slot,
+            stall_max,
+        }
     }
 }
 

@@ -4,8 +4,9 @@
 //! Out:        one Debezium-style envelope per row change, a tombstone after a delete; the only writer of both topics.
 //! Guarantee:  every committed change at least once, in commit order; a transaction of the database becomes visible
 //!             whole (up to [`sink::RECORDS_MAX`] records), and a former owner of the slot cannot write any more.
-//! On failure: database or Kafka away → nothing is confirmed, retry, not ready. Slot taken → wait, ready. Slot lost →
-//!             new snapshot, which also finds rows deleted meanwhile. A change that cannot be read → stop.
+//! On failure: database or Kafka away → nothing is confirmed, retry, not ready. Slot taken → wait, ready.
+//!             Slot lost → new snapshot, which also finds rows deleted meanwhile. Slot that does not move →
+//!             not ready, then not live. A change that cannot be read → stop.
 //!
 //! # Why nothing is lost and nothing is reordered
 //!
@@ -34,12 +35,14 @@
 //! A replica that waits for the slot is ready: it can do its work, and a rolling update must not wait for two holders.
 
 mod config;
+mod lag;
 mod metrics;
 mod session;
 mod slot;
 mod snapshot;
 mod stream;
 mod topic;
+mod watch;
 
 pub mod envelope;
 pub mod pgoutput;
@@ -53,10 +56,7 @@ use chassis::Chassis;
 use chassis::retry::Backoff;
 use metrics::Metrics;
 use session::{Ended, Session};
-use std::time::Duration;
-
-/// How often a waiting replica looks whether the slot is free: what a fail-over costs, and one small query each.
-const STANDBY_LOOK: Duration = Duration::from_millis(500);
+use watch::Watch;
 
 /// Captures changes until the shutdown.
 ///
@@ -64,7 +64,15 @@ const STANDBY_LOOK: Duration = Duration::from_millis(500);
 /// The settings, the schema version, the slot or a change cannot be used (stop).
 pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
     let metrics = Metrics::register(&chassis.registry).context("register metrics")?;
+    let watch = Watch::new(config.clone(), chassis.clone(), metrics.clone());
     let session = Session::new(config, chassis.clone(), metrics.clone());
+    tokio::select! {
+        ended = repeat(&session, &chassis, &metrics) => ended,
+        never = watch.run() => match never {},
+    }
+}
+
+async fn repeat(session: &Session, chassis: &Chassis, metrics: &Metrics) -> anyhow::Result<()> {
     let mut backoff = Backoff::default();
     while !chassis.shutdown.is_cancelled() {
         chassis.liveness.beat();
@@ -72,9 +80,9 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
         metrics.active.set(0);
         let wait = match ended {
             Ended::Shutdown => break,
-            Ended::Standby => {
+            Ended::Standby { wait } => {
                 backoff.reset();
-                STANDBY_LOOK
+                wait
             }
             Ended::Stop(error) => return Err(error),
             Ended::Retry { error, had_streamed } => {

@@ -1,6 +1,6 @@
 //! What the service counts.
 
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 /// Holds the metrics of one process.
 #[derive(Clone, Debug)]
@@ -15,8 +15,16 @@ pub(crate) struct Metrics {
     pub(crate) retries: IntCounter,
     /// 1 while this replica holds the slot, 0 while it waits for it.
     pub(crate) active: IntGauge,
-    /// Bytes of WAL that the server has sent and that are not confirmed.
-    pub(crate) unconfirmed_bytes: IntGauge,
+    /// Bytes of WAL that the slot has not confirmed, whoever holds it.
+    pub(crate) lag_bytes: IntGauge,
+    /// Age of the oldest WAL that the slot has not confirmed.
+    pub(crate) lag_seconds: Gauge,
+    /// Bytes of WAL that the server keeps for the slot.
+    pub(crate) retained_bytes: IntGauge,
+    /// Standstills of the slot that began.
+    pub(crate) stalls: IntCounter,
+    /// Looks at the slot that the database did not answer.
+    pub(crate) look_failures: IntCounter,
     /// From the commit in PostgreSQL to the acknowledgement by Kafka.
     pub(crate) capture_seconds: Histogram,
 }
@@ -51,9 +59,22 @@ impl Metrics {
                 "cdc_active_flag",
                 "1 while this replica holds the slot, 0 while it waits for it.",
             )?,
-            unconfirmed_bytes: IntGauge::new(
-                "cdc_unconfirmed_wal_bytes",
-                "Bytes of WAL that the server has sent and that are not confirmed.",
+            lag_bytes: IntGauge::new(
+                "cdc_slot_lag_bytes",
+                "Bytes of WAL that the slot has not confirmed, whoever holds it.",
+            )?,
+            lag_seconds: Gauge::new(
+                "cdc_slot_lag_seconds",
+                "Age of the oldest WAL that the slot has not confirmed.",
+            )?,
+            retained_bytes: IntGauge::new(
+                "cdc_slot_retained_bytes",
+                "Bytes of WAL that the server keeps for the slot.",
+            )?,
+            stalls: IntCounter::new("cdc_stalls_total", "Standstills of the slot that began.")?,
+            look_failures: IntCounter::new(
+                "cdc_lag_failures_total",
+                "Looks at the slot that the database did not answer.",
             )?,
             capture_seconds: Histogram::with_opts(capture.buckets(buckets))?,
         };
@@ -62,8 +83,17 @@ impl Metrics {
         registry.register(Box::new(metrics.snapshots.clone()))?;
         registry.register(Box::new(metrics.retries.clone()))?;
         registry.register(Box::new(metrics.active.clone()))?;
-        registry.register(Box::new(metrics.unconfirmed_bytes.clone()))?;
+        registry.register(Box::new(metrics.lag_bytes.clone()))?;
+        registry.register(Box::new(metrics.lag_seconds.clone()))?;
+        registry.register(Box::new(metrics.retained_bytes.clone()))?;
+        registry.register(Box::new(metrics.stalls.clone()))?;
+        registry.register(Box::new(metrics.look_failures.clone()))?;
         registry.register(Box::new(metrics.capture_seconds.clone()))?;
         Ok(metrics)
+    }
+
+    /// Returns a number that grows with every Kafka transaction, also with those that move no slot.
+    pub(crate) fn steps(&self) -> u64 {
+        self.transactions.get()
     }
 }

@@ -1,7 +1,9 @@
 //! The replication slot: what state it is in, how to connect to it, how it is made.
 
 use crate::Config;
+use crate::envelope::TABLES;
 use crate::session::{Failure, database, stop};
+use anyhow::Context;
 use pgwire_replication::{PgWireError, ReplicationConfig, TlsConfig};
 use std::time::Duration;
 use tokio_postgres::Client;
@@ -52,6 +54,56 @@ pub(crate) async fn state(control: &Client, slot: &str) -> Result<State, Failure
         ("lost", _) => State::Invalid,
         (_, true) => State::Taken,
         (_, false) => State::Free,
+    })
+}
+
+/// Says whether a replica takes the snapshot from which the slot will be made.
+pub(crate) async fn has_snapshot(control: &Client, slot: &str) -> Result<bool, Failure> {
+    let sql = "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1)";
+    let row = control.query_one(sql, &[&temporary(slot)]).await;
+    Ok(row.map_err(database("look at the snapshot's slot"))?.get(0))
+}
+
+/// Checks that the publication holds every table: of one that it lacks, no change would ever come, without an
+/// error.
+pub(crate) async fn check_publication(control: &Client) -> Result<(), Failure> {
+    let sql = "SELECT tablename::text FROM pg_publication_tables WHERE pubname = $1";
+    let rows = control.query(sql, &[&PUBLICATION]).await.map_err(database("look at the publication"))?;
+    let held: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
+    match TABLES.iter().find(|table| !held.contains(&table.name)) {
+        None => Ok(()),
+        Some(table) => Err(Failure::Stop(anyhow::anyhow!(
+            "the publication lacks a table: run ALTER PUBLICATION {PUBLICATION} ADD TABLE {}",
+            table.name
+        ))),
+    }
+}
+
+/// Says how far the slot is, as the server tells it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Position {
+    /// End of the WAL, in bytes from its beginning.
+    pub(crate) wal: u64,
+    /// What the slot has confirmed; none when there is no slot.
+    pub(crate) confirmed: Option<u64>,
+    /// Bytes of WAL that the server keeps for it.
+    pub(crate) retained: u64,
+    /// Process of the server that serves whoever holds it.
+    pub(crate) holder: Option<i32>,
+}
+
+/// Looks at how far the slot is.
+pub(crate) async fn position(client: &Client, slot: &str) -> anyhow::Result<Position> {
+    let sql = "SELECT (now.wal - '0/0')::int8, (confirmed_flush_lsn - '0/0')::int8, \
+               coalesce(now.wal - restart_lsn, 0)::int8, active_pid \
+               FROM (SELECT pg_current_wal_lsn() AS wal) now LEFT JOIN pg_replication_slots ON slot_name = $1";
+    let row = client.query_one(sql, &[&slot]).await.context("look at the slot")?;
+    let bytes = |value: i64| u64::try_from(value).unwrap_or(0);
+    Ok(Position {
+        wal: bytes(row.get(0)),
+        confirmed: row.get::<_, Option<i64>>(1).map(bytes),
+        retained: bytes(row.get(2)),
+        holder: row.get(3),
     })
 }
 
@@ -125,6 +177,8 @@ pub(crate) fn failure(step: &'static str) -> impl FnOnce(PgWireError) -> Failure
         PgWireError::Server(text) if text.contains("SQLSTATE 55006") || text.contains("SQLSTATE 42710") => {
             Failure::Taken
         }
+        // The library's task has panicked.
+        PgWireError::Task(_) => stop(step)(error),
         _ => database(step)(error),
     }
 }

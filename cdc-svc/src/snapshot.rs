@@ -9,8 +9,8 @@ use crate::topic::{self, Live};
 use futures::TryStreamExt;
 use pgwire_replication::{Lsn, ReplicationClient};
 use schema::Timestamp;
-use std::pin::pin;
-use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
+use std::pin::{Pin, pin};
+use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow, SimpleQueryStream};
 
 /// A temporary slot and the snapshot that was exported with it. Both end with the connection.
 pub(crate) struct Exported {
@@ -34,7 +34,7 @@ pub(crate) async fn export(session: &Session, attempt: u32, control: &Client) ->
     });
     let (connection, rows) = made.await?.map_err(slot::failure("make the snapshot's slot"))?;
     // Whoever held the temporary slot before may have completed its snapshot since we looked.
-    if slot::state(control, slot).await? != State::Absent {
+    if session.answered("look at the slot", slot::state(control, slot)).await? != State::Absent {
         return Err(Failure::Taken);
     }
     let column = |index: usize| -> Option<String> {
@@ -55,7 +55,7 @@ pub(crate) async fn run(
     sink: &mut Sink,
 ) -> Result<(), Failure> {
     tracing::info!(lsn = %exported.lsn, "taking a snapshot");
-    let reader = session.patiently(session.config.postgres.connect()).await?.map_err(Failure::Database)?;
+    let reader = session.connect().await?;
     // The name comes from the server and holds only hexadecimal digits and dashes; refuse anything else.
     if !exported.snapshot.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-') {
         return Err(Failure::Database(anyhow::anyhow!("the server names a snapshot oddly")));
@@ -65,7 +65,8 @@ pub(crate) async fn run(
          SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO'; SET LOCAL extra_float_digits = 1",
         exported.snapshot
     );
-    reader.batch_execute(&begin).await.map_err(database("enter the snapshot"))?;
+    let enter = async { reader.batch_execute(&begin).await.map_err(database("enter the snapshot")) };
+    session.answered("enter the snapshot", enter).await?;
     for table in &TABLES {
         let scan = Scan { session, reader: &reader, table, lsn: exported.lsn };
         scan.run(sink).await?;
@@ -73,7 +74,8 @@ pub(crate) async fn run(
     if sink.is_open() {
         session.patiently(sink.commit()).await?.map_err(Failure::Kafka)?;
     }
-    slot::make_permanent(control, &session.config.slot).await?;
+    let make = slot::make_permanent(control, &session.config.slot);
+    session.answered("make the slot permanent", make).await?;
     session.metrics.snapshots.inc();
     tracing::info!(lsn = %exported.lsn, "snapshot is complete");
     drop(exported.connection);
@@ -90,7 +92,7 @@ struct Scan<'a> {
 
 impl Scan<'_> {
     async fn run(&self, sink: &mut Sink) -> Result<(), Failure> {
-        let relation = self.relation().await?;
+        let relation = self.session.answered("describe a table", self.relation()).await?;
         let read = self.session.patiently(topic::live(&self.session.config.kafka, self.table.topic.name));
         let live = read.await?.map_err(Failure::Kafka)?;
         let db = self.database_name()?;
@@ -108,7 +110,7 @@ impl Scan<'_> {
             }
         }
         let mut rows = pin!(self.select().await?);
-        while let Some(message) = rows.try_next().await.map_err(database("read a row"))? {
+        while let Some(message) = self.next(&mut rows).await? {
             let SimpleQueryMessage::Row(row) = message else { continue };
             let row = row_of(&relation, &row)?;
             let records = envelope::records(self.table, &origin, RowChange::Read(row));
@@ -133,7 +135,7 @@ impl Scan<'_> {
             return Ok(live);
         }
         let mut rows = pin!(self.select().await?);
-        while let Some(message) = rows.try_next().await.map_err(database("read a row"))? {
+        while let Some(message) = self.next(&mut rows).await? {
             let SimpleQueryMessage::Row(row) = message else { continue };
             let row = row_of(relation, &row)?;
             live.remove(&envelope::key(self.table, &row).map_err(stop("capture a row"))?);
@@ -141,10 +143,19 @@ impl Scan<'_> {
         Ok(live)
     }
 
+    async fn next(
+        &self,
+        rows: &mut Pin<&mut SimpleQueryStream>,
+    ) -> Result<Option<SimpleQueryMessage>, Failure> {
+        let next = async { rows.try_next().await.map_err(database("read a row")) };
+        self.session.answered("read a row", next).await
+    }
+
     /// Reads in text format, as the stream does, so that both go through one conversion.
-    async fn select(&self) -> Result<tokio_postgres::SimpleQueryStream, Failure> {
+    async fn select(&self) -> Result<SimpleQueryStream, Failure> {
         let sql = format!("SELECT * FROM {}", self.table.name);
-        self.reader.simple_query_raw(&sql).await.map_err(database("read a table"))
+        let select = async { self.reader.simple_query_raw(&sql).await.map_err(database("read a table")) };
+        self.session.answered("read a table", select).await
     }
 
     async fn relation(&self) -> Result<Relation, Failure> {

@@ -8,6 +8,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A broker that does not answer for so long is away.
@@ -20,17 +21,32 @@ const END_LOOK: Duration = Duration::from_millis(20);
 /// The live records of a topic, key to value: those without a tombstone.
 pub(crate) type Live = HashMap<Vec<u8>, Vec<u8>>;
 
-/// Checks that a broker answers and that the topics are there.
-pub(crate) async fn check(settings: &Settings) -> anyhow::Result<()> {
-    let settings = settings.clone();
-    blocking(move || {
-        let consumer = consumer(&settings, "read_committed")?;
-        for table in TABLES {
-            partitions(&consumer, &settings.topic(table.topic.name))?;
-        }
-        Ok(())
-    })
-    .await
+/// Looks at Kafka without writing to it, over one connection.
+pub(crate) struct Probe {
+    consumer: Arc<BaseConsumer<Quiet>>,
+    settings: Settings,
+}
+
+impl Probe {
+    /// Makes the client; it connects when it is first used.
+    pub(crate) fn new(settings: &Settings) -> anyhow::Result<Self> {
+        let consumer = Arc::new(consumer(settings, "read_committed")?);
+        Ok(Self { consumer, settings: settings.clone() })
+    }
+
+    /// Checks that a broker answers and that the topics are there.
+    pub(crate) async fn check(&self) -> anyhow::Result<()> {
+        let (consumer, settings) = (Arc::clone(&self.consumer), self.settings.clone());
+        blocking(move || {
+            // Nothing is assigned, so this only takes away what the client has to say about its connections.
+            while consumer.poll(Duration::ZERO).is_some() {}
+            for table in TABLES {
+                partitions(&consumer, &settings.topic(table.topic.name))?;
+            }
+            Ok(())
+        })
+        .await
+    }
 }
 
 /// Reads every live record of a topic.
@@ -103,9 +119,16 @@ fn partitions(consumer: &BaseConsumer<Quiet>, topic: &str) -> anyhow::Result<BTr
     Ok(found)
 }
 
-/// Runs a step that blocks on a thread of its own.
+/// Runs a step that blocks on a thread of its own. A step that panics takes its caller, and so the process,
+/// with it.
 pub(crate) async fn blocking<T: Send + 'static>(
     step: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
 ) -> anyhow::Result<T> {
-    tokio::task::spawn_blocking(step).await.context("run a blocking step")?
+    match tokio::task::spawn_blocking(step).await {
+        Ok(outcome) => outcome,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(error) => Err(error).context("run a blocking step"),
+        },
+    }
 }

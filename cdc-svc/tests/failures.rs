@@ -1,6 +1,8 @@
 //! What is not lost, whatever ends.
 
 use crate::support::{DEVICES, Stage, expect, next};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 use testkit::wait::until;
 
 #[tokio::test]
@@ -150,6 +152,29 @@ async fn replica_waits_ready_and_takes_over() {
 }
 
 #[tokio::test]
+async fn replica_that_waits_looks_at_the_slot_over_one_connection() {
+    let stage = Stage::set().await;
+    let first = stage.start();
+    first.is_ready().await;
+    until("the first to work", async || first.is_active().then_some(())).await;
+    let second = stage.start();
+    second.is_ready().await;
+    let looks = "SELECT pid, query_start::text FROM pg_stat_activity \
+                 WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE '%pg_replication_slots%'";
+    let mut seen: BTreeMap<i32, BTreeSet<String>> = BTreeMap::new();
+    until("five looks over one connection", async || {
+        for row in stage.sql.query(looks, &[]).await.unwrap() {
+            seen.entry(row.get(0)).or_default().insert(row.get(1));
+        }
+        seen.values().any(|starts| starts.len() >= 5).then_some(())
+    })
+    .await;
+    first.end().await;
+    until("the second to work", async || second.is_active().then_some(())).await;
+    stage.stop(second).await;
+}
+
+#[tokio::test]
 async fn session_cut_by_the_server_is_begun_again() {
     let stage = Stage::set().await;
     let service = stage.start();
@@ -199,7 +224,7 @@ async fn change_that_kafka_does_not_take_is_not_confirmed_and_comes_later() {
     service.is_ready().await;
     stage.remove_topic().await;
     stage.add_device("a").await;
-    let closed = async || (!service.chassis.readiness.closed().is_empty()).then_some(());
+    let closed = async || service.chassis.readiness.closed().contains(&"kafka").then_some(());
     until("the service to be not ready", closed).await;
     stage.restore_topic().await;
     expect(&stage.kafka.read(DEVICES), &["c a 1"]).await;
@@ -220,7 +245,40 @@ async fn slot_of_another_database_stops_the_service() {
         kafka: stage.kafka.settings(),
         postgres: stage.database.settings(),
         slot: stage.slot.clone(),
+        stall_max: Duration::from_secs(120),
     };
     let error = cdc_svc::run(config, chassis).await.unwrap_err();
     assert!(error.to_string().contains("CDC_SLOT"), "{error:#}");
+}
+
+#[tokio::test]
+async fn publication_that_lacks_a_table_stops_the_service() {
+    let stage = Stage::set().await;
+    stage.run("ALTER PUBLICATION fieldline_changes DROP TABLE devices").await;
+    let error = stage.start().ended().await.unwrap_err();
+    assert!(error.to_string().contains("lacks") || format!("{error:#}").contains("lacks"), "{error:#}");
+}
+
+#[tokio::test]
+async fn slot_that_another_client_holds_and_does_not_move_is_seen_by_whoever_waits() {
+    let stage = Stage::set().await;
+    stage.take_snapshot().await;
+    // It holds the slot, answers the server, and confirms nothing.
+    let zombie = stage.hold_slot().await;
+    let service = stage.start_with(Duration::from_secs(3));
+    service.is_ready().await;
+    stage.add_device("a").await;
+    until("the standstill to be seen", async || {
+        (service.chassis.readiness.closed() == ["progress"]).then_some(())
+    })
+    .await;
+    assert!(service.metric("cdc_slot_lag_bytes") > 0.0 && service.metric("cdc_stalls_total") == 1.0);
+    // Its restart would help nobody.
+    until("twice the time", async || (service.metric("cdc_slot_lag_seconds") > 8.0).then_some(())).await;
+    assert!(service.chassis.liveness.is_live());
+    drop(zombie);
+    expect(&stage.kafka.read(DEVICES), &["c a 1"]).await;
+    service.is_ready().await;
+    until("the lag to be gone", async || (service.metric("cdc_slot_lag_bytes") == 0.0).then_some(())).await;
+    stage.stop(service).await;
 }

@@ -2,12 +2,14 @@
 
 use cdc_svc::Config;
 use chassis::Chassis;
+use pgwire_replication::{ReplicationClient, ReplicationConfig};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use schema::topics::Topic;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 use testkit::kafka::{Kafka, Reader, Record};
 use testkit::postgres::Database;
 use testkit::wait::until;
@@ -37,11 +39,17 @@ impl Stage {
     }
 
     pub(crate) fn start(&self) -> Service {
+        self.start_with(Duration::from_secs(120))
+    }
+
+    /// Starts it with another longest standstill.
+    pub(crate) fn start_with(&self, stall_max: Duration) -> Service {
         let chassis = Chassis::new();
         let config = Config {
             kafka: self.kafka.settings(),
             postgres: self.database.settings(),
             slot: self.slot.clone(),
+            stall_max,
         };
         Service { task: tokio::spawn(cdc_svc::run(config, chassis.clone())), chassis }
     }
@@ -62,8 +70,15 @@ impl Stage {
     /// Takes the topic of devices away: the broker neither takes nor finally refuses what is produced.
     pub(crate) async fn remove_topic(&self) {
         let topic = self.kafka.settings().topic(DEVICES.name);
-        let deleted = self.admin().delete_topics(&[&topic], &AdminOptions::new()).await.unwrap();
+        let admin = self.admin();
+        let deleted = admin.delete_topics(&[&topic], &AdminOptions::new()).await.unwrap();
         assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+        // The controller has deleted it; the broker takes records until it has heard of that.
+        until("the broker to forget the topic", async || {
+            let metadata = admin.inner().fetch_metadata(Some(&topic), Duration::from_secs(10)).ok()?;
+            metadata.topics().iter().all(|topic| topic.partitions().is_empty()).then_some(())
+        })
+        .await;
     }
 
     /// Brings it back, empty.
@@ -76,6 +91,19 @@ impl Stage {
 
     fn admin(&self) -> AdminClient<DefaultClientContext> {
         self.kafka.settings().client().create().unwrap()
+    }
+
+    /// Holds the slot as a replica does whose loop hangs: its connection lives, and nothing is confirmed.
+    pub(crate) async fn hold_slot(&self) -> ReplicationClient {
+        let server: tokio_postgres::Config = self.database.url().parse().unwrap();
+        let tokio_postgres::config::Host::Tcp(host) = &server.get_hosts()[0] else { panic!("a TCP server") };
+        let password = std::str::from_utf8(server.get_password().unwrap_or_default()).unwrap();
+        let (user, name) = (server.get_user().unwrap(), server.get_dbname().unwrap());
+        let config = ReplicationConfig::new(host, user, password, name, &self.slot, "fieldline_changes")
+            .with_port(server.get_ports()[0]);
+        let mut holder = ReplicationClient::connect(config).await.unwrap();
+        holder.wait_started().await.unwrap();
+        holder
     }
 
     /// Waits until nobody holds the slot.
@@ -173,6 +201,19 @@ impl Service {
             (begun && self.chassis.readiness.closed().is_empty()).then_some(())
         };
         until("the service to be ready", ready).await;
+    }
+
+    /// Waits until it has ended by itself.
+    pub(crate) async fn ended(self) -> anyhow::Result<()> {
+        tokio::time::timeout(testkit::wait::PATIENCE, self.task).await.expect("the service ends").unwrap()
+    }
+
+    /// Returns the value of a counter or gauge without labels.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let families = self.chassis.registry.gather();
+        let family = families.iter().find(|family| family.name() == name);
+        let metric = family.and_then(|family| family.get_metric().first());
+        metric.map_or(0.0, |metric| metric.get_counter().get_value() + metric.get_gauge().get_value())
     }
 
     pub(crate) fn is_active(&self) -> bool {
