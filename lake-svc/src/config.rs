@@ -5,6 +5,7 @@ use crate::lake::{Location, S3};
 use chassis::config::{Env, Secret};
 use chassis::kafka;
 use std::path::PathBuf;
+use std::time::Duration;
 use url::{Host, Url};
 
 /// Holds every setting; each field names its variable.
@@ -23,6 +24,11 @@ pub struct Config {
     /// `BUFFER_BYTES_MAX`, default 256 MiB, at least `FILE_BYTES_MAX`: what all partitions of an instance may hold that is in
     /// no file yet; beyond it, partitions pause.
     pub buffer_bytes_max: usize,
+    /// `STORE_ANSWER_MS_MAX`, default 60,000: timeout of one request to the store. A store that gives no answer within three
+    /// times this, retries included, counts as unreachable: not ready, and asked again.
+    pub store_answer_max: Duration,
+    /// `STALL_MS_MAX`, default 120,000: see [`kafka::stall_max`].
+    pub stall_max: Duration,
 }
 
 impl Config {
@@ -39,7 +45,14 @@ impl Config {
         if buffer_bytes_max < limits.bytes_max {
             env.problem("BUFFER_BYTES_MAX must be at least FILE_BYTES_MAX");
         }
-        Self { kafka, location, limits, buffer_bytes_max }
+        Self {
+            kafka,
+            location,
+            limits,
+            buffer_bytes_max,
+            store_answer_max: env.duration_ms("STORE_ANSWER_MS_MAX", 60_000, 100..=3_600_000),
+            stall_max: kafka::stall_max(env),
+        }
     }
 }
 

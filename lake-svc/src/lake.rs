@@ -16,10 +16,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use uuid::Uuid;
 
-/// A store that does not take or give an object for so long is away.
-const ANSWER_MAX: Duration = Duration::from_secs(60);
-/// The service itself tries again, and says so; the client only rides over a lost packet.
-const CLIENT_RETRIES_MAX: usize = 2;
+/// Most retries of the store's client. The service itself tries again, and says so; the client only rides
+/// over a lost packet.
+const CLIENT_RETRIES_MAX: u32 = 2;
 /// Where a file is written before it gets its name, in a folder: the store's own drafts stand beside the final name, where a
 /// crash leaves them and Spark reads them.
 const DRAFTS: &str = "drafts";
@@ -82,25 +81,29 @@ pub struct Position {
 #[derive(Clone, Debug)]
 pub struct Lake {
     store: Arc<dyn ObjectStore>,
+    /// Timeout of a call, the client's retries included. A folder has no client that would give up, and a
+    /// network file system may hang for ever.
+    call_max: Duration,
     /// Whether an object is drafted elsewhere and then linked to its name.
     drafts: bool,
 }
 
 impl Lake {
-    /// Opens the store without asking it anything.
+    /// Opens the store without asking it anything. `answer_max` is the timeout of one request.
     ///
     /// # Errors
     /// The settings name none (stop).
-    pub fn open(location: &Location) -> anyhow::Result<Self> {
+    pub fn open(location: &Location, answer_max: Duration) -> anyhow::Result<Self> {
+        let call_max = answer_max.saturating_mul(CLIENT_RETRIES_MAX + 1);
         match location {
             Location::Folder(path) => {
                 let folder = LocalFileSystem::new_with_prefix(path).context("open the lake's folder")?;
                 // A file that may vanish with the power must not stand before offsets that are never read again.
-                Ok(Self { store: Arc::new(folder.with_fsync(true)), drafts: true })
+                Ok(Self { store: Arc::new(folder.with_fsync(true)), call_max, drafts: true })
             }
             Location::S3(s3) => {
-                let bucket = PrefixStore::new(bucket(s3)?, s3.prefix.as_str());
-                Ok(Self { store: Arc::new(bucket), drafts: false })
+                let bucket = PrefixStore::new(bucket(s3, answer_max)?, s3.prefix.as_str());
+                Ok(Self { store: Arc::new(bucket), call_max, drafts: false })
             }
         }
     }
@@ -113,12 +116,14 @@ impl Lake {
         if !self.drafts {
             return Ok(());
         }
-        let drafts: Vec<_> =
-            self.store.list(Some(&Path::from(DRAFTS))).try_collect().await.context("list drafts")?;
+        let drafts: Vec<_> = self
+            .answer(self.store.list(Some(&Path::from(DRAFTS))).try_collect())
+            .await
+            .context("list drafts")?;
         for draft in drafts {
             let age = SystemTime::from(draft.last_modified).elapsed().unwrap_or_default();
             if age > DRAFT_AGE_MAX {
-                self.store.delete(&draft.location).await.context("remove a draft")?;
+                self.answer(self.store.delete(&draft.location)).await.context("remove a draft")?;
             }
         }
         Ok(())
@@ -144,14 +149,14 @@ impl Lake {
         let newest = self.store.list(Some(&folder)).try_fold(None, async |newest, object| {
             Ok(newest.max(object.location.filename().and_then(Cut::first_of)))
         });
-        let Some(first) = newest.await.context("list the cuts of a partition")? else {
+        let Some(first) = self.answer(newest).await.context("list the cuts of a partition")? else {
             return Ok(Position::default());
         };
         let manifest = self.manifest(&Cut { partition, first, last: first }).await?;
         let cut = Cut { partition, first, last: manifest.last };
         for day in manifest.rows.keys() {
             let path = file_path_of(&cut, day).with_context(|| format!("no day: {day:?}"))?;
-            match self.store.head(&Path::from(path)).await {
+            match self.answer(self.store.head(&Path::from(path))).await {
                 Ok(_) => {}
                 Err(object_store::Error::NotFound { .. }) => {
                     return Ok(Position { next: Some(first), pinned_last: Some(manifest.last) });
@@ -183,10 +188,22 @@ impl Lake {
         Ok(())
     }
 
+    /// Waits for an answer of the store, but not for ever.
+    async fn answer<T>(
+        &self,
+        call: impl Future<Output = object_store::Result<T>>,
+    ) -> object_store::Result<T> {
+        let answer = tokio::time::timeout(self.call_max, call).await;
+        answer.unwrap_or_else(|elapsed| {
+            Err(object_store::Error::Generic { store: "no answer", source: Box::new(elapsed) })
+        })
+    }
+
     async fn manifest(&self, cut: &Cut) -> anyhow::Result<Manifest> {
         let path = cut.manifest_path();
-        let object = self.store.get(&Path::from(path.as_str())).await.context("read a manifest")?;
-        let text = object.bytes().await.context("read a manifest")?;
+        let name = Path::from(path.as_str());
+        let read = async { self.store.get(&name).await?.bytes().await };
+        let text = self.answer(read).await.context("read a manifest")?;
         serde_json::from_slice(&text).with_context(|| format!("{path} is no manifest"))
     }
 
@@ -195,12 +212,12 @@ impl Lake {
         let (name, payload) = (Path::from(path), PutPayload::from_bytes(content));
         let created = if self.drafts {
             let draft = Path::from(format!("{DRAFTS}/{}", Uuid::new_v4()));
-            self.store.put(&draft, payload).await.with_context(|| format!("draft {path}"))?;
-            let linked = self.store.copy_if_not_exists(&draft, &name).await;
-            self.store.delete(&draft).await.context("remove a draft")?;
+            self.answer(self.store.put(&draft, payload)).await.with_context(|| format!("draft {path}"))?;
+            let linked = self.answer(self.store.copy_if_not_exists(&draft, &name)).await;
+            self.answer(self.store.delete(&draft)).await.context("remove a draft")?;
             linked
         } else {
-            self.store.put_opts(&name, payload, PutMode::Create.into()).await.map(|_| ())
+            self.answer(self.store.put_opts(&name, payload, PutMode::Create.into())).await.map(|_| ())
         };
         match created {
             Ok(()) => Ok(true),
@@ -210,10 +227,13 @@ impl Lake {
     }
 }
 
-fn bucket(s3: &S3) -> anyhow::Result<impl ObjectStore> {
-    let options = ClientOptions::new().with_timeout(ANSWER_MAX);
-    let retry =
-        RetryConfig { max_retries: CLIENT_RETRIES_MAX, retry_timeout: ANSWER_MAX, ..RetryConfig::default() };
+fn bucket(s3: &S3, answer_max: Duration) -> anyhow::Result<impl ObjectStore> {
+    let options = ClientOptions::new().with_timeout(answer_max);
+    let retry = RetryConfig {
+        max_retries: CLIENT_RETRIES_MAX as usize,
+        retry_timeout: answer_max,
+        ..RetryConfig::default()
+    };
     let mut builder = AmazonS3Builder::from_env()
         .with_client_options(options)
         .with_retry(retry)
@@ -231,4 +251,17 @@ fn bucket(s3: &S3) -> anyhow::Result<impl ObjectStore> {
     // The settings have made sure that plain text stays on this host.
     let is_plain = s3.endpoint.as_deref().is_some_and(|endpoint| endpoint.starts_with("http://"));
     builder.with_allow_http(is_plain).build().context("open the lake's bucket")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_store_that_hangs_is_given_up() {
+        let folder = Location::Folder(std::env::temp_dir());
+        let lake = Lake::open(&folder, Duration::from_millis(1)).unwrap();
+        let error = lake.answer(std::future::pending::<object_store::Result<()>>()).await.unwrap_err();
+        assert!(error.to_string().contains("no answer"), "{error}");
+    }
 }

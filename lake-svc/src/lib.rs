@@ -24,14 +24,14 @@ pub use metrics::Metrics;
 use anyhow::{Context, bail};
 use chassis::Chassis;
 use chassis::admin::Latch;
-use chassis::kafka::{Monitor, REPORT_INTERVAL_MS};
+use chassis::kafka::{Assignment, Monitor, REPORT_INTERVAL_MS, Watch, WatchMetrics, Watched};
 use chassis::retry::Backoff;
 use lake::Lake;
 use ownership::Ownership;
 use rdkafka::consumer::{Consumer, StreamConsumer};
 use schema::topics;
 use session::Session;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use tokio_util::sync::CancellationToken;
 use work::Work;
 
@@ -43,25 +43,44 @@ use work::Work;
 pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
     let metrics = Metrics::register(&chassis.registry).context("register metrics")?;
     let latch = chassis.readiness.latch("lake");
-    let monitor = Monitor::new(chassis.readiness.latch("kafka"), metrics.lag_records.clone());
-    let lake = Lake::open(&config.location)?;
+    let monitor = Monitor::of(chassis.readiness.latch("kafka"));
+    let lake = Lake::open(&config.location, config.store_answer_max)?;
     if !is_usable(&lake, &latch, &chassis.shutdown).await? {
         return Ok(());
     }
+    let assignment = Assignment::default();
     let consumer: StreamConsumer<Ownership> = config
         .kafka
         .consumer("lake-svc")
         .set("statistics.interval.ms", REPORT_INTERVAL_MS)
         // A rebalance takes away only what moves; the other partitions keep what they have gathered.
         .set("partition.assignment.strategy", "cooperative-sticky")
-        .create_with_context(Ownership::new(monitor))
+        .create_with_context(Ownership::new(monitor, assignment.clone()))
         .context("create the readings consumer")?;
     let topic = config.kafka.topic(topics::READINGS.name);
     consumer.subscribe(&[&topic]).context("subscribe to readings")?;
     let consumer = Arc::new(consumer);
     let work = Work::new(lake, Arc::clone(&consumer), topic.clone(), latch, metrics.clone());
+    let watched = Watched {
+        latch: "progress",
+        group: "lake-svc",
+        topic: &topic,
+        assignment: &assignment,
+        stall_max: config.stall_max,
+        metrics: WatchMetrics::register(&chassis.registry, "lake").context("register metrics")?,
+    };
+    let watch = Watch::open(&config.kafka, &chassis, watched)?;
     let session = Session::new(consumer, topic, work, config.limits, config.buffer_bytes_max, metrics);
-    session.run(&chassis).await
+    let gathering = session.gathering();
+    let is_free = |partition| {
+        let away = ["kafka", "lake"];
+        !gathering.lock().unwrap_or_else(PoisonError::into_inner).contains(&partition)
+            && !chassis.readiness.closed().iter().any(|latch| away.contains(latch))
+    };
+    tokio::select! {
+        ended = session.run(&chassis) => ended,
+        never = watch.run(is_free) => never,
+    }
 }
 
 /// Waits until the store answers; false when the shutdown came first.

@@ -14,7 +14,6 @@ pub struct Metrics {
     pub(crate) retries: IntCounter,
     pub(crate) write_seconds: Histogram,
     pub(crate) buffered_bytes: IntGauge,
-    pub(crate) lag_records: IntGauge,
 }
 
 impl Metrics {
@@ -60,7 +59,6 @@ impl Metrics {
             )?,
             write_seconds,
             buffered_bytes: gauge("lake_buffered_bytes", "Bytes of records that are in no file yet.")?,
-            lag_records: gauge("lake_lag_records", "Readings in Kafka that are in no file yet.")?,
         })
     }
 }

@@ -1,10 +1,9 @@
 //! Which partitions this instance owns, as the group tells it.
 
-use chassis::kafka::Monitor;
+use chassis::kafka::{Assignment, Monitor, partitions_of};
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, ConsumerContext, Rebalance};
 use rdkafka::statistics::Statistics;
-use rdkafka::topic_partition_list::TopicPartitionList;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
@@ -19,13 +18,14 @@ pub(crate) enum Handover {
 /// Collects handovers while the consumer is polled, for the loop that polls it.
 pub(crate) struct Ownership {
     monitor: Monitor,
+    assignment: Assignment,
     handovers: Mutex<Vec<Handover>>,
     changed: Notify,
 }
 
 impl Ownership {
-    pub(crate) fn new(monitor: Monitor) -> Self {
-        Self { monitor, handovers: Mutex::default(), changed: Notify::new() }
+    pub(crate) fn new(monitor: Monitor, assignment: Assignment) -> Self {
+        Self { monitor, assignment, handovers: Mutex::default(), changed: Notify::new() }
     }
 
     /// Waits until something has changed, and takes it, in the order in which it did. May be dropped while it waits.
@@ -63,19 +63,19 @@ impl ClientContext for Ownership {
 impl ConsumerContext for Ownership {
     fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         if let Rebalance::Revoke(list) = rebalance {
-            self.push(Handover::Revoked(partitions(list)));
+            self.assignment.revoke(partitions_of(list));
+            self.push(Handover::Revoked(partitions_of(list)));
         }
     }
 
     fn post_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         match rebalance {
-            Rebalance::Assign(list) => self.push(Handover::Assigned(partitions(list))),
+            Rebalance::Assign(list) => {
+                self.assignment.assign(partitions_of(list));
+                self.push(Handover::Assigned(partitions_of(list)));
+            }
             Rebalance::Revoke(_) => {}
             Rebalance::Error(error) => tracing::warn!(%error, "rebalance failed"),
         }
     }
-}
-
-fn partitions(list: &TopicPartitionList) -> Vec<i32> {
-    list.elements().iter().map(|element| element.partition()).collect()
 }

@@ -12,8 +12,8 @@ use chassis::Chassis;
 use rdkafka::consumer::{CommitMode, Consumer, StreamConsumer};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -48,7 +48,12 @@ pub(crate) struct Session {
     generations: u64,
     /// Sum over the partitions.
     buffered_bytes: usize,
+    gathering: Gathering,
 }
+
+/// Which partitions hold records that are not due for a file yet, or wait for memory: their offsets stand
+/// still for a reason.
+pub(crate) type Gathering = Arc<Mutex<BTreeSet<i32>>>;
 
 impl Session {
     pub(crate) fn new(
@@ -70,7 +75,12 @@ impl Session {
             tasks: JoinSet::new(),
             generations: 0,
             buffered_bytes: 0,
+            gathering: Gathering::default(),
         }
+    }
+
+    pub(crate) fn gathering(&self) -> Gathering {
+        Arc::clone(&self.gathering)
     }
 
     /// Runs until shutdown, then writes what is at hand.
@@ -88,7 +98,10 @@ impl Session {
                 () = chassis.shutdown.cancelled() => break,
                 changes = consumer.context().changes() => self.hand_over(changes),
                 Some(finished) = self.tasks.join_next() => self.finish(finished)?,
-                _ = ticks.tick() => self.cut_due(),
+                _ = ticks.tick() => {
+                    self.cut_due();
+                    self.note_gathering();
+                }
                 received = consumer.recv() => match received {
                     Ok(record) => self.gather(&record).await,
                     // librdkafka reconnects by itself, and the monitor closes the latch meanwhile.
@@ -193,6 +206,19 @@ impl Session {
             }
         }
         self.metrics.buffered_bytes.set(i64::try_from(self.buffered_bytes).unwrap_or(i64::MAX));
+    }
+
+    fn note_gathering(&self) {
+        let now = Instant::now();
+        let is_memory_full = self.buffered_bytes >= self.buffer_bytes_max;
+        let gathers = |state: &Partition| {
+            let is_young =
+                state.buffer().is_some_and(|buffer| !buffer.is_empty() && !buffer.is_due(&self.limits, now));
+            is_young || state.must_pause(&self.limits, is_memory_full) && state.buffer().is_some()
+        };
+        let gathering = self.partitions.iter().filter(|(_, state)| gathers(state));
+        *self.gathering.lock().unwrap_or_else(PoisonError::into_inner) =
+            gathering.map(|(partition, _)| *partition).collect();
     }
 
     /// Begins to write what a partition has gathered, unless it writes already.

@@ -11,7 +11,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use schema::topics;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use testkit::wait::until;
+use testkit::wait::{PATIENCE, until};
 
 /// Points at which a process is killed.
 const KILLS: u32 = 6;
@@ -152,7 +152,7 @@ async fn of_two_cuts_that_begin_at_one_offset_the_first_stands() {
         .await;
 
     // What another instance does that holds the partitions for its own: it cuts elsewhere.
-    let lake = Lake::open(&Location::Folder(stage.folder.path().to_owned())).unwrap();
+    let lake = Lake::open(&Location::Folder(stage.folder.path().to_owned()), PATIENCE).unwrap();
     let reader = stage.kafka.read(topics::READINGS);
     let mut partitions: BTreeMap<i32, Vec<Record>> = BTreeMap::new();
     for _ in 0..first.len() {

@@ -46,6 +46,7 @@ fn spawn(stage: &Stage, port: u16) -> Process {
         ("LAKE_S3_REGION", "eu-central-1"),
         ("LAKE_S3_ACCESS_KEY_ID", "test"),
         ("LAKE_S3_SECRET_ACCESS_KEY_FILE", secret.to_str().unwrap()),
+        ("STORE_ANSWER_MS_MAX", "3000"),
     ])
 }
 
@@ -103,6 +104,16 @@ async fn a_bucket_holds_every_reading_once_through_kills_and_an_outage() {
     all.extend(more);
     process.is_ready(false).await;
     proxy.mend();
+    process.is_ready(true).await;
+    holds_all(&stage, server.port).await;
+
+    // Nothing is refused and nothing answers, as with a server that is frozen.
+    proxy.stall();
+    let more = readings(900..1_200);
+    stage.publish(&more).await;
+    all.extend(more);
+    process.is_ready(false).await;
+    proxy.resume();
     process.is_ready(true).await;
     holds_all(&stage, server.port).await;
     assert_eq!(process.stop().await, Some(0));
