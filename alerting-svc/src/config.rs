@@ -2,6 +2,7 @@
 
 use chassis::config::Env;
 use chassis::kafka;
+use std::time::Duration;
 
 /// Holds every setting.
 #[derive(Clone, Debug)]
@@ -15,6 +16,8 @@ pub struct Config {
     /// `ALERTS_REMEMBERED_PER_PARTITION`: how many causes of alerts are remembered, 100 to 1,000,000, default 10,000. Each
     /// takes about 100 bytes of memory, and two records to read at a rebalance.
     pub alerts_remembered: usize,
+    /// `STALL_MS_MAX`, default 120,000: see [`kafka::stall_max`].
+    pub stall_max: Duration,
 }
 
 impl Config {
@@ -29,6 +32,7 @@ impl Config {
             kafka: kafka::Settings::from_env(env),
             instance_id,
             alerts_remembered: env.count_in("ALERTS_REMEMBERED_PER_PARTITION", 10_000, 100..=1_000_000),
+            stall_max: kafka::stall_max(env),
         }
     }
 }

@@ -2,12 +2,15 @@
 //!
 //! In:         readings, group `alerting-svc`; the thresholds, all of them in every instance, read to their end before the
 //!             first reading and followed live, so a change is in force for readings that arrive after it.
-//! Out:        `iot-alerts`, key `sensor_id`, in the partition of the reading; unreadable readings to `iot-reading-dlq`.
-//! Guarantee:  alerts, dead letters and offsets go in one Kafka transaction: for `read_committed` consumers none is lost
-//!             and none comes twice, under kill -9 and rebalances. A reading that is *published* twice causes no second
-//!             alert as long as the first is remembered, see below.
-//! On failure: Kafka away, or a transaction that has to be aborted → begin again from the committed offsets, not ready.
-//!             Another instance with the same `INSTANCE_ID`, or topics with different partition counts → stop.
+//! Out:        `iot-alerts`, key `sensor_id`, in the partition of the reading. What is no reading is counted;
+//!             command-svc keeps it in `iot-reading-dlq`, which has one writer.
+//! Guarantee:  alerts and offsets go in one Kafka transaction: for `read_committed` consumers none is lost
+//!             and none comes twice, under kill -9 and rebalances. A reading that is *published* twice causes
+//!             no second alert as long as the first is remembered, see below.
+//! On failure: A threshold's change that cannot be read → the one before stays in force, not ready (ADR
+//!             0014). Kafka away, or a transaction that has to be aborted → begin again from the committed
+//!             offsets, not ready. Another instance with the same `INSTANCE_ID`, or topics with different
+//!             partition counts → stop.
 //!
 //! # Readings that are published twice
 //!
@@ -23,14 +26,24 @@
 //! * *Why it is whole.* That read waits until the stable end has reached the end that the partition had at the
 //!   assignment, so it sees every alert of the former owner, or sees it aborted (see `recall`). No reading of the
 //!   partition is judged before.
-//! * *When it is wrong.* An aborted transaction takes the session or the partition with it, and the memory too, so
-//!   nothing that was not committed stays remembered.
+//! * *When it is wrong.* The causes of the open transaction are kept apart until it is committed, and an
+//!   abort forgets them. A commit without an answer ends the session, and the memory with it.
+//!
+//! # Rebalances
+//!
+//! They are cooperative: a partition that stays goes on, with its memory, while others move. One that comes
+//! is paused until its own memory is whole, and holds up no other. One that goes takes its readings out of
+//! the open transaction: that is aborted, and the readings of the partitions that stay are read and judged
+//! again.
 //!
 //! # Why a former owner cannot commit late
 //!
-//! Offsets are committed with the group generation under which their readings were assigned. After a rebalance the
-//! broker refuses that generation, and with the offsets falls the whole transaction.
+//! Offsets are committed with the group generation of the last assignment that this instance was told of.
+//! After a rebalance the broker refuses that generation, and with the offsets falls the whole transaction;
+//! its readings are judged again once the new assignment is known. A partition goes to another member only
+//! when its owner has given it up, or was thrown out of the group and with it out of the generation.
 
+mod batch;
 mod config;
 mod metrics;
 mod ownership;
@@ -46,7 +59,7 @@ pub use config::Config;
 
 use anyhow::Context;
 use chassis::Chassis;
-use chassis::kafka::table;
+use chassis::kafka::{Assignment, Watch, WatchMetrics, Watched, table};
 use metrics::Metrics;
 use rules::Rules;
 use schema::topics;
@@ -72,13 +85,19 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
 
     let topic = config.kafka.topic(topics::THRESHOLD_UPDATES.name);
     let (loaded, wait_loaded) = oneshot::channel();
+    let readable = chassis.readiness.latch("thresholds-readable");
+    readable.open();
     let apply = |key: &[u8], value: Option<&[u8]>| {
         let mut rules = rules.write().unwrap_or_else(PoisonError::into_inner);
         if rules.apply(key, value).is_err() {
             metrics.unreadable_rules.inc();
-            tracing::error!("a threshold cannot be read; the one before stays in force");
+            tracing::error!("a change of a threshold cannot be read; the one before stays in force");
         }
-        metrics.thresholds.set(i64::try_from(rules.count()).unwrap_or(i64::MAX));
+        let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        metrics.thresholds.set(count(rules.count()));
+        metrics.unreadable_thresholds.set(count(rules.unreadable_count()));
+        // A rollout of a build that cannot read the table stops at its first instance.
+        if rules.unreadable_count() == 0 { readable.open() } else { readable.close() }
     };
     // Err means that the sessions have ended already.
     let on_loaded = || loaded.send(()).unwrap_or_default();
@@ -86,11 +105,32 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
     let kafka = config.kafka.clone();
     let table = table::follow(&kafka, reader, &topic, &latch, &stop, apply, on_loaded);
 
+    let assignment = Assignment::default();
+    let watched = Watched {
+        latch: "progress",
+        group: GROUP,
+        topic: &config.kafka.topic(topics::READINGS.name),
+        assignment: &assignment,
+        stall_max: config.stall_max,
+        metrics: WatchMetrics::register(&chassis.registry, "alerting").context("register metrics")?,
+    };
+    let watch = Watch::open(&config.kafka, &chassis, watched)?;
+    // The recall gives up by itself, and a session that ends says so: only a broker that is away stands in
+    // the way.
+    let is_free = |_| !chassis.readiness.closed().contains(&"kafka");
+    let watch = async {
+        tokio::select! {
+            ended = watch.run(is_free) => ended,
+            () = stop.cancelled() => Ok(()),
+        }
+    };
+
     let shared = Shared {
         config,
         chassis: chassis.clone(),
         metrics: metrics.clone(),
         rules: Arc::clone(&rules),
+        assignment: assignment.clone(),
         stop: stop.clone(),
     };
     let sessions = async {
@@ -101,6 +141,6 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
         stop.cancel();
         Ok(())
     };
-    tokio::try_join!(table, sessions)?;
+    tokio::try_join!(table, sessions, watch)?;
     Ok(())
 }

@@ -11,16 +11,16 @@ pub(crate) struct Metrics {
     pub(crate) alerts: IntCounter,
     /// Alerts held back because the same reading had caused them before.
     pub(crate) repeats: IntCounter,
-    /// Readings that could not be read, in committed transactions.
-    pub(crate) dead_letters: IntCounter,
+    /// Records that are no readings, in committed transactions; command-svc keeps them as dead letters.
+    pub(crate) undecodable: IntCounter,
     /// Records of the threshold table that could not be read.
     pub(crate) unreadable_rules: IntCounter,
     /// Sessions that ended with a failure and were begun again.
     pub(crate) retries: IntCounter,
+    /// Thresholds whose last change cannot be read.
+    pub(crate) unreadable_thresholds: IntGauge,
     /// Thresholds in force.
     pub(crate) thresholds: IntGauge,
-    /// Readings that are appended and not judged yet.
-    pub(crate) lag_records: IntGauge,
     /// From the first acknowledgement waited for to the end of the transaction.
     pub(crate) commit_seconds: Histogram,
     /// From the gateway's receipt of a reading to the commit of its alert.
@@ -57,9 +57,9 @@ impl Metrics {
                 "alerting_repeats_total",
                 "Alerts held back because the same reading had caused them before.",
             )?,
-            dead_letters: counter(
-                "alerting_dead_letters_total",
-                "Readings that could not be read, in committed transactions.",
+            undecodable: counter(
+                "alerting_undecodable_records_total",
+                "Records that are no readings, in committed transactions; command-svc keeps them as dead letters.",
             )?,
             unreadable_rules: counter(
                 "alerting_unreadable_rules_total",
@@ -69,8 +69,11 @@ impl Metrics {
                 "alerting_session_retries_total",
                 "Sessions that ended with a failure and were begun again.",
             )?,
+            unreadable_thresholds: gauge(
+                "alerting_unreadable_thresholds",
+                "Thresholds whose last change cannot be read; the one before stays in force.",
+            )?,
             thresholds: gauge("alerting_thresholds_records", "Thresholds in force.")?,
-            lag_records: gauge("alerting_lag_records", "Readings that are appended and not judged yet.")?,
             commit_seconds: seconds(
                 "alerting_commit_seconds",
                 "From the first acknowledgement waited for to the end of the transaction.",

@@ -1,8 +1,12 @@
 //! The thresholds as a table, kept by the records of `iot-threshold-updates`. Pure.
 
 use schema::{Change, ChangeError, Op, ThresholdRow};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use uuid::Uuid;
+
+/// Most unreadable keys that are remembered: enough to see that something is wrong, whatever is written
+/// there.
+const UNREADABLE_MAX: usize = 1_000;
 
 /// Holds every threshold by the sensor that it watches.
 ///
@@ -12,14 +16,27 @@ use uuid::Uuid;
 pub struct Rules {
     by_sensor: HashMap<String, BTreeMap<Uuid, ThresholdRow>>,
     sensor_of: HashMap<Uuid, String>,
+    /// Keys whose last change cannot be read.
+    unreadable: BTreeSet<Vec<u8>>,
 }
 
 impl Rules {
     /// Applies one record; no value is a tombstone.
     ///
     /// # Errors
-    /// [`ChangeError`] when the record cannot be read; the table stays as it was.
+    /// [`ChangeError`] when the record cannot be read; the threshold stays as it was (ADR 0014), and its key counts as
+    /// unreadable until a change that can be read, or a tombstone.
     pub fn apply(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), ChangeError> {
+        let applied = self.apply_readable(key, value);
+        if applied.is_ok() || value.is_none() {
+            self.unreadable.remove(key);
+        } else if self.unreadable.len() < UNREADABLE_MAX {
+            self.unreadable.insert(key.to_vec());
+        }
+        applied
+    }
+
+    fn apply_readable(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), ChangeError> {
         let id = Change::<ThresholdRow>::decode_key(key)?.threshold_id;
         let change = value.map(Change::<ThresholdRow>::decode).transpose()?;
         self.remove(id);
@@ -43,6 +60,11 @@ impl Rules {
     /// Returns the thresholds of a sensor.
     pub fn of(&self, sensor_id: &str) -> impl Iterator<Item = &ThresholdRow> {
         self.by_sensor.get(sensor_id).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// Counts the keys whose last change cannot be read, up to 1,000.
+    pub fn unreadable_count(&self) -> usize {
+        self.unreadable.len()
     }
 
     /// Counts the thresholds.
@@ -96,6 +118,19 @@ mod tests {
         assert!(rules.apply(&key(1), Some(b"{}")).is_err());
         assert!(rules.apply(b"1", None).is_err());
         assert_eq!(versions(&rules, "a"), [(1, 1)]);
+    }
+
+    #[test]
+    fn key_is_unreadable_until_a_change_that_can_be_read_or_a_tombstone() {
+        let mut rules = Rules::default();
+        for bad in [key(1), key(2), b"1".to_vec()] {
+            assert!(rules.apply(&bad, Some(b"{}")).is_err());
+        }
+        assert_eq!(rules.unreadable_count(), 3);
+        rules.apply(&key(1), Some(&value("u", 1, "a", 2))).unwrap();
+        rules.apply(&key(2), None).unwrap();
+        assert!(rules.apply(b"1", None).is_err());
+        assert_eq!((rules.unreadable_count(), versions(&rules, "a")), (0, vec![(1, 2)]));
     }
 
     proptest! {

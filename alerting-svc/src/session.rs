@@ -1,16 +1,17 @@
 //! One session: consume, judge, commit, until the shutdown or an error ends it. Blocks, so it has a thread of its own.
 
+use crate::batch::Batch;
 use crate::join;
 use crate::memory::{Cause, Memory};
 use crate::metrics::Metrics;
 use crate::ownership::{Handover, Ownership};
-use crate::recall::recall;
+use crate::recall::Recaller;
 use crate::rules::Rules;
 use crate::transaction::{Transaction, Trouble};
 use crate::{Config, GROUP};
 use anyhow::{Context, anyhow};
 use chassis::Chassis;
-use chassis::kafka::{Monitor, REPORT_INTERVAL_MS, dead_letter_headers};
+use chassis::kafka::{Assignment, Monitor, REPORT_INTERVAL_MS};
 use chassis::retry::Backoff;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
 use rdkafka::message::{BorrowedMessage, Header, Message, OwnedHeaders};
@@ -21,15 +22,15 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-/// A batch ends so long after its first alert: a burst shares one commit, a single alert waits for no more than this.
-const ALERT_LINGER: Duration = Duration::from_millis(5);
-/// A batch without any alert ends so long after its first reading: only offsets wait, so there is no hurry.
-const OFFSETS_LINGER: Duration = Duration::from_millis(100);
-/// Most readings of a batch; bounds what an abort repeats.
-const BATCH_READINGS_MAX: usize = 2_000;
-/// Longest wait for a reading when no batch is open; also how late a shutdown is seen.
-const IDLE_WAIT: Duration = Duration::from_millis(100);
-/// A broker that does not answer for so long is away.
+/// Longest wait for a reading while a memory is awaited; its partition goes on no sooner than this is over.
+const RECALL_WAIT: Duration = Duration::from_millis(5);
+/// Commits in a row that the group may refuse before the session is given up, and the pause after each:
+/// together some seconds, in which the news of the rebalance must have come.
+const REFUSALS_MAX: u32 = 200;
+const REFUSAL_PAUSE: Duration = Duration::from_millis(20);
+/// Shortest time between two warnings about readings that cannot be read.
+const WARN_EVERY: Duration = Duration::from_secs(60);
+/// Timeout after which a broker counts as unreachable.
 const ANSWER_WAIT: Duration = Duration::from_secs(5);
 
 /// Holds what every session of the process shares.
@@ -39,6 +40,7 @@ pub(crate) struct Shared {
     pub(crate) chassis: Chassis,
     pub(crate) metrics: Metrics,
     pub(crate) rules: Arc<RwLock<Rules>>,
+    pub(crate) assignment: Assignment,
     /// Ends the sessions: the shutdown, or the end of the table reader.
     pub(crate) stop: CancellationToken,
 }
@@ -47,74 +49,60 @@ pub(crate) struct Shared {
 struct Topics {
     readings: String,
     alerts: String,
-    dead_letters: String,
 }
 
 struct Session<'a> {
     shared: &'a Shared,
     topics: Topics,
+    consumer: &'a BaseConsumer<Ownership>,
     transaction: Transaction,
     memory: Memory,
+    recaller: Recaller,
     group: Option<ConsumerGroupMetadata>,
     batch: Batch,
-}
-
-/// What the open transaction holds.
-#[derive(Default)]
-struct Batch {
-    opened: Option<Instant>,
-    first_output: Option<Instant>,
-    readings: usize,
-    dead_letters: u64,
-    repeats: u64,
-    /// When the readings of the alerts were received.
-    received: Vec<Timestamp>,
-    /// Next offset of each partition.
-    offsets: BTreeMap<i32, i64>,
-}
-
-impl Batch {
-    /// Returns how long it may wait for another reading.
-    fn wait(&self) -> Duration {
-        let due = match (self.opened, self.first_output) {
-            (_, Some(first)) => first + ALERT_LINGER,
-            (Some(opened), None) => opened + OFFSETS_LINGER,
-            (None, None) => return IDLE_WAIT,
-        };
-        due.saturating_duration_since(Instant::now())
-    }
-
-    fn is_due(&self) -> bool {
-        self.opened.is_some() && (self.readings >= BATCH_READINGS_MAX || self.wait().is_zero())
-    }
+    /// Commits that the group has refused in a row.
+    refusals: u32,
+    /// When readings that cannot be read were last warned about, and how many there were since.
+    warned: Option<Instant>,
+    undecodable: u64,
 }
 
 /// Runs one session.
 pub(crate) fn run(shared: &Shared) -> Result<(), Trouble> {
     let kafka = &shared.config.kafka;
-    let topics = Topics {
-        readings: kafka.topic(topics::READINGS.name),
-        alerts: kafka.topic(topics::ALERTS.name),
-        dead_letters: kafka.topic(topics::READING_DLQ.name),
-    };
+    let topics =
+        Topics { readings: kafka.topic(topics::READINGS.name), alerts: kafka.topic(topics::ALERTS.name) };
     let latch = shared.chassis.readiness.latch("kafka");
-    let monitor = Monitor::new(latch, shared.metrics.lag_records.clone());
+    let monitor = Monitor::of(latch);
     let consumer: BaseConsumer<Ownership> = kafka
         .consumer(GROUP)
         .set("group.instance.id", &shared.config.instance_id)
         .set("statistics.interval.ms", REPORT_INTERVAL_MS)
-        // Eager, so that a handover revokes everything and an abort needs no rewind.
-        .set("partition.assignment.strategy", "range,roundrobin")
-        .create_with_context(Ownership::new(monitor))
+        // A rebalance takes away only what moves; the other partitions keep their memory and go on.
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        .create_with_context(Ownership::new(monitor, shared.assignment.clone()))
         .context("create the readings consumer")
         .map_err(Trouble::Stop)?;
     check_partitions(&consumer, &topics)?;
     let transaction = Transaction::start(kafka, &format!("{GROUP}-{}", shared.config.instance_id))?;
     consumer.subscribe(&[&topics.readings]).context("subscribe to readings").map_err(Trouble::Stop)?;
-    let memory = Memory::new(shared.config.alerts_remembered);
-    let mut session = Session { shared, topics, transaction, memory, group: None, batch: Batch::default() };
-    let outcome = session.turn_until_stopped(&consumer);
-    if outcome.is_err() && session.batch.opened.is_some() {
+    let capacity = shared.config.alerts_remembered;
+    let recaller = Recaller::start(kafka, &topics.alerts, capacity).map_err(Trouble::Stop)?;
+    let mut session = Session {
+        shared,
+        topics,
+        consumer: &consumer,
+        transaction,
+        memory: Memory::new(capacity),
+        recaller,
+        group: None,
+        batch: Batch::default(),
+        refusals: 0,
+        warned: None,
+        undecodable: 0,
+    };
+    let outcome = session.turn_until_stopped();
+    if outcome.is_err() && session.batch.is_open() {
         // Best effort: the next session aborts it in any case, but readers need not wait for that.
         let _ = session.transaction.abort();
     }
@@ -132,7 +120,6 @@ fn check_partitions(consumer: &BaseConsumer<Ownership>, topics: &Topics) -> Resu
         }
     };
     let (readings, alerts) = (count(&topics.readings)?, count(&topics.alerts)?);
-    count(&topics.dead_letters)?;
     if readings == alerts {
         return Ok(());
     }
@@ -144,83 +131,124 @@ fn check_partitions(consumer: &BaseConsumer<Ownership>, topics: &Topics) -> Resu
 }
 
 impl Session<'_> {
-    fn turn_until_stopped(&mut self, consumer: &BaseConsumer<Ownership>) -> Result<(), Trouble> {
+    fn turn_until_stopped(&mut self) -> Result<(), Trouble> {
         while !self.shared.stop.is_cancelled() {
             self.shared.chassis.liveness.beat();
-            let polled = consumer.poll(self.batch.wait());
-            for handover in consumer.context().take() {
-                self.hand_over(handover)?;
+            let wait = self.batch.wait();
+            let polled =
+                self.consumer.poll(if self.recaller.is_busy() { wait.min(RECALL_WAIT) } else { wait });
+            let mut rewound = BTreeSet::new();
+            for handover in self.consumer.context().take() {
+                rewound.extend(self.hand_over(handover)?);
             }
+            self.take_recalled()?;
             match polled {
+                // It comes again, behind those before it.
+                Some(Ok(record)) if rewound.contains(&record.partition()) => {}
                 Some(Ok(record)) => self.consume(&record)?,
                 // librdkafka reconnects by itself; a fatal error shows that another instance has our name.
-                Some(Err(error)) => match consumer.client().fatal_error() {
+                Some(Err(error)) => match self.consumer.client().fatal_error() {
                     Some((code, reason)) => return Err(Trouble::Stop(anyhow!("{code}: {reason}"))),
                     None => tracing::warn!(%error, "readings cannot be consumed now"),
                 },
                 None => {}
             }
             if self.batch.is_due() {
-                self.commit()?;
+                self.commit_or_rewind()?;
             }
         }
         // Drained: what was judged is committed, the rest is for the next start.
-        if self.batch.opened.is_some() { self.commit() } else { Ok(()) }
+        if self.batch.is_open() { self.commit() } else { Ok(()) }
     }
 
-    fn hand_over(&mut self, handover: Handover) -> Result<(), Trouble> {
+    /// Returns the partitions that are read again.
+    fn hand_over(&mut self, handover: Handover) -> Result<BTreeSet<i32>, Trouble> {
         match handover {
             Handover::Revoked(partitions) => {
-                if self.batch.opened.is_some() {
-                    self.transaction.abort()?;
-                    self.batch = Batch::default();
-                }
+                tracing::info!(?partitions, "partitions revoked");
                 for partition in &partitions {
+                    self.recaller.forget(*partition);
                     self.memory.forget(*partition);
                 }
-                tracing::info!(?partitions, "partitions revoked");
+                // Their readings are the next owner's to judge.
+                if self.batch.spans.keys().any(|partition| partitions.contains(partition)) {
+                    return self.abort_and_rewind();
+                }
+                Ok(BTreeSet::new())
             }
             Handover::Assigned(partitions, group) => {
-                self.group = group;
-                self.recall(&partitions)?;
                 tracing::info!(?partitions, "partitions assigned");
+                self.group = group;
+                self.recaller.want(partitions);
+                Ok(BTreeSet::new())
             }
+        }
+    }
+
+    /// Aborts the open transaction and points the consumer at the first reading of it in each partition that
+    /// is kept.
+    fn abort_and_rewind(&mut self) -> Result<BTreeSet<i32>, Trouble> {
+        self.transaction.abort()?;
+        self.memory.discard();
+        let spans = std::mem::take(&mut self.batch).spans;
+        let kept = spans.into_iter().filter(|(partition, _)| self.memory.is_whole(*partition));
+        let firsts: BTreeMap<i32, i64> = kept.map(|(partition, span)| (partition, span.first)).collect();
+        self.seek(&firsts)?;
+        Ok(firsts.into_keys().collect())
+    }
+
+    fn seek(&self, offsets: &BTreeMap<i32, i64>) -> Result<(), Trouble> {
+        if offsets.is_empty() {
+            return Ok(());
+        }
+        let list = self.list(offsets)?;
+        let sought = self.consumer.seek_partitions(list, ANSWER_WAIT).context("seek");
+        let sought = sought.map_err(Trouble::Retry)?;
+        let outcome = sought.elements().iter().try_for_each(|element| element.error());
+        outcome.context("seek").map_err(Trouble::Retry)
+    }
+
+    fn list(&self, offsets: &BTreeMap<i32, i64>) -> Result<TopicPartitionList, Trouble> {
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in offsets {
+            list.add_partition_offset(&self.topics.readings, *partition, Offset::Offset(*offset))
+                .context("name an offset")
+                .map_err(Trouble::Stop)?;
+        }
+        Ok(list)
+    }
+
+    /// Lets the partitions go on whose memory has become whole.
+    fn take_recalled(&mut self) -> Result<(), Trouble> {
+        while let Some((partition, recent)) = self.recaller.take().map_err(Trouble::Retry)? {
+            self.memory.begin(partition, recent);
+            let mut list = TopicPartitionList::new();
+            list.add_partition(&self.topics.readings, partition);
+            self.consumer.resume(&list).context("resume a partition").map_err(Trouble::Retry)?;
         }
         Ok(())
     }
 
-    /// No reading of a partition is judged before its memory is there.
-    fn recall(&mut self, partitions: &BTreeSet<i32>) -> Result<(), Trouble> {
-        if partitions.is_empty() {
+    fn consume(&mut self, record: &BorrowedMessage<'_>) -> Result<(), Trouble> {
+        let (partition, offset) = (record.partition(), record.offset());
+        if !self.memory.is_whole(partition) {
+            // No reading is judged before its partition's memory is there; it is paused, and goes on from
+            // here.
+            if self.recaller.is_wanted(partition) {
+                self.seek(&BTreeMap::from([(partition, offset)]))?;
+            }
             return Ok(());
         }
-        let beat = || {
-            self.shared.chassis.liveness.beat();
-            !self.shared.stop.is_cancelled()
-        };
-        let recalled =
-            recall(&self.shared.config.kafka, &self.topics.alerts, partitions, &mut self.memory, beat);
-        recalled.map_err(Trouble::Retry)
-    }
-
-    fn consume(&mut self, record: &BorrowedMessage<'_>) -> Result<(), Trouble> {
-        if self.batch.opened.is_none() {
+        if !self.batch.is_open() {
             self.transaction.begin()?;
             self.batch.opened = Some(Instant::now());
         }
-        let decoded = match record.payload() {
-            Some(value) => serde_json::from_slice::<ReadingCreatedEvent>(value).map_err(|error| {
-                // Not the error's text, which may quote the payload.
-                format!("no reading-created event: {:?} error at column {}", error.classify(), error.column())
-            }),
-            None => Err("no value".to_owned()),
-        };
-        match decoded {
-            Ok(reading) => self.judge(&reading, record.partition())?,
-            Err(reason) => self.bury(record, &reason)?,
+        match record.payload().map(serde_json::from_slice::<ReadingCreatedEvent>) {
+            Some(Ok(reading)) => self.judge(&reading, partition)?,
+            // command-svc keeps it as a dead letter.
+            Some(Err(_)) | None => self.batch.undecodable += 1,
         }
-        self.batch.readings += 1;
-        self.batch.offsets.insert(record.partition(), record.offset() + 1);
+        self.batch.add(partition, offset);
         Ok(())
     }
 
@@ -230,51 +258,59 @@ impl Session<'_> {
             join::judge(reading, rules.of(&reading.sensor_id), Timestamp::now())
         };
         for alert in alerts {
-            // On an abort the session or the partition ends, and the memory with it.
-            if !self.memory.remember(partition, Cause::from(&alert)) {
+            if !self.memory.note(partition, Cause::from(&alert)) {
                 self.batch.repeats += 1;
                 continue;
             }
             let value = serde_json::to_vec(&alert).context("encode an alert").map_err(Trouble::Stop)?;
             let schema = Header { key: "schema", value: Some(Alert::SCHEMA) };
             let headers = OwnedHeaders::new().insert(schema);
-            let key = Some(alert.sensor_id.as_bytes());
             // The reading's own partition, so that whoever owns it next recalls the alert.
-            self.transaction.send(&self.topics.alerts, Some(partition), key, Some(&value), headers)?;
-            self.batch.first_output.get_or_insert_with(Instant::now);
+            self.transaction.send(
+                &self.topics.alerts,
+                partition,
+                alert.sensor_id.as_bytes(),
+                &value,
+                headers,
+            )?;
+            self.batch.first_alert.get_or_insert_with(Instant::now);
             self.batch.received.push(reading.received_at);
         }
         Ok(())
     }
 
-    fn bury(&mut self, record: &BorrowedMessage<'_>, reason: &str) -> Result<(), Trouble> {
-        let (partition, offset) = (record.partition(), record.offset());
-        tracing::warn!(partition, offset, reason, "reading goes to the dead letters");
-        let headers = dead_letter_headers(record, reason);
-        self.transaction.send(&self.topics.dead_letters, None, record.key(), record.payload(), headers)?;
-        self.batch.first_output.get_or_insert_with(Instant::now);
-        self.batch.dead_letters += 1;
-        Ok(())
+    /// Commits, or when the group has gone on to another generation, does the same under that one.
+    fn commit_or_rewind(&mut self) -> Result<(), Trouble> {
+        match self.commit() {
+            Err(Trouble::Regrouped(error)) if self.refusals < REFUSALS_MAX => {
+                tracing::debug!(error = format!("{error:#}"), "the group is in a rebalance; judging again");
+                self.refusals += 1;
+                self.abort_and_rewind()?;
+                pause();
+                Ok(())
+            }
+            outcome => {
+                self.refusals = 0;
+                outcome
+            }
+        }
     }
 
     fn commit(&mut self) -> Result<(), Trouble> {
         let started = Instant::now();
         let group = self.group.as_ref().ok_or_else(|| Trouble::Retry(anyhow!("the group is not joined")))?;
-        let mut offsets = TopicPartitionList::new();
-        for (partition, offset) in &self.batch.offsets {
-            offsets
-                .add_partition_offset(&self.topics.readings, *partition, Offset::Offset(*offset))
-                .context("name an offset")
-                .map_err(Trouble::Stop)?;
-        }
+        let nexts = self.batch.spans.iter().map(|(partition, span)| (*partition, span.next)).collect();
+        let offsets = self.list(&nexts)?;
         self.transaction.commit(&offsets, group)?;
+        self.memory.settle();
         let batch = std::mem::take(&mut self.batch);
         let metrics = &self.shared.metrics;
         metrics.commit_seconds.observe(started.elapsed().as_secs_f64());
         metrics.readings.inc_by(batch.readings as u64);
         metrics.alerts.inc_by(batch.received.len() as u64);
         metrics.repeats.inc_by(batch.repeats);
-        metrics.dead_letters.inc_by(batch.dead_letters);
+        metrics.undecodable.inc_by(batch.undecodable);
+        self.warn(batch.undecodable);
         let now = Timestamp::now().as_micros();
         for received in batch.received {
             let micros = now.saturating_sub(received.as_micros()).max(0).unsigned_abs();
@@ -282,6 +318,23 @@ impl Session<'_> {
         }
         Ok(())
     }
+
+    fn warn(&mut self, undecodable: u64) {
+        self.undecodable += undecodable;
+        if self.undecodable > 0 && self.warned.is_none_or(|warned| warned.elapsed() >= WARN_EVERY) {
+            tracing::warn!(records = self.undecodable, "records are no readings; command-svc keeps them");
+            (self.warned, self.undecodable) = (Some(Instant::now()), 0);
+        }
+    }
+}
+
+/// Gives the group a moment to tell of its rebalance.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the session has a thread of its own, and the news come by its next poll"
+)]
+fn pause() {
+    std::thread::sleep(REFUSAL_PAUSE);
 }
 
 /// Runs sessions until the shutdown, or until one ends that trying again does not heal.
@@ -296,7 +349,7 @@ pub(crate) async fn repeat(shared: Shared) -> anyhow::Result<()> {
             // A drain that fails leaves the readings to the next start.
             Err(_) if shared.stop.is_cancelled() => return Ok(()),
             Err(Trouble::Stop(error)) => return Err(error),
-            Err(Trouble::Retry(error)) => error,
+            Err(Trouble::Retry(error) | Trouble::Regrouped(error)) => error,
         };
         shared.chassis.readiness.latch("kafka").close();
         shared.metrics.retries.inc();

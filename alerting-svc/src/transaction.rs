@@ -18,6 +18,9 @@ const SETTLE_WAIT: Duration = Duration::from_secs(15);
 /// Says what an error ends.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Trouble {
+    /// The transaction: the group has another generation than its readings. Abort, and read them again.
+    #[error("transaction")]
+    Regrouped(#[source] anyhow::Error),
     /// The session: begin again from the committed offsets.
     #[error("session")]
     Retry(#[source] anyhow::Error),
@@ -26,7 +29,7 @@ pub(crate) enum Trouble {
     Stop(#[source] anyhow::Error),
 }
 
-/// Writes alerts, dead letters and offsets, all or nothing.
+/// Writes alerts and offsets, all or nothing.
 pub(crate) struct Transaction {
     // Serves delivery reports on a thread of its own: without one, an abort waits for reports that nobody takes.
     producer: ThreadedProducer<DefaultProducerContext>,
@@ -58,15 +61,13 @@ impl Transaction {
     pub(crate) fn send(
         &self,
         topic: &str,
-        partition: Option<i32>,
-        key: Option<&[u8]>,
-        value: Option<&[u8]>,
+        partition: i32,
+        key: &[u8],
+        value: &[u8],
         headers: OwnedHeaders,
     ) -> Result<(), Trouble> {
-        let mut record = BaseRecord::<[u8], [u8]>::to(topic).headers(headers);
-        record.partition = partition;
-        record.key = key;
-        record.payload = value;
+        let mut record =
+            BaseRecord::<[u8], [u8]>::to(topic).partition(partition).key(key).payload(value).headers(headers);
         let deadline = Instant::now() + SETTLE_WAIT;
         let sent = loop {
             match self.producer.send(record) {
@@ -92,9 +93,7 @@ impl Transaction {
         let deadline = Instant::now() + SETTLE_WAIT;
         let left = || deadline.saturating_duration_since(Instant::now());
         // A commit while delivery reports are queued would stall for 100 ms.
-        while self.producer.in_flight_count() > 0 && !left().is_zero() {
-            self.producer.poll(Duration::from_millis(1));
-        }
+        self.wait_for_deliveries(deadline);
         self.settle("commit offsets", left, || {
             self.producer.send_offsets_to_transaction(offsets, group, left())
         })?;
@@ -105,7 +104,15 @@ impl Transaction {
     pub(crate) fn abort(&self) -> Result<(), Trouble> {
         let deadline = Instant::now() + SETTLE_WAIT;
         let left = || deadline.saturating_duration_since(Instant::now());
+        // Before the first delivery the broker may not know of the transaction yet, and refuses to end it.
+        self.wait_for_deliveries(deadline);
         self.settle("abort a transaction", left, || self.producer.abort_transaction(left()))
+    }
+
+    fn wait_for_deliveries(&self, deadline: Instant) {
+        while self.producer.in_flight_count() > 0 && Instant::now() < deadline {
+            self.producer.poll(Duration::from_millis(1));
+        }
     }
 
     /// Repeats a step that may be repeated, until the time is over.
@@ -123,14 +130,35 @@ impl Transaction {
         }
     }
 
-    /// Fatal means that the client is of no use any more: most of all that another instance has our id.
+    /// Fatal means that the client is of no use any more. The next session makes another, unless another
+    /// instance has our id: then the two would throw each other out for ever.
     fn check(&self, outcome: Result<(), KafkaError>, step: &'static str) -> Result<(), Trouble> {
         let Err(error) = outcome else { return Ok(()) };
         let fatal = self.producer.client().fatal_error();
+        let is_regrouped = is_regrouped(&error);
         let error = anyhow::Error::new(error).context(step);
         Err(match fatal {
-            Some((code, reason)) => Trouble::Stop(error.context(format!("{code}: {reason}"))),
+            Some((code, reason)) if is_fenced(code) => {
+                Trouble::Stop(error.context(format!("{code}: {reason}")))
+            }
+            Some((code, reason)) => Trouble::Retry(error.context(format!("{code}: {reason}"))),
+            None if is_regrouped => Trouble::Regrouped(error),
             None => Trouble::Retry(error),
         })
     }
+}
+
+/// Says whether another producer has taken our transactional id.
+fn is_fenced(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode::{Fenced, InvalidProducerEpoch, ProducerFenced};
+    matches!(code, Fenced | InvalidProducerEpoch | ProducerFenced)
+}
+
+/// Says whether the group has gone on to another generation; an abort makes room for a transaction under that
+/// one.
+fn is_regrouped(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{IllegalGeneration, RebalanceInProgress, UnknownMemberId};
+    let KafkaError::Transaction(error) = error else { return false };
+    error.txn_requires_abort()
+        && matches!(error.code(), IllegalGeneration | RebalanceInProgress | UnknownMemberId)
 }

@@ -1,10 +1,10 @@
 //! Which readings become alerts.
 
 use crate::support::{MARKER, Rule, Stage, alert, reading};
-use rdkafka::message::{Header, OwnedHeaders};
 use schema::{Alert, Limit, Severity, Status, topics};
 use std::time::{Duration, Instant};
 use testkit::kafka::Reader;
+use testkit::wait::until;
 
 #[tokio::test]
 async fn reading_outside_its_threshold_becomes_an_alert_and_one_inside_does_not() {
@@ -115,25 +115,43 @@ async fn alert_is_visible_well_within_a_second() {
 }
 
 #[tokio::test]
-async fn reading_that_cannot_be_read_becomes_a_dead_letter_and_holds_nothing_up() {
+async fn record_that_is_no_reading_is_counted_and_holds_nothing_up() {
     let stage = Stage::set().await;
     stage.put(&Rule::new("s", 30.0)).await;
     let service = stage.start("a");
-    let headers = OwnedHeaders::new().insert(Header { key: "traceparent", value: Some("00-1-2-3") });
-    stage.kafka.produce_with_headers(topics::READINGS, "s", Some(b"{\"secret\":"), headers).await;
+    stage.kafka.produce(topics::READINGS, "s", Some(b"{\"secret\":")).await;
     stage.kafka.produce(topics::READINGS, "s", None).await;
     stage.publish(&reading("s", 31.0)).await;
     stage.alerts().next().await;
-    let dead = stage.kafka.read(topics::READING_DLQ);
-    let letter = dead.next().await;
-    assert_eq!((letter.key.as_slice(), letter.text()), (b"s".as_slice(), "{\"secret\":"));
-    assert_eq!(letter.header("traceparent"), Some("00-1-2-3"));
-    assert!(letter.header("source-topic").unwrap().ends_with("iot-reading-topic"));
-    assert!(letter.header("source-partition").is_some());
-    assert_eq!(letter.header("source-offset"), Some("0"));
-    let reason = letter.header("reason").unwrap();
-    assert!(reason.starts_with("no reading-created event") && !reason.contains("secret"), "{reason}");
-    assert_eq!(dead.next().await.header("reason"), Some("no value"));
+    until("both to be counted", async || {
+        (service.metric("alerting_undecodable_records_total") >= 2.0).then_some(())
+    })
+    .await;
+    // command-svc is the one writer of the dead letters.
+    assert_eq!(stage.kafka.count(topics::READING_DLQ), 0);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn threshold_whose_change_cannot_be_read_stays_in_force_and_makes_the_service_unready() {
+    let stage = Stage::set().await;
+    let rule = Rule::new("s", 30.0);
+    stage.put(&rule).await;
+    stage.put(&Rule::marker("s")).await;
+    let service = stage.start("a");
+    service.is_ready().await;
+    let alerts = stage.alerts();
+    assert_eq!(metrics(&stage, &alerts, 35.0).await, ["temperature", MARKER]);
+    stage.rule_record(&rule, Some(serde_json::json!({"op": "u", "after": {"of": "another release"}}))).await;
+    until("the service to be not ready", async || {
+        (service.chassis.readiness.closed() == ["thresholds-readable"]).then_some(())
+    })
+    .await;
+    assert_eq!(service.metric("alerting_unreadable_thresholds"), 1.0);
+    assert_eq!(metrics(&stage, &alerts, 35.0).await, ["temperature", MARKER]);
+    stage.delete(&rule).await;
+    service.is_ready().await;
+    comes_to(&stage, &alerts, 35.0, &[MARKER]).await;
     service.stop().await;
 }
 

@@ -3,4 +3,5 @@
 
 mod alerts;
 mod failures;
+mod rebalance;
 mod support;

@@ -2,10 +2,11 @@
 
 use alerting_svc::Config;
 use chassis::Chassis;
-use schema::{Alert, ReadingCreatedEvent, Timestamp, topics};
+use schema::{Alert, ReadingCreatedEvent, ThresholdRow, Timestamp, topics};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 use testkit::kafka::{Kafka, Reader, Record};
 use testkit::wait::until;
 use tokio::task::JoinHandle;
@@ -48,6 +49,11 @@ impl Rule {
         Self { id: Uuid::from_u128(u128::MAX), metric: MARKER, ..Self::new(sensor, 0.0) }
     }
 
+    /// As the service holds it.
+    pub(crate) fn as_row(&self) -> ThresholdRow {
+        serde_json::from_value(self.row()).unwrap()
+    }
+
     fn row(&self) -> Value {
         json!({
             "threshold_id": self.id, "sensor_id": self.sensor, "metric": self.metric, "min_value": null,
@@ -68,6 +74,7 @@ impl Stage {
             kafka: self.kafka.settings(),
             instance_id: instance.to_owned(),
             alerts_remembered: 1_000,
+            stall_max: Duration::from_secs(30),
         };
         Service { task: tokio::spawn(alerting_svc::run(config, chassis.clone())), chassis }
     }
@@ -96,7 +103,7 @@ impl Stage {
         self.rule_record(rule, None).await;
     }
 
-    async fn rule_record(&self, rule: &Rule, change: Option<Value>) {
+    pub(crate) async fn rule_record(&self, rule: &Rule, change: Option<Value>) {
         let key = json!({"threshold_id": rule.id}).to_string();
         let value = change.map(|change| change.to_string().into_bytes());
         self.kafka.produce(topics::THRESHOLD_UPDATES, &key, value.as_deref()).await;
@@ -121,6 +128,14 @@ impl Service {
             (begun && self.chassis.readiness.closed().is_empty()).then_some(())
         };
         until("the service to be ready", ready).await;
+    }
+
+    /// Returns the value of a counter or gauge without labels.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let families = self.chassis.registry.gather();
+        let family = families.iter().find(|family| family.name() == name);
+        let metric = family.and_then(|family| family.get_metric().first());
+        metric.map_or(0.0, |metric| metric.get_counter().get_value() + metric.get_gauge().get_value())
     }
 
     pub(crate) async fn stop(self) {
