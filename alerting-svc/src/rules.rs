@@ -1,6 +1,7 @@
 //! The thresholds as a table, kept by the records of `iot-threshold-updates`. Pure.
 
-use schema::{Change, ChangeError, Op, ThresholdRow};
+use schema::{Change, ChangeError, ThresholdRow};
+use schema::{Order, Verdict};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use uuid::Uuid;
 
@@ -18,33 +19,47 @@ pub struct Rules {
     sensor_of: HashMap<Uuid, String>,
     /// Keys whose last change cannot be read.
     unreadable: BTreeSet<Vec<u8>>,
+    /// How new the change is that is in force.
+    order: Order<Uuid>,
 }
 
 impl Rules {
-    /// Applies one record; no value is a tombstone.
+    /// Applies one record; no value is a tombstone. A change that is older than the one in force changes nothing.
     ///
     /// # Errors
     /// [`ChangeError`] when the record cannot be read; the threshold stays as it was (ADR 0014), and its key counts as
     /// unreadable until a change that can be read, or a tombstone.
     pub fn apply(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), ChangeError> {
         let applied = self.apply_readable(key, value);
-        if applied.is_ok() || value.is_none() {
-            self.unreadable.remove(key);
-        } else if self.unreadable.len() < UNREADABLE_MAX {
-            self.unreadable.insert(key.to_vec());
+        match &applied {
+            // It says nothing about the change that is in force.
+            Ok(Verdict::Stale) => {}
+            Err(_) if value.is_some() => {
+                if self.unreadable.len() < UNREADABLE_MAX {
+                    self.unreadable.insert(key.to_vec());
+                }
+            }
+            Ok(_) | Err(_) => _ = self.unreadable.remove(key),
         }
-        applied
+        applied.map(drop)
     }
 
-    fn apply_readable(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), ChangeError> {
+    fn apply_readable(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<Verdict, ChangeError> {
         let id = Change::<ThresholdRow>::decode_key(key)?.threshold_id;
-        let change = value.map(Change::<ThresholdRow>::decode).transpose()?;
-        self.remove(id);
-        if let Some(Change { op: Op::Create | Op::Update | Op::Read, after: Some(row), .. }) = change {
-            self.sensor_of.insert(id, row.sensor_id.clone());
-            self.by_sensor.entry(row.sensor_id.clone()).or_default().insert(id, row);
+        let verdict = self.order.judge(&id, value)?;
+        match (verdict, value) {
+            (Verdict::Stale, _) => {}
+            (Verdict::Row, Some(value)) => {
+                let row = Change::<ThresholdRow>::decode(value)?.after;
+                self.remove(id);
+                if let Some(row) = row {
+                    self.sensor_of.insert(id, row.sensor_id.clone());
+                    self.by_sensor.entry(row.sensor_id.clone()).or_default().insert(id, row);
+                }
+            }
+            (Verdict::Row | Verdict::Deleted, _) => self.remove(id),
         }
-        Ok(())
+        Ok(verdict)
     }
 
     fn remove(&mut self, id: Uuid) {
@@ -109,6 +124,28 @@ mod tests {
         rules.apply(&key(1), Some(&value("d", 1, "a", 1))).unwrap();
         rules.apply(&key(2), None).unwrap();
         assert_eq!((rules.count(), rules.by_sensor.len()), (0, 0));
+    }
+
+    #[test]
+    fn replayed_change_does_not_put_an_older_row_in_force() {
+        let mut rules = Rules::default();
+        let changes = [value("c", 1, "a", 1), value("u", 1, "a", 2), value("u", 1, "a", 3)];
+        for change in &changes {
+            rules.apply(&key(1), Some(change)).unwrap();
+        }
+        // A capturer sends again what it had not confirmed, and may stop anywhere in it.
+        for change in &changes[..2] {
+            rules.apply(&key(1), Some(change)).unwrap();
+            assert_eq!(versions(&rules, "a"), [(1, 3)]);
+        }
+        // Nor does it bring back what was deleted, or say anything about a change that cannot be read.
+        assert!(rules.apply(&key(1), Some(br#"{"op":"u","after":{"version":4}}"#)).is_err());
+        rules.apply(&key(1), Some(&changes[1])).unwrap();
+        assert_eq!((rules.unreadable_count(), versions(&rules, "a")), (1, vec![(1, 3)]));
+        rules.apply(&key(1), Some(&value("d", 1, "a", 4))).unwrap();
+        rules.apply(&key(1), None).unwrap();
+        rules.apply(&key(1), Some(&changes[2])).unwrap();
+        assert_eq!((rules.unreadable_count(), rules.count()), (0, 0));
     }
 
     #[test]
