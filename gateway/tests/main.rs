@@ -21,3 +21,4 @@ mod refused;
 mod sparkplug;
 mod spooling;
 mod stack;
+mod strangers;

@@ -23,7 +23,7 @@ const ANSWER_WAIT: Duration = Duration::from_secs(5);
 pub(crate) struct Process {
     child: Child,
     pub(crate) port: u16,
-    admin_port: u16,
+    pub(crate) admin_port: u16,
 }
 
 impl Process {
