@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help deps build up down clean test loss fuzz check audit bench-write bench-gateway
+.PHONY: help deps build up down clean test loss abuse fuzz check audit bench-write bench-gateway
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -35,6 +35,10 @@ test: build ## Runs every test against servers that it starts itself
 
 loss: build ## Sends 200 devices through four faults and prints what was acknowledged and what is stored
 	$(IOTCTL) servers run -- cargo test --locked -p e2e --test e2e -- --nocapture loss::
+
+abuse: build ## Lets one hostile device of each kind loose beside 200 good ones and prints what those notice; ABUSE_SECONDS=20 for each
+	ABUSE_DEVICES=200 ABUSE_SECONDS=$(or $(ABUSE_SECONDS),20) $(IOTCTL) servers run -- \
+	  cargo test --locked -p e2e --test e2e -- --nocapture abuse::
 
 # Coverage-guided fuzzing needs a nightly compiler; this is mutational, from a corpus, by generators that know the formats.
 fuzz: build ## Fuzzes the MQTT codec, every decoder and whole sessions, FUZZ_SECONDS=60 for each, with new rounds each time

@@ -35,6 +35,8 @@ pub struct System {
     pub pki: TestPki,
     /// Port of the gateway's MQTT listener.
     pub mqtt_port: u16,
+    /// Port of the gateway's HTTPS listener.
+    pub http_port: u16,
     folder: TempDir,
     ports: BTreeMap<&'static str, u16>,
     processes: BTreeMap<Service, Child>,
@@ -65,6 +67,7 @@ impl System {
             database,
             pki: TestPki::create(),
             mqtt_port: testkit::free_port(),
+            http_port: testkit::free_port(),
             folder,
             ports: BTreeMap::new(),
             processes: BTreeMap::new(),
@@ -183,15 +186,35 @@ impl System {
         (status, if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap() })
     }
 
+    /// Returns a metric of a service under one label; 0 while it has none.
+    ///
+    /// # Panics
+    /// The service does not answer.
+    pub async fn metric(&self, service: Service, name: &str, label: &str) -> f64 {
+        let url = format!("http://127.0.0.1:{}/metrics", self.ports[service.name()]);
+        let page = self.client.get(&url).send().await.unwrap().text().await.unwrap();
+        let quoted = format!("\"{label}\"");
+        let line = page.lines().find(|line| line.starts_with(&format!("{name}{{")) && line.contains(&quoted));
+        line.map_or(0.0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+    }
+
     /// Registers a device with a new certificate.
     ///
     /// # Panics
     /// The registry refuses it.
     pub async fn register(&self, sensor_id: &str) -> DeviceCertificate {
+        self.register_as(sensor_id, "json").await
+    }
+
+    /// Registers a device of any codec with a new certificate.
+    ///
+    /// # Panics
+    /// The registry refuses it.
+    pub async fn register_as(&self, sensor_id: &str, codec: &str) -> DeviceCertificate {
         let certificate = self.pki.device(sensor_id);
         let device = json!({
             "sensorId": sensor_id, "displayName": sensor_id, "deviceType": "THERMOSTAT", "zoneId": "kitchen",
-            "codec": "json", "fingerprints": [certificate.fingerprint_sha256_hex],
+            "codec": codec, "fingerprints": [certificate.fingerprint_sha256_hex],
         });
         let (status, answer) = self.rest(Service::Devices, "POST", "/api/v1/devices", Some(&device)).await;
         assert_eq!(status, 201, "{answer}");

@@ -80,6 +80,7 @@ pub(crate) fn spawn(system: &System, service: Service) -> Child {
         Service::Gateway => {
             command
                 .env("MQTT_LISTEN", format!("127.0.0.1:{}", system.mqtt_port))
+                .env("HTTP_LISTEN", format!("127.0.0.1:{}", system.http_port))
                 .env("TLS_CERT_FILE", system.pki.path("server.pem"))
                 .env("TLS_KEY_FILE", system.pki.path("server.key"))
                 .env("TLS_CLIENT_CA_FILE", system.pki.path("device-ca.pem"))
