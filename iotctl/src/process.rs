@@ -1,10 +1,12 @@
 //! Child processes that do not outlive the command which started them.
 //!
-//! Each child leads a process group of its own, so that Ctrl-C on the terminal reaches this process alone, which then
-//! stops its children in order. Dropping a [`Process`] ends it. After a `kill -9` of this process, the pid files tell
-//! the next run what to end: they carry the process's start time, so that a pid that the system has given to somebody
-//! else meanwhile is left alone.
+//! Each child leads a process group of its own, so that Ctrl-C on the terminal reaches this process alone,
+//! which then stops its children in order. Dropping a [`Process`] ends it. After a `kill -9` of this process
+//! the kernel ends what [`command`] started, and the pid files tell the next run what it missed: they carry
+//! the process's start time, so that a pid that the system has given to somebody else meanwhile is left
+//! alone.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -40,6 +42,17 @@ impl Stop {
     /// SIGTERM and ten seconds, the contract of our own services and of Kafka.
     pub const TERM: Self =
         Self { signal: Signal::SIGTERM, grace: Duration::from_secs(10), abort: Signal::SIGKILL };
+}
+
+/// Describes a program whose process gets `signal` when the thread that starts it ends, also by a `kill -9`.
+///
+/// Start it where the runtime's main future runs: a thread of a pool may end before its time. SIGKILL is the
+/// only signal that also ends a process which was stopped.
+#[must_use]
+pub fn command(program: impl AsRef<OsStr>, signal: Signal) -> Command {
+    let mut command = Command::new("setpriv");
+    command.arg("--pdeathsig").arg(signal.as_str().trim_start_matches("SIG")).arg("--").arg(program);
+    command
 }
 
 /// A running child process.

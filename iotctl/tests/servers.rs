@@ -3,6 +3,8 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use chassis::postgres::Settings;
+use iotctl::servers::kafka;
+use iotctl::state::State;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -60,26 +62,34 @@ fn command_finds_its_servers_and_its_exit_code_is_returned() {
 }
 
 #[tokio::test]
-async fn servers_of_a_killed_run_are_ended_by_the_next_one() {
+async fn servers_end_with_a_run_that_is_killed_and_the_next_one_removes_their_folder() {
     let state = tempfile::tempdir().unwrap();
+    let jars = State::open(None).unwrap().kafka_jars();
+    kafka::resolve_jars(&jars).await.unwrap();
+    std::os::unix::fs::symlink(jars, state.path().join("kafka-jars")).unwrap();
     let marker = state.path().join("runs");
     let mut killed =
         run(state.path(), &format!("echo $$ > {0}.draft; mv {0}.draft {0}; exec sleep 60", marker.display()));
+    killed.env_remove("TEST_KAFKA_BOOTSTRAP");
     let mut killed = killed.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     wait_until("the command runs", || marker.exists()).await;
     let folders = || std::fs::read_dir(state.path().join("test")).unwrap().map(|entry| entry.unwrap().path());
-    let pid_file = folders().next().unwrap().join("postgres/postgres.pid");
-    let server = iotctl::process::recorded(&pid_file).expect("its PostgreSQL runs");
+    let folder = folders().next().unwrap();
+    let servers = ["postgres/postgres.pid", "kafka/kafka.pid"]
+        .map(|pid_file| iotctl::process::recorded(&folder.join(pid_file)).expect("the server runs"));
+    // A stopped broker takes no signal but one.
+    kill(servers[1], Signal::SIGSTOP).unwrap();
     killed.kill().unwrap();
     killed.wait().unwrap();
     // Not a server: the command itself outlives a killed run.
     let command = std::fs::read_to_string(&marker).unwrap().trim().parse().unwrap();
     kill(Pid::from_raw(command), Signal::SIGKILL).unwrap();
-    kill(server, None).expect("nobody has ended it");
+    for server in servers {
+        wait_until("the server has ended", || kill(server, None).is_err() || is_zombie(server)).await;
+    }
 
     let output = run(state.path(), "true").output().unwrap();
     assert!(output.status.success(), "{}", text(&output));
-    wait_until("the old server has ended", || kill(server, None).is_err() || is_zombie(server)).await;
     assert_eq!(folders().count(), 0, "both folders are removed");
 }
 

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{READY_POLL, READY_WITHIN};
 use crate::files::{self, Readers};
-use crate::process::{Process, Stop, end_leftover};
+use crate::process::{self, Process, Stop, end_leftover};
 
 const POM: &str = include_str!("../../kafka/pom.xml");
 const LOG4J: &str = include_str!("../../kafka/log4j2.properties");
@@ -61,7 +61,9 @@ impl Kafka {
         }
         let properties = settings.folder.join("server.properties");
         files::write(&properties, server_properties(settings, &data).as_bytes(), Readers::Everyone)?;
-        let mut command = java(settings)?;
+        // Nobody needs the logs of a short-lived broker, and a test may have stopped it.
+        let signal = if settings.short_lived { Signal::SIGKILL } else { STOP.signal };
+        let mut command = java(settings, process::command("java", signal))?;
         command.arg("kafka.Kafka").arg(&properties);
         let process = Process::start("Kafka", &mut command, &settings.log, &pid_file, STOP)?;
         let mut broker = Self { process, bootstrap: format!("127.0.0.1:{}", settings.port) };
@@ -133,10 +135,9 @@ pub async fn resolve_jars(folder: &Path) -> Result<bool> {
     Ok(true)
 }
 
-fn java(settings: &Settings) -> Result<Command> {
+fn java(settings: &Settings, mut command: Command) -> Result<Command> {
     let log4j = settings.folder.join("log4j2.properties");
     files::write(&log4j, LOG4J.as_bytes(), Readers::Everyone)?;
-    let mut command = Command::new("java");
     command
         .arg(HEAP)
         .arg("-XX:+ExitOnOutOfMemoryError")
@@ -156,7 +157,7 @@ async fn format_storage(settings: &Settings, data: &Path) -> Result<()> {
     }
     let properties = settings.folder.join("format.properties");
     files::write(&properties, server_properties(settings, &draft).as_bytes(), Readers::Everyone)?;
-    let mut command = java(settings)?;
+    let mut command = java(settings, Command::new("java"))?;
     // 16 bytes in URL-safe base64 are 22 characters, the last of which holds two bits.
     let cluster_id = files::random_name(21) + "A";
     command.args([

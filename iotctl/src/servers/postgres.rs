@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{READY_POLL, READY_WITHIN};
 use crate::files;
-use crate::process::{Process, Stop, end_leftover};
+use crate::process::{self, Process, Stop, end_leftover};
 
 /// SIGINT is PostgreSQL's fast shutdown: it ends sessions and writes a checkpoint. SIGQUIT leaves recovery to the next start.
 pub(crate) const STOP: Stop =
@@ -231,12 +231,15 @@ impl Runner {
 
     fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let wrapper: &[&str] = match self {
-            Self::Directly => return Command::new(program),
+            Self::Directly => return process::command(program, STOP.signal),
             Self::InUserNamespace => &["unshare", "--user", "--map-user=1000", "--map-group=1000"],
             Self::AsPostgres => &["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"],
         };
+        // The signal is set within, since another user's process loses it.
+        let within = process::command(program, STOP.signal);
         let mut command = Command::new(wrapper[0]);
-        command.args(&wrapper[1..]).arg("--").arg(program);
+        command.args(&wrapper[1..]).arg("--").arg(within.as_std().get_program());
+        command.args(within.as_std().get_args());
         command
     }
 }

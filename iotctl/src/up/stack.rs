@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
 use super::services::{LAKE, NAMES, SIMULATOR, Service};
-use crate::process::{Process, Stop, end_leftover};
+use crate::process::{self, Process, Stop, end_leftover};
 use crate::progress::Progress;
 use crate::servers::kafka::Kafka;
 use crate::servers::postgres::Postgres;
@@ -30,7 +29,7 @@ pub(super) struct Stack {
 
 impl Stack {
     pub(super) fn start(&mut self, service: &Service, state: &State) -> Result<()> {
-        let mut command = Command::new(&service.program);
+        let mut command = process::command(&service.program, Stop::TERM.signal);
         command.args(&service.arguments).env_clear().envs(service.environment.iter().cloned());
         command.current_dir(state.path(""));
         let log = state.path(&format!("logs/{}.log", service.name));
