@@ -90,7 +90,8 @@ enum Command {
         #[arg(long, value_enum, env = "STORAGE_DIALECT", default_value_t = StorageDialect::Auto)]
         dialect: StorageDialect,
     },
-    /// Audits what is stored; exit code 1 when something is wrong. The database and the broker are named as for services.
+    /// Audits what is stored; exit code 1 when something is wrong. The database and the broker are named as
+    /// for services, or are those of the local installation.
     #[command(subcommand)]
     Verify(VerifyCommand),
     /// Private PostgreSQL and Kafka servers.
@@ -112,7 +113,7 @@ struct SimulateOptions {
     /// Messages of each device per second.
     #[arg(long, default_value_t = 1.0, value_parser = parse_rate)]
     rate: f64,
-    /// When to end, such as 10m [default: at Ctrl-C].
+    /// How long to publish once all are connected, such as 10m [default: until Ctrl-C].
     #[arg(long, value_parser = parse_duration)]
     duration: Option<Duration>,
     /// Replays this file with its own timestamps instead.
@@ -261,31 +262,45 @@ pub fn main() -> ExitCode {
 }
 
 async fn dispatch(arguments: Arguments) -> Result<u8> {
-    let state = State::open(arguments.state.as_deref())?;
+    let named = arguments.state.as_deref();
+    let offset = arguments.port_offset;
     let progress = Progress::new();
     match arguments.command {
         Command::Up { lake, database_url_file, database_ca_file, dialect } => {
-            let ports = Ports::new(arguments.port_offset.unwrap_or(0))?;
+            let ports = Ports::new(offset.unwrap_or(0))?;
             let database = database_url_file.map(|file| given_server(&file, database_ca_file)).transpose()?;
             let options = up::Options { lake, database, dialect: dialect.wanted() };
-            up::up(&state, ports, &options, &progress).await?;
+            up::up(&State::open(named)?, ports, &options, &progress).await?;
         }
-        Command::Down => up::down(&state, &progress).await?,
-        Command::Clean => up::clean(&state, &progress).await?,
+        Command::Down => match State::find(named)? {
+            Some(state) => up::down(&state, &progress).await?,
+            None => progress.note("nothing runs here"),
+        },
+        Command::Clean => match State::find(named)? {
+            Some(state) => up::clean(&state, &progress).await?,
+            None => progress.note("nothing to forget here"),
+        },
         Command::Simulate(options) => {
-            let offset = arguments.port_offset.or_else(|| up::running_port_offset(&state));
-            simulate(&state, Ports::new(offset.unwrap_or(0))?, options).await?;
+            let state = State::open_installed(named)?;
+            let ports = up::ports(&state, offset)?;
+            simulate(&state, ports, options).await?;
         }
-        Command::Pki(PkiCommand::Device { name }) => print_device(&state, &name)?,
+        Command::Pki(PkiCommand::Device { name }) => {
+            print_device(&State::open_installed(named)?, &name, &progress)?;
+        }
         Command::Token { roles, ttl, subject } => {
             let roles: Vec<&str> = roles.into_iter().map(Role::as_str).collect();
-            println!("{}", Signer::open_or_create(&state.jwt())?.mint(&subject, &roles, ttl)?);
+            let signer = open_signer(&State::open_installed(named)?, &progress)?;
+            println!("{}", signer.mint(&subject, &roles, ttl)?);
         }
         Command::Migrate { dialect } => {
             let mut client = from_env(chassis::postgres::Settings::from_env)?.connect().await?;
             println!("dialect {}", database::migrate(&mut client, dialect.wanted()).await?.as_str());
         }
-        Command::Verify(command) => return verify(command, &progress).await,
+        Command::Verify(command) => {
+            let env = verify::environment(State::find(named)?.as_ref(), offset, &progress)?;
+            return verify(command, env, &progress).await;
+        }
         Command::Topics(TopicsCommand::Create { partitions, replication_factor }) => {
             let broker = from_env(chassis::kafka::Settings::from_env)?;
             let settings = topics::Settings { broker, partitions, replication: replication_factor };
@@ -300,14 +315,20 @@ async fn dispatch(arguments: Arguments) -> Result<u8> {
             command,
         }) => {
             let given = Given { database_url, kafka_bootstrap, durable, postgres_settings };
-            return run::run(&state, &given, &command, &progress).await;
+            return run::run(&State::open(named)?, &given, &command, &progress).await;
         }
     }
     Ok(0)
 }
 
-async fn verify(command: VerifyCommand, progress: &Progress) -> Result<u8> {
-    let client = from_env(chassis::postgres::Settings::from_env)?.connect().await?;
+async fn verify(command: VerifyCommand, mut env: Env, progress: &Progress) -> Result<u8> {
+    let database = chassis::postgres::Settings::from_env(&mut env);
+    let broker = match command {
+        VerifyCommand::Aggregates(_) => None,
+        VerifyCommand::Ledger(_) => Some(chassis::kafka::Settings::from_env(&mut env)),
+    };
+    env.finish().context("name what to audit as a service is told, or go where `make up` was run")?;
+    let client = database.connect().await?;
     let findings = verify::Findings::new();
     let is_clean = match command {
         VerifyCommand::Aggregates(WindowOptions { from, to }) => {
@@ -321,7 +342,7 @@ async fn verify(command: VerifyCommand, progress: &Progress) -> Result<u8> {
             differing + lost == 0
         }
         VerifyCommand::Ledger(WindowOptions { from, to }) => {
-            let broker = from_env(chassis::kafka::Settings::from_env)?;
+            let broker = broker.context("it was just read")?;
             let window = Window::new(from, to)?;
             let outcome = verify::ledger::compare(&client, &broker, window, progress, &findings).await?;
             findings.found(&outcome.to_string(), &json!({"summary": outcome}));
@@ -384,8 +405,30 @@ fn given_server(url_file: &Path, ca: Option<PathBuf>) -> Result<database::Server
     database::Server::new(&url, ca)
 }
 
-fn print_device(state: &State, name: &str) -> Result<()> {
+/// Opens the key that tokens are signed with; who gets a new one hears who will take its tokens.
+fn open_signer(state: &State, progress: &Progress) -> Result<Signer> {
+    let is_new = !Signer::exists(&state.jwt());
+    let signer = Signer::open_or_create(&state.jwt())?;
+    if is_new {
+        let jwks = signer.jwks_file();
+        progress.note(&format!(
+            "made a signing key; services take its tokens with JWT_JWKS_FILE={}",
+            jwks.display()
+        ));
+    }
+    Ok(signer)
+}
+
+fn print_device(state: &State, name: &str, progress: &Progress) -> Result<()> {
+    let is_new = !Pki::exists(&state.pki());
     let pki = Pki::open_or_create(&state.pki())?;
+    if is_new {
+        let ca = pki.device_ca_file();
+        progress.note(&format!(
+            "made authorities; a gateway takes their devices with TLS_CLIENT_CA_FILE={}",
+            ca.display()
+        ));
+    }
     let files = pki.device_files(name)?;
     println!("ca           {}", pki.ca_file().display());
     println!("certificate  {}", files.cert.display());
@@ -412,10 +455,10 @@ fn parse_instant(text: &str) -> Result<Timestamp> {
     Timestamp::parse(text).or_else(|_| day()).context("expected 2026-01-31T12:00:00Z or 2026-01-31")
 }
 
-/// Reads a rate that a device and this machine can keep.
+/// Reads a rate. Whether the gateway and this machine keep up with it shows at the end.
 fn parse_rate(text: &str) -> Result<f64> {
-    let rate = text.parse::<f64>().ok().filter(|rate| (0.001..=1000.0).contains(rate));
-    rate.context("expected messages per second from 0.001 to 1000")
+    let rate = text.parse::<f64>().ok().filter(|rate| (0.001..=10_000.0).contains(rate));
+    rate.context("expected messages per second from 0.001 to 10000")
 }
 
 #[cfg(test)]

@@ -74,12 +74,18 @@ pub struct DeviceFiles {
 }
 
 impl Pki {
+    /// Says whether there is a PKI in `folder`.
+    #[must_use]
+    pub fn exists(folder: &Path) -> bool {
+        folder.join("ca.pem").exists()
+    }
+
     /// Makes a root and both authorities in `folder`, which must not hold a PKI yet.
     ///
     /// # Errors
     /// The folder holds a PKI already, or cannot be written.
     pub fn create(folder: &Path) -> Result<Self> {
-        ensure!(!folder.join("ca.pem").exists(), "{} holds a PKI already", folder.display());
+        ensure!(!Self::exists(folder), "{} holds a PKI already", folder.display());
         let root_key = new_key()?;
         let root_params = authority_params("Fieldline local root CA", BasicConstraints::Constrained(1));
         let root_pem = root_params.self_signed(&root_key).context("sign the root certificate")?.pem();
@@ -130,7 +136,7 @@ impl Pki {
     /// # Errors
     /// As [`Pki::create`] and [`Pki::open`].
     pub fn open_or_create(folder: &Path) -> Result<Self> {
-        if folder.join("ca.pem").exists() { Self::open(folder) } else { Self::create(folder) }
+        if Self::exists(folder) { Self::open(folder) } else { Self::create(folder) }
     }
 
     /// Signs a certificate for a device: CN is `sensor_id`, usable as a TLS client only. Nothing is written.

@@ -21,15 +21,48 @@ impl State {
     /// # Errors
     /// The folder cannot be made or named.
     pub fn open(folder: Option<&Path>) -> Result<Self> {
+        match (folder, Self::nearest()?) {
+            (Some(folder), _) => Self::make(folder),
+            (None, Some(folder)) => Self::make(&folder),
+            (None, None) => Self::make(Path::new(FOLDER)),
+        }
+    }
+
+    /// Does so for a command that needs what is in the folder: makes one only if it is named.
+    ///
+    /// # Errors
+    /// None is named and there is none at or above the working folder.
+    pub fn open_installed(folder: Option<&Path>) -> Result<Self> {
+        match Self::find(folder)? {
+            Some(state) => Ok(state),
+            None => match folder {
+                Some(folder) => Self::make(folder),
+                None => bail!(
+                    "there is no {FOLDER} here or above: go where `make up` was run, or name a folder with --state"
+                ),
+            },
+        }
+    }
+
+    /// Finds the folder that [`State::open`] would use, and makes none.
+    ///
+    /// # Errors
+    /// The working folder is gone.
+    pub fn find(folder: Option<&Path>) -> Result<Option<Self>> {
         let folder = match folder {
-            Some(folder) => folder.to_owned(),
-            None => {
-                let here = std::env::current_dir().context("find the working folder")?;
-                let above = here.ancestors().map(|folder| folder.join(FOLDER)).find(|folder| folder.is_dir());
-                above.unwrap_or_else(|| here.join(FOLDER))
-            }
+            Some(folder) => Some(folder.to_owned()).filter(|folder| folder.is_dir()),
+            None => Self::nearest()?,
         };
-        std::fs::create_dir_all(&folder).with_context(|| format!("make folder {}", folder.display()))?;
+        folder.map(|folder| Self::make(&folder)).transpose()
+    }
+
+    fn nearest() -> Result<Option<PathBuf>> {
+        let here = std::env::current_dir().context("find the working folder")?;
+        Ok(here.ancestors().map(|folder| folder.join(FOLDER)).find(|folder| folder.is_dir()))
+    }
+
+    fn make(folder: &Path) -> Result<Self> {
+        std::fs::create_dir_all(folder).with_context(|| format!("make folder {}", folder.display()))?;
         // Absolute, because servers and services run with working folders of their own.
         let folder = folder.canonicalize().with_context(|| format!("find {}", folder.display()))?;
         Ok(Self { folder })

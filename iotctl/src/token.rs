@@ -19,6 +19,9 @@ pub const AUDIENCE: &str = "fieldline";
 /// Issuer of the tokens that this key signs.
 pub const ISSUER: &str = "fieldline-local";
 
+/// Name of the file with the private key.
+const KEY_FILE: &str = "signing.key";
+
 /// What a token says.
 #[derive(Debug, Clone, Serialize)]
 pub struct Claims {
@@ -63,13 +66,19 @@ pub struct Signer {
 }
 
 impl Signer {
+    /// Says whether there is a key in `folder`.
+    #[must_use]
+    pub fn exists(folder: &Path) -> bool {
+        folder.join(KEY_FILE).exists()
+    }
+
     /// Opens the key in `folder`, and makes it and its JWKS first when there is none.
     ///
     /// # Errors
     /// A file cannot be read or written, or holds no P-256 key.
     pub fn open_or_create(folder: &Path) -> Result<Self> {
-        let key_file = folder.join("signing.key");
-        if !key_file.exists() {
+        let key_file = folder.join(KEY_FILE);
+        if !Self::exists(folder) {
             let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).context("generate the signing key")?;
             files::write(&key_file, pair.serialize_pem().as_bytes(), Readers::Owner)?;
         }

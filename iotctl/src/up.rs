@@ -95,10 +95,14 @@ pub async fn up(state: &State, ports: Ports, options: &Options, progress: &Progr
         .map_err(|_| anyhow::anyhow!("it did not come up; the logs are in {}", state.path("logs").display()))
 }
 
-/// Returns the port offset of the last `up`, so that a command in another terminal need not be told.
-#[must_use]
-pub fn running_port_offset(state: &State) -> Option<u16> {
-    std::fs::read_to_string(offset_file(state)).ok()?.parse().ok()
+/// Returns the ports with that offset, or without one those of the last `up`, so that a command in another
+/// terminal need not be told.
+///
+/// # Errors
+/// The offset is too large.
+pub fn ports(state: &State, offset: Option<u16>) -> Result<Ports> {
+    let recorded = || std::fs::read_to_string(offset_file(state)).ok()?.parse().ok();
+    Ports::new(offset.or_else(recorded).unwrap_or(0))
 }
 
 /// Stops a running `up`, or what a killed one left behind.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a helper of tests panics as a test does")]
 
 mod database;
+mod folders;
 mod servers;
 mod topics;
 mod verify;
