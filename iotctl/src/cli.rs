@@ -1,6 +1,7 @@
 //! The commands and their options.
 
 use std::ffi::OsString;
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -283,7 +284,7 @@ async fn dispatch(arguments: Arguments) -> Result<u8> {
         Command::Simulate(options) => {
             let state = State::open_installed(named)?;
             let ports = up::ports(&state, offset)?;
-            simulate(&state, ports, options).await?;
+            simulate(&state, ports, options, &progress).await?;
         }
         Command::Pki(PkiCommand::Device { name }) => {
             print_device(&State::open_installed(named)?, &name, &progress)?;
@@ -352,16 +353,16 @@ async fn verify(command: VerifyCommand, mut env: Env, progress: &Progress) -> Re
     Ok(u8::from(!is_clean))
 }
 
-async fn simulate(state: &State, ports: Ports, options: SimulateOptions) -> Result<()> {
+async fn simulate(state: &State, ports: Ports, options: SimulateOptions, progress: &Progress) -> Result<()> {
     let pki = Pki::open_or_create(&state.pki())?;
     let url = |name| format!("http://127.0.0.1:{}", ports.of(name));
     let token =
         Signer::open_or_create(&state.jwt())?.mint("simulator", &["operator"], SIMULATION_TOKEN_TTL)?;
     let api = Api::new(url("device-svc"), url("threshold-svc"), url("query-svc"), token)?;
     let broker = simulate::Broker { host: "127.0.0.1".to_owned(), port: ports.of("MQTT") };
-    let site = simulate::Site { pki: &pki, api: &api, broker };
+    let site = simulate::Site { pki: &pki, api: &api, broker, progress };
     let started = Instant::now();
-    let counts = match options.csv {
+    let outcome = match options.csv {
         Some(file) => {
             ensure!(options.sensors.len() <= 1, "a file without a sensor column has one sensor");
             let columns = simulate::csv::Columns {
@@ -381,11 +382,12 @@ async fn simulate(state: &State, ports: Ports, options: SimulateOptions) -> Resu
             .await?
         }
     };
-    let simulate::Counts { published, acked, skipped } = counts;
-    println!(
-        "published {published}, acked {acked}, skipped {skipped}, {:.1} s",
-        started.elapsed().as_secs_f64()
-    );
+    let elapsed = started.elapsed();
+    if std::io::stdout().is_terminal() {
+        println!("{outcome}, {:.1} s", elapsed.as_secs_f64());
+    } else {
+        println!("{}", outcome.json(elapsed));
+    }
     Ok(())
 }
 

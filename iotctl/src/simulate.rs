@@ -3,36 +3,46 @@
 //! In:         a profile per device, or the rows of a CSV file.
 //! Out:        MQTT QoS 1 messages on `devices/{sensor_id}/readings`, one connection per device.
 //! Guarantee:  every message is acknowledged at the end, or the command says how many are not and fails.
+//!             What was due and not published, because a device could not keep its rate, is counted.
 //! On failure: connection lost → connect again and send again what was not acknowledged; gone for long → error.
 
 pub mod csv;
 mod device;
+mod outcome;
 mod profile;
+mod schedule;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
-pub use device::{Broker, Counts, Device};
+pub use device::{Broker, Device};
 use device::{SILENCE_MAX, SILENCE_STOPPED_MAX};
+pub use outcome::Outcome;
 pub use profile::{PROFILES, Profile};
+use schedule::Schedule;
 
 use crate::api::{Api, NewDevice};
 use crate::pki::Pki;
+use crate::progress::Progress;
 
 /// Most devices of one simulation: each is a connection and a certificate.
 pub const DEVICES_MAX: u16 = 5_000;
 /// Most sensors of one replayed file, for the same reason.
 const REPLAYED_SENSORS_MAX: usize = 1_000;
-/// Devices begin their handshakes this far apart: a herd at once would only queue at the gateway.
-const START_APART: Duration = Duration::from_millis(5);
+/// Devices that are registered and connected at a time: more would only queue at the gateway's handshakes.
+const ENROLLED_AT_A_TIME: usize = 16;
+/// Longest time over which the first readings of all devices are spread: a newcomer looks at the first one.
+const SPREAD_MAX: Duration = Duration::from_secs(1);
 
 /// A simulation that makes its readings up.
 #[derive(Debug, Clone)]
@@ -41,7 +51,7 @@ pub struct Invented {
     pub cast: Vec<(String, Profile)>,
     /// Time between two messages of a device.
     pub every: Duration,
-    /// When to end; none means at Ctrl-C.
+    /// How long to publish, once all devices are connected; none means until Ctrl-C.
     pub duration: Option<Duration>,
 }
 
@@ -64,6 +74,8 @@ pub struct Site<'a> {
     pub api: &'a Api,
     /// The gateway.
     pub broker: Broker,
+    /// Where its steps are reported.
+    pub progress: &'a Progress,
 }
 
 /// Lists the devices of a simulation: those named, or `devices` of them as `thermostat-1`, `heart-rate-1`, `car-fuel-1`,
@@ -99,33 +111,38 @@ impl Site<'_> {
     ///
     /// # Errors
     /// A device cannot be registered or connected, or a message was not acknowledged.
-    pub async fn invent(&self, plan: &Invented, stop: impl Future<Output = Result<()>>) -> Result<Counts> {
+    pub async fn invent(&self, plan: &Invented, stop: impl Future<Output = Result<()>>) -> Result<Outcome> {
+        tokio::pin!(stop);
+        let mut devices = None;
+        let enrol = async {
+            devices = Some(self.enrol_all(&plan.cast).await?);
+            Ok(plan.cast.len().to_string())
+        };
+        tokio::select! {
+            enrolled = self.progress.step("devices are registered and connected", enrol) => enrolled.map(drop)?,
+            stopped = &mut stop => return stopped.map(|()| Outcome::default()),
+        }
+        let (ended, end) = watch::channel(false);
         let mut running = JoinSet::new();
-        let (ended, end) = tokio::sync::watch::channel(false);
         let started = Instant::now();
-        for (place, (sensor_id, profile)) in (0u16..).zip(&plan.cast) {
-            let profile = *profile;
-            let device = self.enrol(sensor_id, profile.device_type(), profile.zone_id()).await?;
-            let begin = started + START_APART * u32::from(place);
-            running.spawn(publish_invented(device, profile, place, begin, plan.every, end.clone()));
+        let spread = plan.every.min(SPREAD_MAX) / u32::try_from(plan.cast.len()).unwrap_or(u32::MAX).max(1);
+        let parts = (0u16..).zip(devices.into_iter().flatten()).zip(&plan.cast);
+        for ((place, device), &(_, profile)) in parts {
+            let begin = started + spread * u32::from(place);
+            let schedule = Schedule::new(plan.every, plan.duration);
+            let part = Part { profile, place, begin, schedule };
+            running.spawn(part.publish(device, end.clone()));
         }
         let finished = async {
-            let mut total = Counts::default();
-            while let Some(counts) = running.join_next().await {
-                total += counts.context("run a device")??;
+            let mut total = Outcome::default();
+            while let Some(outcome) = running.join_next().await {
+                total += outcome.context("run a device")??;
             }
             Ok(total)
         };
-        tokio::pin!(finished, stop);
-        let time_up = async {
-            match plan.duration {
-                Some(duration) => sleep_until(started + duration).await,
-                None => std::future::pending().await,
-            }
-        };
+        tokio::pin!(finished);
         tokio::select! {
             total = &mut finished => return total,
-            () = time_up => {}
             stopped = &mut stop => stopped?,
         }
         ended.send_replace(true);
@@ -135,14 +152,36 @@ impl Site<'_> {
     /// Publishes the rows of a file with their own timestamps, as fast as they are acknowledged.
     ///
     /// # Errors
-    /// The file cannot be read as described, a device cannot be registered or connected, or a message was not acknowledged.
-    pub async fn replay(&self, plan: &Replayed) -> Result<Counts> {
+    /// The file cannot be read as described, a device cannot be registered or connected, or a message was not
+    /// acknowledged. What was published before a row that cannot be read is acknowledged, and the message
+    /// says how much that is.
+    pub async fn replay(&self, plan: &Replayed) -> Result<Outcome> {
+        let mut devices = BTreeMap::new();
+        let mut outcome = Outcome::default();
+        let read = self.publish_rows(plan, &mut devices, &mut outcome.due).await;
+        for device in devices.into_values() {
+            let published = device.finish(SILENCE_MAX).await?;
+            outcome += Outcome { published, acked: published, ..Outcome::default() };
+        }
+        let stored = outcome.acked;
+        read.with_context(|| {
+            format!(
+                "stopped after {stored} readings, which are stored; a replay of the whole file repeats none"
+            )
+        })?;
+        Ok(outcome)
+    }
+
+    async fn publish_rows(
+        &self,
+        plan: &Replayed,
+        devices: &mut BTreeMap<String, Device>,
+        rows_read: &mut u64,
+    ) -> Result<()> {
         let mut rows = csv::Rows::open(&plan.file, &plan.columns)?;
-        let mut devices: BTreeMap<String, Device> = BTreeMap::new();
-        let mut total = Counts::default();
         while let Some(row) = rows.next_row()? {
+            *rows_read += 1;
             if row.values.is_empty() {
-                total.skipped += 1;
                 continue;
             }
             if !devices.contains_key(&row.sensor_id) {
@@ -156,10 +195,15 @@ impl Site<'_> {
             let device = devices.get(&row.sensor_id).context("the device was just inserted")?;
             device.publish(encode(row.reading_at, row.values)?).await?;
         }
-        for device in devices.into_values() {
-            total += device.finish(SILENCE_MAX).await?;
-        }
-        Ok(total)
+        Ok(())
+    }
+
+    /// Registers and connects the devices of a cast, in its order.
+    async fn enrol_all(&self, cast: &[(String, Profile)]) -> Result<Vec<Device>> {
+        let enrolments = cast
+            .iter()
+            .map(|(sensor_id, profile)| self.enrol(sensor_id, profile.device_type(), profile.zone_id()));
+        stream::iter(enrolments).buffered(ENROLLED_AT_A_TIME).try_collect().await
     }
 
     async fn enrol(&self, sensor_id: &str, device_type: &str, zone_id: &str) -> Result<Device> {
@@ -178,32 +222,50 @@ impl Site<'_> {
     }
 }
 
-async fn publish_invented(
-    device: Device,
+/// One device's part of a simulation.
+struct Part {
     profile: Profile,
+    /// Its place among all devices, which its noise depends on.
     place: u16,
     begin: Instant,
-    every: Duration,
-    mut end: tokio::sync::watch::Receiver<bool>,
-) -> Result<Counts> {
-    sleep_until(begin).await;
-    let mut ticks = interval(every);
-    // A device that was held up measures again when it can, and does not make up readings it never took.
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    for nth in 0u64.. {
-        tokio::select! {
-            _ = end.wait_for(|&ended| ended) => break,
-            _ = ticks.tick() => {}
+    schedule: Schedule,
+}
+
+impl Part {
+    /// Publishes what is due when it is due, until all of it is done, it is too late for the rest, or `end`
+    /// says so.
+    async fn publish(mut self, device: Device, end: watch::Receiver<bool>) -> Result<Outcome> {
+        let begin = self.begin;
+        let too_late = self.schedule.end().map(|end| begin + end);
+        let mut told_to_end = end.clone();
+        let over = async {
+            let told = told_to_end.wait_for(|&ended| ended);
+            match too_late {
+                Some(too_late) => tokio::select! { _ = told => {}, () = sleep_until(too_late) => {} },
+                None => drop(told.await),
+            }
+        };
+        tokio::pin!(over);
+        while let Some(due) = self.schedule.next_due() {
+            tokio::select! {
+                () = &mut over => break,
+                () = sleep_until(begin + due) => {}
+            }
+            let nth = self.schedule.begin(begin.elapsed());
+            let now = OffsetDateTime::now_utc();
+            let sample = self.profile.sample(now, self.place, nth);
+            let values = sample.map(|(metric, value)| (metric.to_owned(), value)).to_vec();
+            tokio::select! {
+                () = &mut over => break,
+                published = device.publish(encode(now, values)?) => published?,
+            }
+            self.schedule.published(begin.elapsed());
         }
-        let now = OffsetDateTime::now_utc();
-        let sample = profile.sample(now, place, nth);
-        let values = sample.map(|(metric, value)| (metric.to_owned(), value)).to_vec();
-        tokio::select! {
-            _ = end.wait_for(|&ended| ended) => break,
-            published = device.publish(encode(now, values)?) => published?,
-        }
+        let kept = self.schedule.kept(begin.elapsed());
+        let is_stopped = *end.borrow();
+        let silence_max = if is_stopped { SILENCE_STOPPED_MAX } else { SILENCE_MAX };
+        Ok(Outcome::of_device(kept, device.finish(silence_max).await?))
     }
-    device.finish(SILENCE_STOPPED_MAX).await
 }
 
 /// Writes a reading as the codec `json` reads it.

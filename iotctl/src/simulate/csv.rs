@@ -1,6 +1,7 @@
 //! Rows of a CSV file as readings. Pure but for reading the file.
 
 use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -17,6 +18,14 @@ const UNZONED: [&[BorrowedFormatItem<'_>]; 4] = [
     format_description!("[year]-[month]-[day] [hour]:[minute]"),
     format_description!("[year]-[month]-[day] [hour]:[minute]:[second]"),
 ];
+/// What may stand between two cells, the usual one first. Where two are in a header equally often, the first
+/// one it is.
+const DELIMITERS: [u8; 3] = [b',', b';', b'\t'];
+/// Smallest number that is a time since 1970, in seconds (1973): a smaller one is a year, or a mistake.
+const EPOCH_MIN: f64 = 1e8;
+/// Numbers below this are seconds, below a thousand times this milliseconds, and below a million times this
+/// microseconds, as the gateway reads them.
+const EPOCH_SECONDS_END: f64 = 1e11;
 /// Cells that say that there is no value.
 const ABSENT: [&str; 5] = ["", "NA", "N/A", "NaN", "null"];
 
@@ -44,8 +53,11 @@ pub struct Row {
 
 /// The rows of an open file.
 pub struct Rows<R> {
-    reader: Reader<R>,
+    reader: Reader<BufReader<R>>,
     record: StringRecord,
+    /// What stands between a number and its fraction beside the point: a comma where that does not separate
+    /// cells.
+    has_decimal_comma: bool,
     /// What each column is.
     kinds: Vec<Kind>,
     sensor_id: Option<String>,
@@ -68,13 +80,16 @@ impl Rows<File> {
     }
 }
 
-impl<R: std::io::Read> Rows<R> {
-    /// Reads the header.
+impl<R: Read> Rows<R> {
+    /// Reads the header. Cells are separated by commas, semicolons or tabs, whichever is in it most often.
     ///
     /// # Errors
     /// It does not fit `columns`.
     pub fn new(source: R, columns: &Columns) -> Result<Self> {
-        let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(source);
+        let mut source = BufReader::new(source);
+        let delimiter = delimiter_of(source.fill_buf()?);
+        let mut reader =
+            csv::ReaderBuilder::new().delimiter(delimiter).trim(csv::Trim::All).from_reader(source);
         let header = reader.headers()?.clone();
         let kinds = header.iter().map(|name| kind_of(name, columns)).collect::<Result<Vec<_>>>()?;
         let has = |wanted: fn(&Kind) -> bool| kinds.iter().filter(|kind| wanted(kind)).count();
@@ -87,7 +102,8 @@ impl<R: std::io::Read> Rows<R> {
             (0, None) => bail!("there is no column {:?}; name the sensor instead", columns.sensor),
             _ => bail!("the sensor is named twice"),
         }
-        Ok(Self { reader, record: StringRecord::new(), kinds, sensor_id: columns.sensor_id.clone() })
+        let (record, sensor_id) = (StringRecord::new(), columns.sensor_id.clone());
+        Ok(Self { reader, record, has_decimal_comma: delimiter != b',', kinds, sensor_id })
     }
 
     /// Reads the next row, if there is one.
@@ -111,12 +127,22 @@ impl<R: std::io::Read> Rows<R> {
                 Kind::Sensor => sensor_id = Some(cell),
                 Kind::Timestamp => reading_at = Some(parse_timestamp(cell)?),
                 Kind::Metric(_) if ABSENT.contains(&cell) => {}
-                Kind::Metric(name) => values.push((name.clone(), parse_value(cell)?)),
+                Kind::Metric(name) => values.push((name.clone(), self.parse_value(cell)?)),
             }
         }
         let sensor_id = sensor_id.context("no sensor")?.to_owned();
         schema::check_sensor_id(&sensor_id)?;
         Ok(Row { sensor_id, reading_at: reading_at.context("no timestamp")?, values })
+    }
+
+    fn parse_value(&self, cell: &str) -> Result<f64> {
+        let number = match cell.split_once(',') {
+            Some((whole, fraction)) if self.has_decimal_comma && !cell.contains('.') => {
+                format!("{whole}.{fraction}").parse::<f64>()
+            }
+            _ => cell.parse::<f64>(),
+        };
+        number.ok().filter(|value| value.is_finite()).with_context(|| format!("{cell:?} is no number"))
     }
 }
 
@@ -131,23 +157,39 @@ fn kind_of(name: &str, columns: &Columns) -> Result<Kind> {
     Ok(Kind::Metric(name.to_owned()))
 }
 
-fn parse_value(cell: &str) -> Result<f64> {
-    let value = cell.parse::<f64>().ok().filter(|value| value.is_finite());
-    value.with_context(|| format!("{cell:?} is no number"))
+/// Finds what separates the cells of a header, which is the first line of `text` or all of it.
+fn delimiter_of(text: &[u8]) -> u8 {
+    let header = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    let count = |delimiter: u8| header.iter().filter(|&&byte| byte == delimiter).count();
+    // Of equals `max_by_key` returns the last.
+    DELIMITERS.into_iter().rev().max_by_key(|&delimiter| count(delimiter)).unwrap_or(b',')
 }
 
-/// Reads RFC 3339, `YYYY/MM/DD HH:MM` or `YYYY-MM-DD HH:MM`, the latter two also with seconds and as UTC.
+/// Reads RFC 3339, `YYYY/MM/DD HH:MM` or `YYYY-MM-DD HH:MM`, the latter two also with seconds and as UTC, or
+/// seconds, milliseconds or microseconds since 1970.
 ///
 /// # Errors
-/// It is neither.
+/// It is none of them.
 pub fn parse_timestamp(cell: &str) -> Result<OffsetDateTime> {
     if let Ok(zoned) = OffsetDateTime::parse(cell, &Rfc3339) {
         return Ok(zoned.to_offset(time::UtcOffset::UTC));
     }
     let unzoned = UNZONED.iter().find_map(|form| PrimitiveDateTime::parse(cell, form).ok());
-    unzoned.map(PrimitiveDateTime::assume_utc).with_context(|| {
-        format!("{cell:?} is no timestamp (RFC 3339, YYYY/MM/DD HH:MM or YYYY-MM-DD HH:MM[:SS])")
+    unzoned.map(PrimitiveDateTime::assume_utc).or_else(|| parse_epoch(cell)).with_context(|| {
+        format!(
+            "{cell:?} is no timestamp (RFC 3339, YYYY/MM/DD HH:MM, YYYY-MM-DD HH:MM[:SS], or a number of seconds, \
+             milliseconds or microseconds since 1970)"
+        )
     })
+}
+
+fn parse_epoch(cell: &str) -> Option<OffsetDateTime> {
+    let number = cell.parse::<f64>().ok().filter(|number| *number >= EPOCH_MIN)?;
+    let unit_micros =
+        [1e6, 1e3, 1.0].into_iter().find(|unit_micros| number * unit_micros < EPOCH_SECONDS_END * 1e6)?;
+    #[expect(clippy::cast_possible_truncation, reason = "it is below 1e17")]
+    let micros = (number * unit_micros).round() as i128;
+    OffsetDateTime::from_unix_timestamp_nanos(micros * 1_000).ok()
 }
 
 #[cfg(test)]
@@ -195,13 +237,39 @@ mod tests {
             ("2010/01/01 00:00", 1_262_304_000),
             ("2010-01-01 00:00", 1_262_304_000),
             ("2010-01-01 00:00:01", 1_262_304_001),
+            ("1262304000", 1_262_304_000),
+            ("1262304000.75", 1_262_304_000),
+            ("1262304000999", 1_262_304_000),
+            ("1262304000999999", 1_262_304_000),
         ] {
             assert_eq!(parse_timestamp(text).unwrap().unix_timestamp(), seconds, "{text}");
         }
-        for text in
-            ["", "2010", "2010-13-01 00:00", "2010-02-30 00:00", "01/02/2010 00:00", "2010-01-01 24:00"]
-        {
+        for text in [
+            "",
+            "2010",
+            "20100101",
+            "1e18",
+            "2010-13-01 00:00",
+            "2010-02-30 00:00",
+            "01/02/2010 00:00",
+            "2010-01-01 24:00",
+        ] {
             assert!(parse_timestamp(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn semicolons_and_tabs_separate_cells_and_leave_the_comma_to_fractions() {
+        for text in [
+            "date;temp;rain\n2010-01-01 00:00;19,5;1.25\n",
+            "date\ttemp\train\n2010-01-01 00:00\t19,5\t1.25\n",
+        ] {
+            let read = rows(text, &columns(Some("a"), "date")).unwrap();
+            assert_eq!(read[0].values, [("temp".to_owned(), 19.5), ("rain".to_owned(), 1.25)], "{text}");
+        }
+        for cell in ["1.234,5", "1,2,3", ",", "19,5\"x"] {
+            let text = format!("date;temp\n2010-01-01 00:00;{cell}\n");
+            assert!(rows(&text, &columns(Some("a"), "date")).is_err(), "{text}");
         }
     }
 
