@@ -1,7 +1,8 @@
 //! The whole platform on one machine: `iotctl up`, and `down` and `clean`, which end and forget it.
 //!
 //! In:         the state folder, the services' programs beside this one, a PostgreSQL server if one is given.
-//! Out:        private servers, seven services (eight with the lake), three demo devices, two thresholds, a simulator; a text that says what to try.
+//! Out:        private servers, every service (lake-svc if asked for), demo devices, two thresholds, a
+//!             simulator; a text that says what to try.
 //! Guarantee:  what it started ends with it, in reverse order; its data stays for the next start.
 //! On failure: the part that failed is named with the end of its log, and everything is stopped.
 
@@ -38,7 +39,7 @@ const PARTITIONS: i32 = 6;
 const TOKEN_TTL: Duration = Duration::from_secs(12 * 3600);
 /// How often the running processes are looked at.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
-/// How long a running platform may take to stop: seven services and two servers with their grace periods.
+/// How long a running platform may take to stop: every service and both servers have grace periods.
 const DOWN_WITHIN: Duration = Duration::from_secs(150);
 
 /// Everything that `up` writes below the state folder, so that `clean` removes nothing else.

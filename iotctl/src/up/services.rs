@@ -49,7 +49,7 @@ pub(super) struct Local<'a> {
 }
 
 impl Local<'_> {
-    /// Describes the seven services in start order.
+    /// Describes the services that always run, in start order.
     pub(super) fn all(&self) -> Result<Vec<Service>> {
         NAMES.into_iter().map(|name| self.service(name)).collect()
     }
@@ -92,12 +92,11 @@ impl Local<'_> {
                 own.push(("SPOOL_DIR", display(&self.state.path("spool"))));
                 // Old series can be replayed here with their own timestamps.
                 own.push(("READING_AGE_DAYS_MAX", "10000".to_owned()));
+                own.extend(self.tokens());
             }
             "device-svc" | "threshold-svc" | "query-svc" => {
                 own.push(("HTTP_LISTEN", listen(name)));
-                own.push(("JWT_JWKS_FILE", display(&self.jwks)));
-                own.push(("JWT_ISSUER", ISSUER.to_owned()));
-                own.push(("JWT_AUDIENCE", AUDIENCE.to_owned()));
+                own.extend(self.tokens());
             }
             LAKE => {
                 own.push(("LAKE_URL", format!("file://{}", display(&self.state.path("lake")))));
@@ -109,6 +108,15 @@ impl Local<'_> {
         let mut environment = inherited();
         environment.extend(own.into_iter().map(|(name, value)| (name.to_owned(), value)));
         Ok(Service { name, program, arguments: Vec::new(), environment })
+    }
+
+    /// Says whose tokens are taken: those of `iotctl token`.
+    fn tokens(&self) -> [(&'static str, String); 3] {
+        [
+            ("JWT_JWKS_FILE", display(&self.jwks)),
+            ("JWT_ISSUER", ISSUER.to_owned()),
+            ("JWT_AUDIENCE", AUDIENCE.to_owned()),
+        ]
     }
 }
 
