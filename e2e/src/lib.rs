@@ -25,7 +25,7 @@ use testkit::kafka::Kafka;
 use testkit::pki::TestPki;
 use testkit::postgres::Database;
 
-/// Seven services, each a process, and what they stand on.
+/// The services, each a process, and what they stand on.
 pub struct System {
     /// Its topics.
     pub kafka: Kafka,

@@ -1,4 +1,4 @@
-//! The seven services and the settings of each.
+//! The services and the settings of each.
 
 use crate::System;
 use std::process::{Child, Command, Stdio};

@@ -4,6 +4,7 @@
 mod abuse;
 mod faults;
 mod loss;
+mod pages;
 mod pipeline;
 mod revocation;
 mod scaling;
