@@ -34,6 +34,8 @@ pub(crate) struct Metrics {
     pub(crate) devices: IntGauge,
     /// Changes of devices that could not be read; such a device is refused.
     pub(crate) device_changes_unreadable: IntCounter,
+    /// Changes of devices that came again or late, and were not applied.
+    pub(crate) device_changes_stale: IntCounter,
     /// HTTP requests answered, by status.
     pub(crate) http_requests: IntCounterVec,
     /// CONNECT packets with a will, which is dropped.
@@ -99,6 +101,10 @@ impl Metrics {
             device_changes_unreadable: counter(
                 "gateway_device_changes_unreadable_total",
                 "Changes of devices that could not be read; such a device is refused.",
+            )?,
+            device_changes_stale: counter(
+                "gateway_device_changes_stale_total",
+                "Changes of devices that came again or late, and were not applied.",
             )?,
             http_requests: counters(
                 "gateway_http_requests_total",

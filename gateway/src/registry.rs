@@ -1,15 +1,16 @@
 //! The table of devices, in memory: who may publish, and as what. The revocation lists stand beside it.
 //!
-//! [`Table`] is pure: changes in, devices out. [`Registry`] shares it between all connections. A connection asks again
-//! whenever the generation has moved, so that not one more message of a suspended device passes; idle connections are told
-//! by `sessions`.
+//! [`Table`] is pure: records in, devices out. A record that comes again or late never puts an older row back
+//! ([`schema::Order`]). [`Registry`] shares the table between all connections. A connection asks again
+//! whenever the generation has moved, so that not one more message of a suspended device passes; idle
+//! connections are told by `sessions`.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
-use schema::{DeviceRow, DeviceStatus};
+use schema::{Change, ChangeError, DeviceRow, DeviceStatus, Order, Verdict};
 
 use crate::decode::Format;
 use crate::identity::{Fingerprint, Identity, Issue};
@@ -49,22 +50,54 @@ pub enum Denied {
     Revoked,
 }
 
-/// Devices by sensor id, as the last change of each left them.
+/// What a record of `iot-device-updates` did to the table.
+#[derive(Debug)]
+pub enum Applied {
+    /// The device is as the record says.
+    Changed,
+    /// A later change is in force already.
+    Stale,
+    /// The device is refused: to keep an older row could keep a suspended device alive.
+    Unreadable(ChangeError),
+}
+
+/// Devices by sensor id, as the newest change of each left them.
 #[derive(Debug, Default)]
 pub struct Table {
-    devices: HashMap<String, Arc<Device>>,
+    devices: HashMap<Arc<str>, Arc<Device>>,
+    order: Order<Arc<str>>,
 }
 
 impl Table {
-    /// Puts a row in the place of what was known under `sensor_id`; no row removes it.
-    pub fn apply(&mut self, sensor_id: &str, row: Option<DeviceRow>) {
+    /// Applies a record unless it is stale; no value is a tombstone.
+    pub fn record(&mut self, sensor_id: &str, value: Option<&[u8]>) -> Applied {
+        let sensor_id: Arc<str> = sensor_id.into();
+        let row = match self.order.judge(&sensor_id, value) {
+            Ok(Verdict::Stale) => return Applied::Stale,
+            Ok(Verdict::Deleted) => Ok(None),
+            Ok(Verdict::Row) => {
+                value.map_or(Ok(None), |value| Change::<DeviceRow>::decode(value).map(|change| change.after))
+            }
+            Err(error) => Err(error),
+        };
         match row {
-            Some(row) => {
-                self.devices.insert(sensor_id.to_owned(), Arc::new(Device::from(row)));
+            Ok(row) => {
+                self.apply(sensor_id, row);
+                Applied::Changed
             }
-            None => {
-                self.devices.remove(sensor_id);
+            Err(error) => {
+                self.apply(sensor_id, None);
+                Applied::Unreadable(error)
             }
+        }
+    }
+
+    /// Puts a row in the place of what was known under `sensor_id`; no row removes it.
+    pub(crate) fn apply(&mut self, sensor_id: impl Into<Arc<str>>, row: Option<DeviceRow>) {
+        let sensor_id = sensor_id.into();
+        match row {
+            Some(row) => drop(self.devices.insert(sensor_id, Arc::new(Device::from(row)))),
+            None => drop(self.devices.remove(&sensor_id)),
         }
     }
 
@@ -128,10 +161,13 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Applies a change, as [`Table::apply`] does.
-    pub fn apply(&self, sensor_id: &str, row: Option<DeviceRow>) {
-        self.table.write().apply(sensor_id, row);
-        self.generation.fetch_add(1, Ordering::Release);
+    /// Applies a record, as [`Table::record`] does.
+    pub fn record(&self, sensor_id: &str, value: Option<&[u8]>) -> Applied {
+        let applied = self.table.write().record(sensor_id, value);
+        if !matches!(applied, Applied::Stale) {
+            self.generation.fetch_add(1, Ordering::Release);
+        }
+        applied
     }
 
     /// Puts the certificates of newly loaded revocation lists in the place of those known before.
@@ -140,7 +176,7 @@ impl Registry {
         self.generation.fetch_add(1, Ordering::Release);
     }
 
-    /// Looks up as [`Table::lookup`] does, unless the certificate is revoked.
+    /// Looks up as [`Table::lookup`] does, unless the certificate is revoked or has expired.
     ///
     /// # Errors
     /// As there, and [`Denied::Revoked`].
@@ -179,7 +215,7 @@ impl Registry {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use schema::Timestamp;
+    use schema::{Op, Source, Timestamp};
 
     fn row(sensor_id: &str, status: DeviceStatus, certificates: &[&[u8]]) -> DeviceRow {
         let epoch = Timestamp::from_micros(0).unwrap();
@@ -198,12 +234,30 @@ mod tests {
         }
     }
 
+    /// What change data capture writes when nobody says where in the WAL.
+    fn value(row: Option<DeviceRow>) -> Option<Vec<u8>> {
+        value_at(row, None, 1)
+    }
+
+    fn value_at(row: Option<DeviceRow>, lsn: Option<u64>, version: i64) -> Option<Vec<u8>> {
+        let row = DeviceRow { version, ..row? };
+        let source = Source { lsn, ..Source::default() };
+        let change = Change { op: Op::Update, before: None, after: Some(row), source, ts_ms: 0 };
+        Some(serde_json::to_vec(&change).unwrap())
+    }
+
+    impl Table {
+        fn change(&mut self, sensor_id: &str, row: DeviceRow) {
+            assert!(matches!(self.record(sensor_id, value(Some(row)).as_deref()), Applied::Changed));
+        }
+    }
+
     #[test]
     fn only_an_active_device_with_a_registered_certificate_is_found() {
         let mut table = Table::default();
-        table.apply("a", Some(row("a", DeviceStatus::Active, &[b"old", b"new"])));
-        table.apply("s", Some(row("s", DeviceStatus::Suspended, &[b"c"])));
-        table.apply("r", Some(row("r", DeviceStatus::Retired, &[b"c"])));
+        table.change("a", row("a", DeviceStatus::Active, &[b"old", b"new"]));
+        table.change("s", row("s", DeviceStatus::Suspended, &[b"c"]));
+        table.change("r", row("r", DeviceStatus::Retired, &[b"c"]));
         assert_eq!(table.lookup(&Identity::of("a", b"old")).unwrap().zone_id, "zone-1");
         assert!(table.lookup(&Identity::of("a", b"new")).is_ok());
         assert_eq!(table.lookup(&Identity::of("a", b"other")), Err(Denied::Certificate));
@@ -225,7 +279,7 @@ mod tests {
         ];
         for (row, denied) in steps {
             let before = registry.generation();
-            registry.apply("a", row);
+            registry.record("a", value(row).as_deref());
             assert!(registry.generation() > before);
             assert_eq!(registry.lookup(&device).err(), denied);
         }
@@ -234,7 +288,7 @@ mod tests {
     #[test]
     fn revoked_certificate_is_denied_until_the_lists_say_otherwise() {
         let registry = Registry::default();
-        registry.apply("a", Some(row("a", DeviceStatus::Active, &[b"c"])));
+        registry.record("a", value(Some(row("a", DeviceStatus::Active, &[b"c"]))).as_deref());
         let device = Identity::of("a", b"c");
         for (revoked, denied) in [(vec![device.issue], Some(Denied::Revoked)), (vec![], None)] {
             let before = registry.generation();
@@ -249,14 +303,16 @@ mod tests {
         fn last_change_of_each_sensor_wins(changes in proptest::collection::vec((0..4u8, 0..4u8), 0..40)) {
             let mut table = Table::default();
             let mut last = HashMap::new();
-            for (sensor, state) in changes {
+            for (version, (sensor, state)) in (1..).zip(changes) {
                 let (sensor, status) = (format!("s{sensor}"), match state {
                     0 => None,
                     1 => Some(DeviceStatus::Active),
                     2 => Some(DeviceStatus::Suspended),
                     _ => Some(DeviceStatus::Retired),
                 });
-                table.apply(&sensor, status.map(|status| row(&sensor, status, &[b"c"])));
+                // As versions of a sequence do, each is higher than the one before.
+                let row = status.map(|status| row(&sensor, status, &[b"c"]));
+                table.record(&sensor, value_at(row, None, version).as_deref());
                 last.insert(sensor, status);
             }
             for (sensor, status) in &last {

@@ -29,6 +29,7 @@ async fn strangers_do_not_get_through_the_handshake() {
     );
     wait::until("both are counted", async || (stack.metric("gateway_refusals_total") >= 2.0).then_some(()))
         .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -101,6 +102,26 @@ async fn live_device_is_disconnected_when_it_may_not_publish_any_more() {
     }
     clients[3].send(&PINGREQ).await;
     assert_eq!(clients[3].frame().await.unwrap(), PINGRESP, "the bystander stays");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replay_that_ends_before_a_suspension_lets_nobody_in() {
+    let stack = Stack::start().await;
+    let device = stack.register("a-1").await;
+    let activate = async || stack.change_at(&device, Some(700), |row| row.version = 7).await;
+    activate().await;
+    let mut client = stack.dial(&device).await;
+    client.enter(5, "c").await;
+    let suspend = |row: &mut schema::DeviceRow| (row.version, row.status) = (8, DeviceStatus::Suspended);
+    stack.change_at(&device, Some(800), suspend).await;
+    assert_eq!(disconnect_reason(&client.frame().await.unwrap()), 0x98);
+    activate().await;
+    wait::until("the replay is read", async || {
+        (stack.metric("gateway_device_changes_stale_total") == 1.0).then_some(())
+    })
+    .await;
+    let connack = stack.dial(&device).await.connect(5, "c").await.expect("a CONNACK that refuses");
+    assert_eq!(connack[3], 0x87, "{connack:02x?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -56,10 +56,8 @@ impl Stack {
     /// The same with certificates that are there already.
     pub(crate) async fn with_pki(pki: TestPki, settings: &[(&str, &str)]) -> Self {
         let stack = Self::boot_with(pki, Kafka::create().await, settings).await;
-        wait::until("the gateway is ready", async || {
-            stack.chassis.readiness.closed().is_empty().then_some(())
-        })
-        .await;
+        // Before it has begun it has no latch that is closed.
+        wait::until("the gateway is ready", async || stack.chassis.readiness.is_ready().then_some(())).await;
         stack
     }
 
@@ -135,10 +133,20 @@ impl Stack {
 
     /// Publishes a changed row of a device, as change data capture does.
     pub(crate) async fn change(&self, device: &Registered, change: impl FnOnce(&mut DeviceRow)) {
+        self.change_at(device, None, change).await;
+    }
+
+    /// The same with a place in the WAL.
+    pub(crate) async fn change_at(
+        &self,
+        device: &Registered,
+        lsn: Option<u64>,
+        change: impl FnOnce(&mut DeviceRow),
+    ) {
         let mut row = device.row.clone();
         change(&mut row);
-        let change =
-            Change { op: Op::Update, before: None, after: Some(row), source: Source::default(), ts_ms: 0 };
+        let source = Source { lsn, ..Source::default() };
+        let change = Change { op: Op::Update, before: None, after: Some(row), source, ts_ms: 0 };
         let key = serde_json::to_string(&DeviceKey { sensor_id: device.sensor_id.clone() }).unwrap();
         let value = serde_json::to_vec(&change).unwrap();
         self.kafka.produce(topics::DEVICE_UPDATES, &key, Some(&value)).await;
