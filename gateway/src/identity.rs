@@ -1,9 +1,11 @@
-//! A device's certificate → who it is: subject CN, SHA-256 of the DER, and what a revocation list would call it.
+//! A device's certificate → who it is: subject CN, SHA-256 of the DER, what a revocation list would call it,
+//! and until when.
 //!
 //! Pure. TLS has verified the chain before; this only reads names, and refuses a certificate whose name is not a sensor id.
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -53,6 +55,30 @@ impl Issue {
     }
 }
 
+/// The last second of a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotAfter {
+    unix_s: i64,
+}
+
+impl NotAfter {
+    /// Takes seconds since the Unix epoch.
+    pub const fn from_unix_s(unix_s: i64) -> Self {
+        Self { unix_s }
+    }
+
+    /// Returns seconds since the Unix epoch.
+    pub const fn unix_s(self) -> i64 {
+        self.unix_s
+    }
+
+    /// Says whether it is over at `now`; the handshake counts as this does.
+    pub fn is_over(self, now: SystemTime) -> bool {
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(now.as_secs()).is_ok_and(|now_s| now_s > self.unix_s)
+    }
+}
+
 /// Who holds a certificate. Whether it may publish is the registry's word.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -62,6 +88,8 @@ pub struct Identity {
     pub fingerprint: Fingerprint,
     /// What a revocation list calls it.
     pub issue: Issue,
+    /// When it ends. Its authorities' ends are looked at when a connection begins, and not later.
+    pub not_after: NotAfter,
 }
 
 /// Says why a certificate names no device.
@@ -90,7 +118,8 @@ impl Identity {
         let sensor_id = name.as_str().map_err(|_| IdentityError::NotSensorId)?;
         schema::check_sensor_id(sensor_id).map_err(|_| IdentityError::NotSensorId)?;
         let issue = Issue::of(certificate.issuer().as_raw(), certificate.raw_serial());
-        Ok(Self { sensor_id: sensor_id.into(), fingerprint: Fingerprint::of(der), issue })
+        let not_after = NotAfter::from_unix_s(certificate.validity().not_after.timestamp());
+        Ok(Self { sensor_id: sensor_id.into(), fingerprint: Fingerprint::of(der), issue, not_after })
     }
 }
 
@@ -99,7 +128,8 @@ impl Identity {
     /// The holder of a certificate that nobody parses.
     pub(crate) fn of(sensor_id: &str, der: &[u8]) -> Self {
         let issue = Issue::of(b"issuer", der);
-        Self { sensor_id: sensor_id.into(), fingerprint: Fingerprint::of(der), issue }
+        let not_after = NotAfter::from_unix_s(i64::MAX);
+        Self { sensor_id: sensor_id.into(), fingerprint: Fingerprint::of(der), issue, not_after }
     }
 }
 

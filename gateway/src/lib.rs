@@ -133,6 +133,7 @@ pub async fn serve(listeners: Listeners, config: Config, chassis: Chassis) -> an
         shutdown: chassis.shutdown.clone(),
     });
     gateway.registry.revoke(loaded.revoked.clone());
+    gateway.metrics.tls.show(&loaded.ends);
     let (tasks, loaded) = (TaskTracker::new(), Notify::new());
     let reader = config.kafka.group("gateway");
     let topic = config.kafka.topic(topics::DEVICE_UPDATES.name);
@@ -142,7 +143,8 @@ pub async fn serve(listeners: Listeners, config: Config, chassis: Chassis) -> an
     tokio::select! {
         outcome = table::follow(&config.kafka, &reader, &topic, &latch, &chassis.shutdown, apply, || loaded.notify_one()) => outcome?,
         () = async { loaded.notified().await; listener::open(&listeners, &gateway, &tasks).await } => {}
-        () = files.follow(&gateway) => {}
+        failure = files.follow(&gateway) => return Err(failure),
+        () = sessions::end_with_certificates(&gateway) => {}
         () = watch_kafka(&gateway, &chassis) => {}
         () = &mut spooling => {}
         () = gateway.publisher.broken() => bail!("the producer cannot be used any more"),

@@ -1,8 +1,11 @@
 //! What the gateway counts. Never a sensor id as a label.
 
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector,
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    core::Collector,
 };
+
+use crate::tls::Ends;
 
 /// Buckets of the acknowledgement time: 1 ms is a good broker nearby, 30 s is when a message is given up.
 const ACK_SECONDS: [f64; 12] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
@@ -132,14 +135,32 @@ pub(crate) struct Tls {
     pub(crate) reloads: IntCounterVec,
     /// 1 while the TLS files cannot be used and older ones are in force.
     pub(crate) files_stale: IntGauge,
+    /// Unix time at which a TLS file ends, the earliest of what it holds: certificate, authorities
+    /// (notAfter), lists (nextUpdate).
+    ends: IntGaugeVec,
 }
 
 impl Tls {
+    /// Shows until when the files are good that are in force.
+    pub(crate) fn show(&self, ends: &Ends) {
+        self.ends.with_label_values(&["certificate"]).set(ends.certificate_s);
+        self.ends.with_label_values(&["authorities"]).set(ends.authorities_s);
+        match ends.lists_s {
+            Some(end) => self.ends.with_label_values(&["lists"]).set(end),
+            // Err means that it had none before.
+            None => drop(self.ends.remove_label_values(&["lists"])),
+        }
+    }
+
     fn register(registry: &Registry) -> anyhow::Result<Self> {
         let gauge = |name: &str, help: &str| register(registry, IntGauge::new(name, help)?);
         let reloads = Opts::new(
             "gateway_tls_reloads_total",
             "Changes of the TLS files, by what became of them: loaded, refused.",
+        );
+        let ends = Opts::new(
+            "gateway_tls_ends_timestamp_seconds",
+            "Unix time at which a TLS file ends, the earliest of what it holds: certificate, authorities (notAfter), lists (nextUpdate).",
         );
         let waits = IntCounter::new(
             "gateway_handshake_waits_total",
@@ -153,6 +174,7 @@ impl Tls {
                 "gateway_tls_files_stale",
                 "1 while the TLS files cannot be used and older ones are in force.",
             )?,
+            ends: register(registry, IntGaugeVec::new(ends, &["file"])?)?,
         })
     }
 }

@@ -8,6 +8,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use parking_lot::RwLock;
 use schema::{Change, ChangeError, DeviceRow, DeviceStatus, Order, Verdict};
@@ -48,6 +49,9 @@ pub enum Denied {
     /// The certificate is on a revocation list.
     #[error("the certificate is revoked: the device needs a new one")]
     Revoked,
+    /// The certificate's time is over, though it was not when the connection began.
+    #[error("the certificate has expired: the device needs a new one")]
+    Expired,
 }
 
 /// What a record of `iot-device-updates` did to the table.
@@ -179,8 +183,11 @@ impl Registry {
     /// Looks up as [`Table::lookup`] does, unless the certificate is revoked or has expired.
     ///
     /// # Errors
-    /// As there, and [`Denied::Revoked`].
+    /// As there, and [`Denied::Revoked`] and [`Denied::Expired`].
     pub fn lookup(&self, identity: &Identity) -> Result<Arc<Device>, Denied> {
+        if identity.not_after.is_over(SystemTime::now()) {
+            return Err(Denied::Expired);
+        }
         if self.revoked.read().contains(&identity.issue) {
             return Err(Denied::Revoked);
         }
@@ -214,6 +221,7 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::NotAfter;
     use proptest::prelude::*;
     use schema::{Op, Source, Timestamp};
 
@@ -296,6 +304,43 @@ mod tests {
             assert!(registry.generation() > before);
             assert_eq!(registry.lookup(&device).err(), denied);
         }
+    }
+
+    #[test]
+    fn suspension_outlives_a_replay_that_ends_before_it() {
+        let registry = Registry::default();
+        let device = Identity::of("a", b"c");
+        let active = value_at(Some(row("a", DeviceStatus::Active, &[b"c"])), Some(700), 7);
+        let suspended = value_at(Some(row("a", DeviceStatus::Suspended, &[b"c"])), Some(800), 8);
+        for value in [&active, &suspended] {
+            assert!(matches!(registry.record("a", value.as_deref()), Applied::Changed));
+        }
+        let generation = registry.generation();
+        assert!(matches!(registry.record("a", active.as_deref()), Applied::Stale));
+        assert_eq!(
+            (registry.lookup(&device).err(), registry.generation()),
+            (Some(Denied::Suspended), generation)
+        );
+    }
+
+    #[test]
+    fn unreadable_row_refuses_its_device_and_a_replay_does_not_bring_it_back() {
+        let registry = Registry::default();
+        let device = Identity::of("a", b"c");
+        let active = value_at(Some(row("a", DeviceStatus::Active, &[b"c"])), Some(700), 7);
+        let unreadable = br#"{"op":"u","after":{"sensor_id":"a","version":8},"source":{"lsn":800}}"#;
+        registry.record("a", active.as_deref());
+        assert!(matches!(registry.record("a", Some(unreadable)), Applied::Unreadable(_)));
+        assert!(matches!(registry.record("a", active.as_deref()), Applied::Stale));
+        assert_eq!(registry.lookup(&device), Err(Denied::Unregistered));
+    }
+
+    #[test]
+    fn certificate_that_has_expired_is_denied() {
+        let registry = Registry::default();
+        registry.record("a", value(Some(row("a", DeviceStatus::Active, &[b"c"]))).as_deref());
+        let device = Identity { not_after: NotAfter::from_unix_s(1), ..Identity::of("a", b"c") };
+        assert_eq!(registry.lookup(&device), Err(Denied::Expired));
     }
 
     proptest! {

@@ -123,6 +123,7 @@ impl Watch {
     fn take(&mut self, gateway: &Gateway, loaded: Arc<Loaded>) {
         self.said = None;
         let revoked = loaded.revoked.len();
+        gateway.metrics.tls.show(&loaded.ends);
         gateway.registry.revoke(loaded.revoked.clone());
         gateway.tls.replace(loaded);
         gateway.sessions.recheck_all(|identity| gateway.registry.lookup(identity).err());

@@ -1,13 +1,28 @@
-//! Who is connected: for take-over, for telling a live connection that its device may not publish any more, and for the drain.
+//! Who is connected: for take-over, for telling a live connection that its device may not publish any more or
+//! that its certificate has ended, and for the drain.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 
+use crate::Gateway;
 use crate::identity::Identity;
 use crate::registry::Denied;
 use crate::window::{Closing, Window};
+
+/// How late a connection may end after its certificate.
+const EXPIRY_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Ends connections as their certificates end; never ends itself. The clock of the host counts, not a timer
+/// that was set when the connection began: it may have been wrong then.
+pub(crate) async fn end_with_certificates(gateway: &Gateway) {
+    loop {
+        tokio::time::sleep(EXPIRY_LOOK_INTERVAL).await;
+        gateway.sessions.close_expired(SystemTime::now());
+    }
+}
 
 /// Live connections by sensor id. The client id tells those of one device apart, and never reaches another device's.
 #[derive(Debug, Default)]
@@ -65,6 +80,15 @@ impl Sessions {
         }
     }
 
+    /// Closes the connections whose certificates are over at `now`.
+    pub(crate) fn close_expired(&self, now: SystemTime) {
+        for session in self.live.lock().values().flatten() {
+            if session.identity.not_after.is_over(now) {
+                session.window.close(Closing::Denied(Denied::Expired));
+            }
+        }
+    }
+
     /// Asks every connection to end when nothing of it is in flight.
     pub(crate) fn drain(&self) {
         self.live.lock().values().flatten().for_each(|session| session.window.drain());
@@ -98,6 +122,7 @@ impl Drop for Entered {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::NotAfter;
 
     fn identity(sensor_id: &str) -> Identity {
         Identity::of(sensor_id, b"certificate")
@@ -114,6 +139,19 @@ mod tests {
         let _again = sessions.enter(&identity("a"), "x", &windows[3]);
         let asked: Vec<_> = windows.iter().map(|window| window.asked().0).collect();
         assert_eq!(asked, [Some(Closing::TakenOver), None, None, None]);
+    }
+
+    #[test]
+    fn connection_ends_with_its_certificate_and_no_sooner() {
+        let sessions = Arc::new(Sessions::default());
+        let (brief, long) = (Arc::new(Window::default()), Arc::new(Window::default()));
+        let brief_one = Identity { not_after: NotAfter::from_unix_s(100), ..identity("a") };
+        let _brief = sessions.enter(&brief_one, "x", &brief);
+        let _long = sessions.enter(&identity("a"), "y", &long);
+        for (second, expected) in [(100, None), (101, Some(Closing::Denied(Denied::Expired)))] {
+            sessions.close_expired(SystemTime::UNIX_EPOCH + Duration::from_secs(second));
+            assert_eq!((brief.asked().0, long.asked().0), (expected, None), "second {second}");
+        }
     }
 
     #[test]

@@ -72,6 +72,54 @@ pub(crate) struct Loaded {
     pub(crate) http: Arc<ServerConfig>,
     /// Every certificate of the revocation lists.
     pub(crate) revoked: Arc<HashSet<Issue>>,
+    /// Until when the files are good.
+    pub(crate) ends: Ends,
+}
+
+/// Until when the files are good, in seconds since the Unix epoch; the earliest of each file.
+///
+/// A certificate that has ended, the gateway's own or an authority's, lets nobody in any more. A list past
+/// its `nextUpdate` stays in force: to refuse every device because one file is late would be the worse
+/// failure, and the registry, which names every certificate by its fingerprint, can shut out a device without
+/// any list. What is revoked meanwhile is not known here, so the time is a metric, and the runbook has an
+/// entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ends {
+    /// `notAfter` of the gateway's certificate and of what leads from it to a root.
+    pub(crate) certificate_s: i64,
+    /// `notAfter` of the authorities that sign device certificates.
+    pub(crate) authorities_s: i64,
+    /// `nextUpdate` of the revocation lists, where they have one.
+    pub(crate) lists_s: Option<i64>,
+}
+
+impl Ends {
+    fn of(
+        chain: &[CertificateDer<'_>],
+        authorities: &[CertificateDer<'_>],
+        lists: &[CertificateRevocationListDer<'_>],
+    ) -> anyhow::Result<Self> {
+        let mut next_updates = Vec::new();
+        for list in lists {
+            let (_, list) = CertificateRevocationList::from_der(list).context("parse a revocation list")?;
+            next_updates.extend(list.next_update().map(|end| end.timestamp()));
+        }
+        Ok(Self {
+            certificate_s: not_after(chain).context("parse the gateway's certificate")?,
+            authorities_s: not_after(authorities).context("parse an authority of devices")?,
+            lists_s: next_updates.into_iter().min(),
+        })
+    }
+}
+
+/// The earliest end of some certificates.
+fn not_after(certificates: &[CertificateDer<'_>]) -> anyhow::Result<i64> {
+    let mut earliest = i64::MAX;
+    for der in certificates {
+        let (_, certificate) = X509Certificate::from_der(der)?;
+        earliest = earliest.min(certificate.validity().not_after.timestamp());
+    }
+    Ok(earliest)
 }
 
 impl Contents {
@@ -104,6 +152,8 @@ impl Contents {
         // Without any list nothing would be checked: an empty file must not open the door that it is there to close.
         ensure!(self.crl.is_none() || !lists.is_empty(), "the file of revocation lists holds none");
         let revoked = revoked(&lists, &authorities).context("use the revocation lists")?;
+        let chain = certificates(&self.cert).context("read the gateway's certificate")?;
+        let ends = Ends::of(&chain, &authorities, &lists)?;
         let mut roots = RootCertStore::empty();
         for authority in authorities {
             roots.add(authority).context("use an authority of devices")?;
@@ -117,15 +167,18 @@ impl Contents {
             }
         };
         let context = "set up the check of client certificates";
-        let mqtt = self.config(builder().build().context(context)?)?;
-        let mut http = self.config(builder().allow_unauthenticated().build().context(context)?)?;
+        let mqtt = self.config(chain.clone(), builder().build().context(context)?)?;
+        let mut http = self.config(chain, builder().allow_unauthenticated().build().context(context)?)?;
         http.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Loaded { mqtt: Arc::new(mqtt), http: Arc::new(http), revoked: Arc::new(revoked) })
+        Ok(Loaded { mqtt: Arc::new(mqtt), http: Arc::new(http), revoked: Arc::new(revoked), ends })
     }
 
-    fn config(&self, verifier: Arc<dyn ClientCertVerifier>) -> anyhow::Result<ServerConfig> {
+    fn config(
+        &self,
+        chain: Vec<CertificateDer<'static>>,
+        verifier: Arc<dyn ClientCertVerifier>,
+    ) -> anyhow::Result<ServerConfig> {
         let key = PrivateKeyDer::from_pem_slice(&self.key).context("read the gateway's key")?;
-        let chain = certificates(&self.cert).context("read the gateway's certificate")?;
         let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .context("choose TLS versions")?

@@ -3,8 +3,12 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use gateway::identity::Fingerprint;
 use iotctl::pki::DeviceCertificate;
-use rcgen::{CertificateRevocationListParams, Issuer, KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber};
+use rcgen::{
+    CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
+    Issuer, KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber,
+};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use schema::DeviceStatus;
@@ -21,6 +25,15 @@ const CLOSED_WITHIN: Duration = Duration::from_secs(3);
 
 /// A revocation list of the PKI's device authority, PEM.
 fn revocation_list(pki: &TestPki, revoked: &[&DeviceCertificate]) -> String {
+    revocation_list_until(pki, revoked, OffsetDateTime::now_utc() + time::Duration::days(1))
+}
+
+/// The same, with a time by which the next was to come.
+fn revocation_list_until(
+    pki: &TestPki,
+    revoked: &[&DeviceCertificate],
+    next_update: OffsetDateTime,
+) -> String {
     let read = |name: &str| std::fs::read_to_string(pki.path(name)).unwrap();
     let key = KeyPair::from_pem(&read("device-ca.key")).unwrap();
     let authority = Issuer::from_ca_cert_pem(&read("device-ca.pem"), key).unwrap();
@@ -36,14 +49,33 @@ fn revocation_list(pki: &TestPki, revoked: &[&DeviceCertificate]) -> String {
         }
     });
     let list = CertificateRevocationListParams {
-        this_update: now,
-        next_update: now + time::Duration::days(1),
+        this_update: next_update - time::Duration::days(1),
+        next_update,
         crl_number: SerialNumber::from(1_u64),
         issuing_distribution_point: None,
         revoked_certs: revoked.collect(),
         key_identifier_method: KeyIdMethod::Sha256,
     };
     list.signed_by(&authority).unwrap().pem().unwrap()
+}
+
+/// A device's certificate that ends at a time of its own.
+fn device_until(pki: &TestPki, sensor_id: &str, not_after: OffsetDateTime) -> DeviceCertificate {
+    let read = |name: &str| std::fs::read_to_string(pki.path(name)).unwrap();
+    let authority_key = KeyPair::from_pem(&read("device-ca.key")).unwrap();
+    let authority = Issuer::from_ca_cert_pem(&read("device-ca.pem"), authority_key).unwrap();
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, sensor_id);
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params.not_after = not_after;
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.signed_by(&key, &authority).unwrap();
+    DeviceCertificate {
+        cert_pem: certificate.pem(),
+        key_pem: key.serialize_pem(),
+        fingerprint_sha256_hex: format!("{:?}", Fingerprint::of(certificate.der())),
+    }
 }
 
 /// Replaces a file at once, as careful people do.
@@ -99,6 +131,55 @@ async fn newly_revoked_certificate_closes_its_live_connections_within_a_second()
         client.ok()?.try_connect().await
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn end_of_a_certificate_ends_its_connections_and_nobody_elses() {
+    let stack = Stack::with(&[("HTTP_LISTEN", "127.0.0.1:0")]).await;
+    // Long enough to connect on a busy machine; the clock of the host is what this is about.
+    let not_after = OffsetDateTime::now_utc() + time::Duration::seconds(8);
+    let certificate = device_until(&stack.pki, "brief-1", not_after);
+    let brief = stack.register_with("brief-1", DeviceStatus::Active, certificate).await;
+    let lasting = stack.register("lasting-1").await;
+    let (mut v5, mut v4, mut other) =
+        (stack.dial(&brief).await, stack.dial(&brief).await, stack.dial(&lasting).await);
+    v5.enter(5, "v5").await;
+    v4.enter(4, "v4").await;
+    other.enter(5, "c").await;
+    let root = stack.pki.root_pem();
+    let mut https = Client::dial(stack.http_port.unwrap(), &root, Some(&brief.certificate)).await.unwrap();
+    let request = "POST /api/v1/readings HTTP/1.1\r\nhost: localhost\r\ncontent-length: 7\r\n\r\n{\"t\":1}";
+    assert_eq!(https.ask(request.as_bytes()).await.0, 202, "while it is good");
+    assert_eq!(disconnect_reason(&v5.frame().await.unwrap()), 0x87);
+    assert!(OffsetDateTime::now_utc() > not_after, "not before its end");
+    assert_eq!((v5.frame().await, v4.frame().await), (None, None));
+    let (status, _, body) = https.ask(request.as_bytes()).await;
+    assert!(
+        status == 403 && body.contains("expired"),
+        "on a connection that was kept alive: {status} {body}"
+    );
+    assert_alive(&mut other).await;
+    assert_refused(&stack, &brief.certificate).await;
+    wait::until("the refusal is counted as what it is", async || {
+        (stack.metric_of("gateway_refusals_total", "tls-expired") >= 1.0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ends_of_the_tls_files_are_shown() {
+    let stack = stack_with_list().await;
+    let shown = |file: &str| stack.gauge_of("gateway_tls_ends_timestamp_seconds", file);
+    let now_s = f64::from(u32::try_from(OffsetDateTime::now_utc().unix_timestamp()).unwrap());
+    let day_s = 86_400.0;
+    assert!((shown("lists") - now_s - day_s).abs() < 600.0, "nextUpdate in a day: {}", shown("lists"));
+    assert!(shown("certificate") > now_s && shown("authorities") > now_s);
+    // A list that is past its nextUpdate stays in force, and the metric says so.
+    let stale = revocation_list_until(&stack.pki, &[], OffsetDateTime::now_utc() - time::Duration::days(2));
+    replace(&stack.pki.path("crl.pem"), &stale);
+    wait::until("the end of the new list is shown", async || (shown("lists") < now_s).then_some(())).await;
+    let device = stack.register("a-1").await;
+    stack.dial(&device).await.enter(5, "c").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

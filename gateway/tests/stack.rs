@@ -172,6 +172,16 @@ impl Stack {
         labelled.next().map_or(0.0, |metric| metric.get_counter().get_value())
     }
 
+    /// A gauge's value under one label; 0 while it has none.
+    pub(crate) fn gauge_of(&self, name: &str, label: &str) -> f64 {
+        let families = self.chassis.registry.gather();
+        let metrics =
+            families.iter().filter(|family| family.name() == name).flat_map(|family| family.get_metric());
+        let mut labelled =
+            metrics.filter(|metric| metric.get_label().iter().any(|pair| pair.value() == label));
+        labelled.next().map_or(0.0, |metric| metric.get_gauge().get_value())
+    }
+
     /// Connects a device over TLS, without a word of MQTT.
     pub(crate) async fn dial(&self, device: &Registered) -> Client {
         Client::dial(self.port, &self.pki.root_pem(), Some(&device.certificate)).await.unwrap()

@@ -39,7 +39,9 @@ impl From<Denied> for End {
     fn from(denied: Denied) -> Self {
         let reason = match denied {
             Denied::Suspended | Denied::Retired => DisconnectReason::Administrative,
-            Denied::Unregistered | Denied::Certificate | Denied::Revoked => DisconnectReason::NotAuthorized,
+            Denied::Unregistered | Denied::Certificate | Denied::Revoked | Denied::Expired => {
+                DisconnectReason::NotAuthorized
+            }
         };
         Self::Told(reason, denied.to_string().into())
     }
