@@ -59,8 +59,13 @@ where
     let (admitted, entered) = match admitted {
         Ok(admitted) => admitted,
         Err((refusal, text)) => {
-            gateway.metrics.refusals.with_label_values(&[&format!("{refusal:?}")]).inc();
-            tracing::info!(sensor_id = &*identity.sensor_id, reason = text, "CONNECT refused");
+            gateway.metrics.refusals.with_label_values(&[refusal.label()]).inc();
+            tracing::info!(
+                sensor_id = &*identity.sensor_id,
+                reason = refusal.label(),
+                text,
+                "CONNECT refused"
+            );
             encoder.refuse(refusal, &text, &mut wire.output);
             close(&mut wire).await;
             return;
@@ -90,11 +95,11 @@ where
 
 /// Says good-bye, as far as the version has words for it and the socket still listens.
 async fn finish<S: AsyncRead + AsyncWrite + Unpin>(session: &mut Session<S>, end: &End) {
-    session.gateway.metrics.sessions_ended.with_label_values(&[&end.label()]).inc();
+    session.gateway.metrics.sessions_ended.with_label_values(&[end.label()]).inc();
     let sensor_id = &*session.identity.sensor_id;
     match end {
         End::Told(reason, text) => {
-            tracing::info!(sensor_id, ?reason, %text, "session ended by the gateway");
+            tracing::info!(sensor_id, reason = reason.label(), %text, "session ended by the gateway");
             session.encoder.disconnect(*reason, text, &mut session.wire.output);
         }
         End::Left | End::Lost | End::Stalled => tracing::debug!(sensor_id, ?end, "session ended"),

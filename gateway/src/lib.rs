@@ -32,6 +32,7 @@ mod forward;
 #[cfg(test)]
 #[path = "../fuzz/mod.rs"]
 mod fuzz;
+mod handshake;
 mod http;
 mod listener;
 mod metrics;

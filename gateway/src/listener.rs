@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::connection;
 use crate::identity::Identity;
-use crate::{Gateway, Limits, Listeners, http};
+use crate::{Gateway, Limits, Listeners, handshake, http};
 
 /// Without traffic for so long, the kernel asks whether the peer is still there: a client may promise no keep-alive at all.
 const PEER_PROBE_AFTER: Duration = Duration::from_secs(60);
@@ -143,6 +143,7 @@ async fn shake_hands(
     socket: TcpStream,
 ) -> Option<(Option<Identity>, TlsStream<TcpStream>)> {
     let refused = |reason: &str| gateway.metrics.refusals.with_label_values(&[reason]).inc();
+    let peer = socket.peer_addr().ok();
     tune(&socket);
     let settings = gateway.tls.present();
     let acceptor = TlsAcceptor::from(match protocol {
@@ -155,8 +156,9 @@ async fn shake_hands(
         handshake = timeout(gateway.limits.handshake_time_max, handshake) => match handshake {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
-                refused("tls");
-                tracing::debug!(%error, "TLS handshake failed");
+                let reason = handshake::reason(&error);
+                refused(reason);
+                gateway.tls.notices.take(reason, peer, &error);
                 return None;
             }
             Err(_) => {

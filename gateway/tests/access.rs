@@ -3,6 +3,7 @@
 use schema::{DeviceStatus, topics};
 use testkit::pki::TestPki;
 use testkit::wait;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::raw::{Client, PINGREQ, PINGRESP, disconnect_reason, puback, publish, subscribe};
@@ -21,13 +22,20 @@ async fn strangers_do_not_get_through_the_handshake() {
     let stack = Stack::start().await;
     let root = stack.pki.root_pem();
     assert!(is_refused_by_tls(Client::dial(stack.port, &root, None).await).await, "no certificate");
+    let mut plain = TcpStream::connect(("127.0.0.1", stack.port)).await.unwrap();
+    plain.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut gone = TcpStream::connect(("127.0.0.1", stack.port)).await.unwrap();
+    gone.shutdown().await.unwrap();
     let foreign = TestPki::create().device("thermostat-1");
     stack.register("thermostat-1").await;
     assert!(
         is_refused_by_tls(Client::dial(stack.port, &root, Some(&foreign)).await).await,
         "foreign authority"
     );
-    wait::until("both are counted", async || (stack.metric("gateway_refusals_total") >= 2.0).then_some(()))
+    for reason in ["tls-no-certificate", "tls-unknown-authority", "not-tls", "tls-gone"] {
+        wait::until(reason, async || {
+            (stack.metric_of("gateway_refusals_total", reason) == 1.0).then_some(())
+        })
         .await;
     }
 }

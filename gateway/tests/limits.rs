@@ -172,7 +172,7 @@ async fn packet_as_large_as_announced_is_taken_and_no_larger() {
         }
         assert_eq!(client.frame().await, None);
     }
-    assert_eq!(stack.metric_of("gateway_sessions_ended_total", "TooLarge"), 2.0);
+    assert_eq!(stack.metric_of("gateway_sessions_ended_total", "too-large"), 2.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

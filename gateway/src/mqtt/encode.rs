@@ -56,6 +56,24 @@ pub enum ConnectRefusal {
     Qos,
 }
 
+impl ConnectRefusal {
+    /// The reason as a metric label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Version => "version",
+            Self::Malformed => "malformed",
+            Self::Protocol => "protocol",
+            Self::ClientId => "client-id",
+            Self::NotAuthorized => "not-authorized",
+            Self::Unavailable => "unavailable",
+            Self::AuthenticationMethod => "authentication-method",
+            Self::TooLarge => "too-large",
+            Self::Retain => "retain",
+            Self::Qos => "qos",
+        }
+    }
+}
+
 /// Why a PUBLISH is acknowledged or refused in a PUBACK.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PubAckReason {
@@ -120,6 +138,27 @@ pub enum DisconnectReason {
     Retain = 0x9A,
     /// QoS 2 was used though it is not offered.
     Qos = 0x9B,
+}
+
+impl DisconnectReason {
+    /// The reason as a metric label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Protocol => "protocol",
+            Self::FrameTime => "frame-time",
+            Self::NotAuthorized => "not-authorized",
+            Self::Busy => "busy",
+            Self::ShuttingDown => "shutting-down",
+            Self::KeepAlive => "keep-alive",
+            Self::TakenOver => "taken-over",
+            Self::TopicAlias => "topic-alias",
+            Self::TooLarge => "too-large",
+            Self::Administrative => "administrative",
+            Self::Retain => "retain",
+            Self::Qos => "qos",
+        }
+    }
 }
 
 /// Writes packets for one client.

@@ -25,12 +25,12 @@ impl End {
     }
 
     /// The reason as a metric label.
-    pub(crate) fn label(&self) -> String {
+    pub(crate) const fn label(&self) -> &'static str {
         match self {
-            Self::Left => "left".to_owned(),
-            Self::Lost => "lost".to_owned(),
-            Self::Stalled => "stalled".to_owned(),
-            Self::Told(reason, _) => format!("{reason:?}"),
+            Self::Left => "left",
+            Self::Lost => "lost",
+            Self::Stalled => "stalled",
+            Self::Told(reason, _) => reason.label(),
         }
     }
 }
