@@ -56,6 +56,7 @@ where
     R: AsyncFnOnce(C, Chassis) -> anyhow::Result<()>,
 {
     telemetry::init();
+    telemetry::log_panics();
     let mut env = Env::process();
     let admin_listen = env.socket("ADMIN_LISTEN");
     let config = read(&mut env);
