@@ -148,7 +148,7 @@ pub async fn serve(listeners: Listeners, config: Config, chassis: Chassis) -> an
         () = sessions::end_with_certificates(&gateway) => {}
         () = watch_kafka(&gateway, &chassis) => {}
         () = &mut spooling => {}
-        () = gateway.publisher.broken() => bail!("the producer cannot be used any more"),
+        what = gateway.publisher.broken() => bail!("{what}"),
     }
     drop(listeners);
     tokio::select! {

@@ -357,9 +357,19 @@ impl Publisher {
         }
     }
 
-    /// Resolves when the producer cannot be used any more; only a restart helps then.
-    pub(crate) async fn broken(&self) {
-        self.health.broken.cancelled().await;
+    /// Resolves when the producer or the spool cannot be used any more, and says which; only a restart helps
+    /// then.
+    pub(crate) async fn broken(&self) -> &'static str {
+        let spool = async {
+            match &self.delivery {
+                Some(delivery) => delivery.spool().broken().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.health.broken.cancelled() => "the producer cannot be used any more",
+            () = spool => "the spool's thread panicked",
+        }
     }
 }
 

@@ -93,8 +93,8 @@ impl Watch {
         self.files.read().map(Some)
     }
 
-    /// Follows the files; never ends.
-    pub(crate) async fn follow(mut self, gateway: &Gateway) {
+    /// Follows the files until that fails (stop): a revocation that nobody reads must not go unseen.
+    pub(crate) async fn follow(mut self, gateway: &Gateway) -> anyhow::Error {
         loop {
             tokio::time::sleep(LOOK_INTERVAL).await;
             let looked = tokio::task::spawn_blocking(move || {
@@ -106,11 +106,8 @@ impl Watch {
                     self = watch;
                     outcome
                 }
-                // Only a panic ends up here, and takes the watch with it: the files of now stay.
-                Err(error) => {
-                    tracing::error!(%error, "TLS files are not followed any more");
-                    return std::future::pending().await;
-                }
+                // Only a panic ends up here, and takes the watch with it.
+                Err(error) => return anyhow::Error::new(error).context("follow the TLS files"),
             };
             match outcome {
                 Ok(None) => {}

@@ -33,6 +33,7 @@ use parking_lot::Mutex;
 use redb::backends::FileBackend;
 use redb::{DatabaseError, StorageBackend};
 use tokio::sync::{Notify, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 pub use record::Record;
 use sensors::Sensors;
@@ -85,6 +86,8 @@ struct Shared {
     status: watch::Sender<Status>,
     /// Told when less waits than before.
     room: Notify,
+    /// Cancelled when the thread has panicked: nothing is written any more, and only a restart helps.
+    broken: CancellationToken,
 }
 
 /// Lock order: this, then the status.
@@ -263,6 +266,11 @@ impl Spool {
     /// Follows how the spool is.
     pub fn statuses(&self) -> watch::Receiver<Status> {
         self.shared.status.subscribe()
+    }
+
+    /// Resolves when the spool's thread has panicked.
+    pub async fn broken(&self) {
+        self.shared.broken.cancelled().await;
     }
 
     /// Writes what waits, then closes the file. Whatever is asked of any clone later fails.

@@ -2,7 +2,7 @@
 
 mod failing;
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use redb::{DatabaseError, StorageBackend};
 use tokio::sync::{Notify, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::store::{Store, Total, is_damage};
 use super::{Done, Error, GROUP_BYTES_MAX, Health, Limits, OpenError, READ_BYTES_MAX, ROOM_PERCENT, Record};
@@ -92,6 +93,7 @@ where
             has_sensors: AtomicBool::new(false),
             status: watch::Sender::new(status),
             room: Notify::new(),
+            broken: CancellationToken::new(),
         });
         let mut worker = Self {
             dir,
@@ -265,10 +267,13 @@ where
 }
 
 impl<F> Drop for Worker<F> {
-    /// However the thread ends, nobody waits for it and readiness shows it.
+    /// However the thread ends, nobody waits for it and readiness shows it; a panic ends the process.
     fn drop(&mut self) {
         self.shared.status.send_modify(|status| status.health = Health::Failing);
         self.shared.room.notify_waiters();
+        if std::thread::panicking() {
+            self.shared.broken.cancel();
+        }
     }
 }
 

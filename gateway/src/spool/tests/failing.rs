@@ -26,6 +26,7 @@ pub(super) struct Disk(Arc<Faults>);
 struct Faults {
     refuses_writes: AtomicBool,
     refuses_syncs: AtomicBool,
+    panics: AtomicBool,
     syncs: AtomicUsize,
 }
 
@@ -68,6 +69,8 @@ impl StorageBackend for Faulty {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        // Once: the store, when it is dropped, syncs again.
+        assert!(!self.disk.0.panics.swap(false, Ordering::Relaxed), "a mistake in the store");
         self.disk.0.syncs.fetch_add(1, Ordering::Relaxed);
         if self.disk.0.refuses_syncs.load(Ordering::Relaxed) {
             return Err(io::ErrorKind::TimedOut.into());
@@ -203,4 +206,19 @@ async fn file_that_the_kernel_lets_grow_no_more_is_told_and_loses_nothing() {
     let spool = Spool::open(dir.path(), ROOMY).await.unwrap();
     let found = payloads(&read_all(&spool).await);
     assert_eq!(found[..acknowledged.len()], acknowledged);
+}
+
+#[tokio::test]
+async fn panic_of_the_thread_is_told_to_whoever_ends_the_process() {
+    let (dir, disk) = (tempfile::tempdir().unwrap(), Disk::default());
+    let spool = Spool::open_on(dir.path(), ROOMY, disk.open()).await.unwrap();
+    spool.append(vec![record("a", "before")]).await.unwrap();
+    disk.0.panics.store(true, Ordering::Relaxed);
+    assert!(spool.append(vec![record("a", "in vain")]).await.is_err());
+    timeout(PATIENCE, spool.broken()).await.expect("it is told");
+    assert_eq!(spool.status().health, Health::Failing);
+    drop(spool);
+    let reopen = async || Spool::open(dir.path(), ROOMY).await.ok();
+    let again = testkit::wait::until("the thread gives its lock back", reopen).await;
+    assert!(read_all(&again).await.contains(&(1, record("a", "before"))), "what was acknowledged is there");
 }
