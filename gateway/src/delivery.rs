@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use crate::metrics::Metrics;
 use crate::publish::NotTaken;
-use crate::spool::{Done, Error, Record, Spool};
+use crate::spool::{Done, Error, Record, Seq, Spool};
 use crate::window::{Outcome, Slot};
 
 /// Number of a record that is produced directly, in the order of producing.
@@ -267,6 +267,21 @@ impl Delivery {
     /// How often the way changed to the spool.
     pub(crate) fn switches(&self) -> u64 {
         self.table.lock().switches
+    }
+
+    /// Reads spooled records to forward them. None when the way has changed to the spool since `switches`:
+    /// what is read now may be what the producer still has copies of, and these must be purged first.
+    ///
+    /// # Errors
+    /// As [`Spool::read`].
+    pub(crate) async fn read(
+        &self,
+        switches: u64,
+        from: Seq,
+        records_max: usize,
+    ) -> Result<Option<Vec<(Seq, Record)>>, Error> {
+        let batch = self.spool.read(from, records_max).await?;
+        Ok((self.switches() == switches).then_some(batch))
     }
 
     /// Resolves when the producer has no copy any more.

@@ -113,10 +113,14 @@ impl Publisher {
                 self.purge(delivery).await;
                 purged_switches = switches;
             }
-            let Ok(batch) = delivery.spool().read(from, records_max).await else {
-                // Said once, with the readiness; nothing can be read before the disk is back.
-                sleep(backoff.next_wait()).await;
-                continue;
+            let batch = match delivery.read(switches, from, records_max).await {
+                Ok(Some(batch)) => batch,
+                Ok(None) => continue,
+                Err(_) => {
+                    // Said once, with the readiness; nothing can be read before the disk is back.
+                    sleep(backoff.next_wait()).await;
+                    continue;
+                }
             };
             let Some((last, _)) = batch.last() else {
                 delivery.resume(switches);

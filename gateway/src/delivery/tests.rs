@@ -245,7 +245,8 @@ impl World {
             }
             self.purged_switches = switches;
         }
-        let batch = self.delivery.spool().read(self.from, records).await.unwrap();
+        let batch = self.delivery.read(switches, self.from, records).await.unwrap();
+        let batch = batch.expect("nothing happens in between here");
         let Some((last, _)) = batch.last() else {
             self.delivery.resume(switches);
             return;
@@ -370,4 +371,19 @@ proptest! {
             world.check().await;
         });
     }
+}
+
+#[tokio::test]
+async fn records_spooled_by_a_newer_switch_are_not_forwarded_before_their_copies_are_purged() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut world = World::new(dir.path()).await;
+    assert!(world.publish(0));
+    let switches = world.delivery.switches();
+    world.delivery.give_up();
+    let spool = world.delivery.spool();
+    spool.wait_for(1).await;
+    assert!(!world.producer[0].is_empty(), "the producer still has its copy");
+    assert_eq!(world.delivery.read(switches, 1, 10).await.unwrap(), None);
+    let batch = world.delivery.read(world.delivery.switches(), 1, 10).await.unwrap();
+    assert_eq!(batch.map(|batch| batch.len()), Some(1), "after the purge it goes on");
 }
