@@ -36,6 +36,7 @@ mod handshake;
 mod http;
 mod listener;
 mod metrics;
+mod private;
 mod publish;
 mod refused;
 mod reload;

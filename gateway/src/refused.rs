@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::delivery::Delivery;
 use crate::forward::Produced;
+use crate::private;
 use crate::publish::{Publisher, header};
 use crate::spool::Record;
 
@@ -93,13 +94,13 @@ fn content(record: &Record, error: &KafkaError) -> Vec<u8> {
 
 /// Writes a file whole or not at all, and returns when the disk has it.
 fn write(folder: &Path, name: &str, content: &[u8]) -> io::Result<()> {
-    fs::create_dir_all(folder)?;
+    private::create_dir(folder)?;
     let path = folder.join(name);
     if !path.try_exists()? && fs::read_dir(folder)?.count() >= FILES_MAX {
         return Err(io::Error::other(format!("there are {FILES_MAX} files in {}", folder.display())));
     }
     let draft = folder.join("draft");
-    let mut file = File::create(&draft)?;
+    let mut file = private::file().write(true).create(true).truncate(true).open(&draft)?;
     file.write_all(content)?;
     file.sync_all()?;
     fs::rename(&draft, &path)?;

@@ -20,6 +20,7 @@ use redb::{
 
 use super::Seq;
 use super::record::{Record, disk_bytes};
+use crate::private;
 
 /// The encoded records; the name says which encoding.
 const RECORDS: TableDefinition<'_, Seq, &[u8]> = TableDefinition::new("records/1");
@@ -98,7 +99,7 @@ impl Store {
         disk: &impl Fn(File) -> Result<D, DatabaseError>,
     ) -> Result<(), Error> {
         let path = dir.join(FILE_IN_THE_MAKING);
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
+        let file = private::file().read(true).write(true).create(true).truncate(true).open(&path)?;
         let database = database(file, disk, Rc::default())?;
         let transaction = begin(&database)?;
         transaction.open_table(RECORDS)?;

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::store::{Store, Total, is_damage};
 use super::{Done, Error, GROUP_BYTES_MAX, Health, Limits, OpenError, READ_BYTES_MAX, ROOM_PERCENT, Record};
 use super::{Seq, Shared, State, Status};
+use crate::private;
 use failing::Failing;
 
 /// Locked as long as the spool is open, so that no second process makes or replaces the file.
@@ -279,8 +280,8 @@ impl<F> Drop for Worker<F> {
 
 fn lock(dir: &Path) -> Result<File, OpenError> {
     let io = |error| OpenError::Io(dir.to_owned(), error);
-    fs::create_dir_all(dir).map_err(io)?;
-    let file = File::options().create(true).append(true).open(dir.join(LOCK_FILE)).map_err(io)?;
+    private::create_dir(dir).map_err(io)?;
+    let file = private::file().create(true).append(true).open(dir.join(LOCK_FILE)).map_err(io)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse(dir.to_owned())),

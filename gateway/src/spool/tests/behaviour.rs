@@ -1,6 +1,7 @@
 //! What callers rely on, on real files.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -195,5 +196,19 @@ proptest! {
                 }
             }
         });
+    }
+}
+
+#[tokio::test]
+async fn files_of_the_spool_are_for_their_owner_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("spool");
+    let spool = Spool::open(&folder, ROOMY).await.unwrap();
+    spool.append(vec![record("a", "1")]).await.unwrap();
+    let files: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(files.len() >= 2, "the records and the lock: {files:?}");
+    for path in files.iter().chain([&folder]) {
+        let rights = path.metadata().unwrap().permissions().mode();
+        assert_eq!(rights & 0o077, 0, "{}: {rights:o}", path.display());
     }
 }
