@@ -103,7 +103,9 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
     let on_loaded = || loaded.send(()).unwrap_or_default();
     let reader = "alerting-svc-thresholds";
     let kafka = config.kafka.clone();
-    let table = table::follow(&kafka, reader, &topic, &latch, &stop, apply, on_loaded);
+    let loaded_of = Assignment::default();
+    let source = table::Source { reader, topic: &topic, latch: &latch, assignment: &loaded_of };
+    let table = table::follow(&kafka, source, &stop, apply, on_loaded);
 
     let assignment = Assignment::default();
     let watched = Watched {

@@ -36,6 +36,9 @@ pub struct Config {
     pub limits: Limits,
     /// `SPOOL_…`: where records go that Kafka does not acknowledge in time; without it they wait, unacknowledged.
     pub spool: Option<Spool>,
+    /// `STALL_MS_MAX` (120,000): how long the table of devices may stand still while its topic has more and
+    /// Kafka answers. Then the gateway is not ready, and not live after twice the time.
+    pub stall_max: Duration,
     /// `READING_AGE_DAYS_MAX` (366) and `READING_FUTURE_S_MAX` (86,400): how far a device's clock may be off. A device
     /// without a clock says 1970; a year lets a logger deliver what it stored over a winter.
     pub timestamps: TimestampBounds,
@@ -124,6 +127,7 @@ impl Config {
             },
             limits: Limits::from_env(env),
             spool: Spool::from_env(env),
+            stall_max: kafka::stall_max(env),
             timestamps: TimestampBounds {
                 age_max: Duration::from_secs(86_400 * env.number_in("READING_AGE_DAYS_MAX", 366, 1..=36_500)),
                 future_max: Duration::from_secs(env.number_in(

@@ -55,7 +55,7 @@ use anyhow::{Context, bail};
 use chassis::Chassis;
 use chassis::admin::Latch;
 use chassis::auth::Verifier;
-use chassis::kafka::{self, table};
+use chassis::kafka::{self, Assignment, Watch, WatchMetrics, Watched, table};
 use schema::topics;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -137,13 +137,23 @@ pub async fn serve(listeners: Listeners, config: Config, chassis: Chassis) -> an
     gateway.registry.revoke(loaded.revoked.clone());
     gateway.metrics.tls.show(&loaded.ends);
     let (tasks, loaded) = (TaskTracker::new(), Notify::new());
-    let reader = config.kafka.group("gateway");
     let topic = config.kafka.topic(topics::DEVICE_UPDATES.name);
-    let latch = chassis.readiness.latch("devices");
+    let (latch, assignment) = (chassis.readiness.latch("devices"), Assignment::default());
+    let source = table::Source { reader: "gateway", topic: &topic, latch: &latch, assignment: &assignment };
+    let watched = Watched {
+        latch: "devices-progress",
+        group: source.reader,
+        topic: &topic,
+        assignment: &assignment,
+        stall_max: config.stall_max,
+        metrics: WatchMetrics::register(&chassis.registry, "gateway_devices")?,
+    };
+    let watch = Watch::open(&config.kafka, &chassis, watched)?;
     let mut spooling = pin!(gateway.publisher.run_spool(spool_latch));
     let apply = |key: &[u8], value: Option<&[u8]>| devices::apply(&gateway, key, value);
     tokio::select! {
-        outcome = table::follow(&config.kafka, &reader, &topic, &latch, &chassis.shutdown, apply, || loaded.notify_one()) => outcome?,
+        outcome = table::follow(&config.kafka, source, &chassis.shutdown, apply, || loaded.notify_one()) => outcome?,
+        outcome = watch.run(|_| true) => outcome?,
         () = async { loaded.notified().await; listener::open(&listeners, &gateway, &tasks).await } => {}
         failure = files.follow(&gateway) => return Err(failure),
         () = sessions::end_with_certificates(&gateway) => {}

@@ -22,3 +22,4 @@ mod sparkplug;
 mod spooling;
 mod stack;
 mod strangers;
+mod table;

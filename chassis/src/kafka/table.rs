@@ -1,6 +1,9 @@
 //! A compacted topic held whole: read to its end once, then followed live.
+//!
+//! Nobody misses a record that a stuck reader does not read, so a [`Watch`](super::Watch) belongs beside
+//! each: the reader says by its assignment how far it is, and the watch asks the broker for the end.
 
-use super::{Quiet, Settings};
+use super::{Assignment, Quiet, Settings};
 use crate::admin::Latch;
 use crate::retry::Backoff;
 use anyhow::Context;
@@ -8,14 +11,27 @@ use rdkafka::consumer::{Consumer, StreamConsumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// Waits this long for a broker to name the partitions before it tries again.
 const METADATA_WAIT: Duration = Duration::from_secs(5);
 
-/// Feeds every record of `topic` to `apply`, from the first on, and never ends by itself.
+/// Says what is read, and who is told of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// The reader's name, without its prefix; it is in no group.
+    pub reader: &'a str,
+    /// The topic with its prefix.
+    pub topic: &'a str,
+    /// Opened when the table is loaded.
+    pub latch: &'a Latch,
+    /// Shows how far the reader is.
+    pub assignment: &'a Assignment,
+}
+
+/// Feeds every record of the topic to `apply`, from the first on, and never ends by itself.
 ///
 /// Shape: `apply(key, value)`; `None` as value is a tombstone; per key in topic order, and a key may come again.
 /// Guarantee: `loaded` is called once, when every record that stood in the topic at the start has been applied.
@@ -25,19 +41,21 @@ const METADATA_WAIT: Duration = Duration::from_secs(5);
 /// The client cannot be made (stop).
 pub async fn follow(
     settings: &Settings,
-    reader: &str,
-    topic: &str,
-    latch: &Latch,
+    source: Source<'_>,
     shutdown: &CancellationToken,
     mut apply: impl FnMut(&[u8], Option<&[u8]>),
     loaded: impl FnOnce(),
 ) -> anyhow::Result<()> {
+    let Source { reader, topic, latch, assignment } = source;
     let consumer: StreamConsumer<Quiet> = settings
         .consumer(reader)
         .set("enable.partition.eof", "true")
         .create_with_context(Quiet)
         .context("create the consumer of a table topic")?;
     let Some(mut unread) = assign_all(consumer, topic, shutdown).await? else { return Ok(()) };
+    assignment.assign(unread.partitions.iter().copied());
+    // The offset after the last record of each partition.
+    let mut next = BTreeMap::new();
     let mut loaded = Some(loaded);
     let mut is_readable = true;
     loop {
@@ -50,8 +68,13 @@ pub async fn follow(
             tracing::info!(topic, "table topic can be read again");
         }
         match received {
-            Ok(record) => apply(record.key().unwrap_or_default(), record.payload()),
+            Ok(record) => {
+                apply(record.key().unwrap_or_default(), record.payload());
+                next.insert(record.partition(), record.offset() + 1);
+                assignment.reach(record.partition(), record.offset() + 1);
+            }
             Err(KafkaError::PartitionEOF(partition)) => {
+                assignment.end(partition, next.get(&partition).copied().unwrap_or_default());
                 unread.partitions.remove(&partition);
                 if unread.partitions.is_empty()
                     && let Some(loaded) = loaded.take()
