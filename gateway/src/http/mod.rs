@@ -1,9 +1,10 @@
 //! `POST /api/v1/readings`, over HTTPS, for devices that do not speak MQTT.
 //!
-//! The body is one JSON object or an array of them, each read as codec `json` reads a payload, whatever codec the device is
-//! registered with. All of them are durable before the 202, or nothing is said; one that cannot be read refuses all, because
-//! here the caller is there to hear of it: there is no dead letter. What is sent again after any other answer is the same
-//! event, if it has a `timestamp` (see ADR 0004).
+//! The body is one JSON object or an array of them, each read as codec `json` reads a payload, whatever codec
+//! the device is registered with. All of them are durable before the 202, or nothing is said; one that cannot
+//! be read refuses all, because here the caller is there to hear of it: there is no dead letter. What is sent
+//! again after any other answer is the same event, if it has a `timestamp`; an `eventId` alone does not make
+//! it so, because the row's key holds the time (ADR 0004).
 //!
 //! A device is known by its client certificate or, without one, by a token of role `device` whose `sub` is its sensor id.
 //! A handshake needs neither, so a stranger's connection ends with its first answer, or after [`STRANGER_TIME_MAX`].
