@@ -111,8 +111,9 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
         inlets.push(Inlet::new(sender, &topic));
     }
     let mut beside = watch_and_maintain(&config, &chassis, &assignment, &lanes, &metrics)?;
+    beside.spawn(flights.keep_committed(Arc::clone(&consumer), topic.clone()));
     consumer.subscribe(&[&topic]).context("subscribe to readings")?;
-    let router = Router::new(Arc::clone(&consumer), topic, flights, lanes, inlets);
+    let router = Router::new(Arc::clone(&consumer), topic, assignment, lanes, inlets);
     tokio::select! {
         routed = router.run(&chassis) => routed?,
         // A lane, the watch or the maintenance ends before the router only when it fails or panics.

@@ -1,29 +1,37 @@
 //! Which partitions this instance owns, as the group tells it.
 //!
-//! A commit that fails in the middle of a rebalance is sent again, because an idle partition has no next one.
+//! What the group has committed is asked for and compared with what was sent, and what is missing is sent again: librdkafka
+//! refuses commits in the middle of a rebalance, tells nobody of an asynchronous one that failed, and an idle partition
+//! has no next one.
 //!
 //! A partition leaves when the batches that hold it are stored and their offsets sent, so that the next owner
 //! does not write them again; after a bounded wait it leaves in any case.
 
 use crate::batch::Next;
+use anyhow::Context;
 use chassis::kafka::{Assignment, Monitor, partitions_of};
 use parking_lot::{Condvar, Mutex};
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{
     BaseConsumer, CommitMode, Consumer as _, ConsumerContext, Rebalance, StreamConsumer,
 };
-use rdkafka::error::KafkaResult;
 use rdkafka::statistics::Statistics;
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::{Handle, RuntimeFlavor};
-use tokio::task::block_in_place;
+use tokio::task::{block_in_place, spawn_blocking};
+use tokio::time::{MissedTickBehavior, interval};
 
 /// Longest wait of a rebalance for batches under way: a usual batch takes far less, and the whole group
 /// waits.
 const LANDING_WAIT_MAX: Duration = Duration::from_secs(3);
+
+/// How often what was sent is compared with what the group has; nothing is asked when all is known to be committed.
+const COMMITTED_LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Timeout after which the group's coordinator counts as unreachable; the next look asks again.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 /// Follows the group. The consumer's context.
 pub(crate) struct Ownership {
@@ -59,11 +67,6 @@ impl ConsumerContext for Ownership {
         }
     }
 
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        let failed = offsets.elements().into_iter().filter(|one| result.is_err() || one.error().is_err());
-        self.flights.inner.lock().uncommitted.extend(failed.map(|one| one.partition()));
-    }
-
     fn post_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         match rebalance {
             Rebalance::Assign(list) => {
@@ -82,6 +85,8 @@ pub(crate) struct Flights {
     pub(crate) assignment: Assignment,
     inner: Mutex<Inner>,
     landed: Condvar,
+    /// Held from the choice of offsets until they are sent, so that none overtakes a newer one.
+    sending: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -91,10 +96,8 @@ struct Inner {
     next: u64,
     /// Revoked, and waited for.
     leaving: BTreeSet<i32>,
-    /// The last offsets that were sent, committed or not.
+    /// The last offsets that were sent and that the group is not known to have committed.
     sent: BTreeMap<i32, Next>,
-    /// Partitions whose commit has failed.
-    uncommitted: BTreeSet<i32>,
 }
 
 /// Lands when it is dropped.
@@ -105,7 +108,7 @@ pub(crate) struct Flight {
 
 impl Flights {
     pub(crate) fn new(assignment: Assignment) -> Self {
-        Self { assignment, inner: Mutex::default(), landed: Condvar::new() }
+        Self { assignment, inner: Mutex::default(), landed: Condvar::new(), sending: Mutex::default() }
     }
 
     /// Begins a batch of these partitions; it ends when what this returns is dropped.
@@ -126,28 +129,39 @@ impl Flights {
         ready: &BTreeMap<i32, Next>,
         mode: CommitMode,
     ) {
+        let _sending = self.sending.lock();
         let own = self.note_sent(ready);
-        if own.is_empty() {
-            return;
-        }
-        let mut offsets = TopicPartitionList::new();
-        for (partition, next) in &own {
-            // Cannot fail: the offset after a received record is a valid one.
-            let _ = offsets.add_partition_offset(topic, *partition, Offset::Offset(next.offset));
-        }
-        // Not fatal: it is sent again, and without it the batch is delivered again, and its rows are there
-        // already.
-        if let Err(error) = consumer.commit(&offsets, mode) {
-            tracing::warn!(%error, "offsets are not committed now");
-            self.inner.lock().uncommitted.extend(own.keys());
-        }
+        send(consumer, topic, &own, mode);
     }
 
-    /// Commits again what has failed.
-    pub(crate) fn commit_again(&self, consumer: &StreamConsumer<Ownership>, topic: &str) {
-        let ready = self.take_uncommitted();
-        if !ready.is_empty() {
-            self.commit(consumer, topic, &ready, CommitMode::Async);
+    /// Compares what was sent with what the group has, and sends again what is missing. Runs until it is dropped.
+    ///
+    /// # Errors
+    /// Never by itself; a look that panics is one (stop).
+    pub(crate) async fn keep_committed(
+        self: Arc<Self>,
+        consumer: Arc<StreamConsumer<Ownership>>,
+        topic: String,
+    ) -> anyhow::Result<()> {
+        let mut looks = interval(COMMITTED_LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            looks.tick().await;
+            let sent = self.unconfirmed();
+            if sent.is_empty() {
+                continue;
+            }
+            let (client, asked) = (Arc::clone(&consumer), list(&topic, &sent));
+            // The call blocks its thread, so it gets one of its own.
+            let answer = spawn_blocking(move || client.committed_offsets(asked, ANSWER_MAX)).await;
+            match answer.context("ask for committed offsets")? {
+                Ok(committed) => {
+                    let _sending = self.sending.lock();
+                    let missing = self.note_committed(&sent, &offsets_of(&committed));
+                    send(&consumer, &topic, &missing, CommitMode::Async);
+                }
+                Err(error) => tracing::debug!(%error, "no answer about committed offsets; asking again"),
+            }
         }
     }
 
@@ -162,12 +176,32 @@ impl Flights {
         own
     }
 
-    fn take_uncommitted(&self) -> BTreeMap<i32, Next> {
+    /// Returns what was sent and is not known to be committed, for partitions that are still ours.
+    fn unconfirmed(&self) -> BTreeMap<i32, Next> {
         let mut inner = self.inner.lock();
-        let uncommitted = std::mem::take(&mut inner.uncommitted);
-        let last =
-            uncommitted.into_iter().filter_map(|partition| Some((partition, *inner.sent.get(&partition)?)));
-        last.collect()
+        inner.sent.retain(|partition, next| self.assignment.holds_since(*partition, next.version));
+        inner.sent.clone()
+    }
+
+    /// Forgets what is committed, and returns what is missing and has not been followed by a newer commit.
+    fn note_committed(
+        &self,
+        sent: &BTreeMap<i32, Next>,
+        committed: &BTreeMap<i32, i64>,
+    ) -> BTreeMap<i32, Next> {
+        let mut inner = self.inner.lock();
+        let mut missing = BTreeMap::new();
+        for (partition, next) in sent {
+            if inner.sent.get(partition) != Some(next) {
+                continue;
+            }
+            if committed.get(partition).is_some_and(|offset| *offset >= next.offset) {
+                inner.sent.remove(partition);
+            } else if self.assignment.holds_since(*partition, next.version) {
+                missing.insert(*partition, *next);
+            }
+        }
+        missing
     }
 
     /// Takes partitions away: at once from whoever begins a batch, and after a wait from the batches under
@@ -185,6 +219,31 @@ impl Flights {
         }
         inner.leaving.clear();
     }
+}
+
+/// Hands the offsets to the client, if there are any.
+fn send(consumer: &StreamConsumer<Ownership>, topic: &str, next: &BTreeMap<i32, Next>, mode: CommitMode) {
+    if next.is_empty() {
+        return;
+    }
+    // Not fatal: it is sent again, and without it the batch is delivered again, and its rows are there already.
+    if let Err(error) = consumer.commit(&list(topic, next), mode) {
+        tracing::warn!(%error, "offsets are not committed now");
+    }
+}
+
+fn list(topic: &str, next: &BTreeMap<i32, Next>) -> TopicPartitionList {
+    let mut list = TopicPartitionList::new();
+    for (partition, next) in next {
+        // Cannot fail: the offset after a received record is a valid one.
+        let _ = list.add_partition_offset(topic, *partition, Offset::Offset(next.offset));
+    }
+    list
+}
+
+fn offsets_of(list: &TopicPartitionList) -> BTreeMap<i32, i64> {
+    let offset = |one: &TopicPartitionListElem<'_>| Some((one.partition(), one.offset().to_raw()?));
+    list.elements().iter().filter_map(offset).collect()
 }
 
 impl Drop for Flight {
@@ -239,13 +298,17 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_that_failed_is_sent_again_as_the_newest_one() {
-        let (flights, version) = flights(&[1, 2]);
+    fn a_commit_that_the_group_does_not_have_is_sent_again_unless_a_newer_one_was() {
+        let (flights, version) = flights(&[1, 2, 3]);
         let next = |offset| Next { offset, first_version: version, version };
-        flights.note_sent(&[(1, next(5)), (2, next(5))].into());
-        flights.inner.lock().uncommitted.insert(1);
-        flights.note_sent(&[(1, next(9))].into()); // sent before the failure of the first is known
-        assert_eq!(flights.take_uncommitted(), [(1, next(9))].into());
-        assert_eq!(flights.take_uncommitted(), [].into());
+        let sent = BTreeMap::from([(1, next(5)), (2, next(5)), (3, next(5))]);
+        flights.note_sent(&sent);
+        assert_eq!(flights.unconfirmed(), sent);
+        flights.note_sent(&[(3, next(9))].into()); // while the group was asked
+        let committed = [(1, 4), (2, 5), (3, 4)].into();
+        assert_eq!(flights.note_committed(&sent, &committed), [(1, next(5))].into());
+        assert_eq!(flights.unconfirmed(), [(1, next(5)), (3, next(9))].into(), "until the group has them");
+        flights.revoke(&[1].into(), Duration::ZERO);
+        assert_eq!(flights.unconfirmed(), [(3, next(9))].into(), "the next owner commits the others");
     }
 }

@@ -9,7 +9,7 @@
 //! membership.
 
 use crate::lanes::Lanes;
-use crate::ownership::{Flights, Ownership};
+use crate::ownership::Ownership;
 use crate::parcel::Parcel;
 use anyhow::{Context, anyhow};
 use chassis::Chassis;
@@ -35,7 +35,7 @@ pub(crate) const LANE_PARCELS_MAX: usize = 256;
 const ROOM_WAIT: Duration = Duration::from_millis(500);
 /// How often a full lane is asked for room.
 const ROOM_POLL: Duration = Duration::from_millis(2);
-/// How often an idle loop says that it is alive, and sends again what was not committed.
+/// How often an idle loop says that it is alive.
 const BEAT: Duration = Duration::from_secs(1);
 
 /// The way into a lane. What is held is a few parcels: the partitions are paused when there is one.
@@ -87,7 +87,6 @@ impl Inlet {
 pub(crate) struct Router {
     consumer: Arc<StreamConsumer<Ownership>>,
     topic: String,
-    flights: Arc<Flights>,
     assignment: Assignment,
     lanes: Arc<Lanes>,
     inlets: Vec<Inlet>,
@@ -101,12 +100,11 @@ impl Router {
     pub(crate) fn new(
         consumer: Arc<StreamConsumer<Ownership>>,
         topic: String,
-        flights: Arc<Flights>,
+        assignment: Assignment,
         lanes: Arc<Lanes>,
         inlets: Vec<Inlet>,
     ) -> Self {
-        let assignment = flights.assignment.clone();
-        Self { consumer, topic, flights, assignment, lanes, inlets, version: 0, paused: BTreeSet::new() }
+        Self { consumer, topic, assignment, lanes, inlets, version: 0, paused: BTreeSet::new() }
     }
 
     /// Routes until shutdown.
@@ -135,7 +133,7 @@ impl Router {
                     }
                 }
                 () = sleep(ROOM_POLL), if is_blocked => self.inlets.iter_mut().for_each(Inlet::hand_over),
-                _ = beats.tick() => self.flights.commit_again(&self.consumer, &self.topic),
+                _ = beats.tick() => {}
             }
             self.follow_assignment();
             self.regulate()?;
