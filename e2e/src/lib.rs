@@ -71,7 +71,8 @@ impl System {
             folder,
             ports: BTreeMap::new(),
             processes: BTreeMap::new(),
-            client: reqwest::Client::builder().no_proxy().build().unwrap(),
+            // Without a pool: a server may close an idle connection at the moment of the next request.
+            client: reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap(),
             token,
         };
         for service in Service::ALL {
