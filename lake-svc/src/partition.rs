@@ -14,6 +14,8 @@ pub(crate) struct Partition {
     pub(crate) is_paused: bool,
     /// Bytes of the cut that is being written.
     pub(crate) writing_bytes: Option<usize>,
+    /// The offset before which the store has everything; none while the store is asked.
+    pub(crate) stored: Option<i64>,
     work: Vec<AbortHandle>,
 }
 
@@ -35,7 +37,14 @@ pub(crate) enum Next {
 
 impl Partition {
     pub(crate) fn new(generation: u64) -> Self {
-        Self { generation, phase: Phase::Starting, is_paused: false, writing_bytes: None, work: Vec::new() }
+        Self {
+            generation,
+            phase: Phase::Starting,
+            is_paused: false,
+            writing_bytes: None,
+            stored: None,
+            work: Vec::new(),
+        }
     }
 
     /// Ends this work with the partition.
@@ -45,6 +54,7 @@ impl Partition {
     }
 
     pub(crate) fn begin(&mut self, start: Start) {
+        self.stored = Some(start.first);
         let buffer = Buffer::new(start.first, start.pinned_last);
         self.phase = Phase::Gathering { buffer, looked_again: None };
     }

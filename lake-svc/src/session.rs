@@ -22,6 +22,9 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// How often ages are looked at, and how often an idle loop says that it is alive.
 const TICK: Duration = Duration::from_millis(500);
+/// How often the group is told again how far the lake is: librdkafka refuses a commit in the middle of a rebalance and
+/// tells nobody, an idle partition has no next one, and its lag would look like a stall. One small request.
+const COMMIT_AGAIN_EVERY: Duration = Duration::from_secs(10);
 
 /// What a task has done, for the ownership that asked for it.
 struct Finished {
@@ -91,6 +94,8 @@ impl Session {
         let consumer = Arc::clone(&self.consumer);
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut commits = interval(COMMIT_AGAIN_EVERY);
+        commits.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             chassis.liveness.beat();
             tokio::select! {
@@ -102,6 +107,7 @@ impl Session {
                     self.cut_due();
                     self.note_gathering();
                 }
+                _ = commits.tick() => self.commit(),
                 received = consumer.recv() => match received {
                     Ok(record) => self.gather(&record).await,
                     // librdkafka reconnects by itself, and the monitor closes the latch meanwhile.
@@ -265,7 +271,8 @@ impl Session {
             }
             Outcome::Written(Written::Done, last) => {
                 state.writing_bytes = None;
-                self.commit(partition, last + 1);
+                state.stored = Some(last + 1);
+                self.commit();
             }
             Outcome::Written(Written::Outrun, last) => {
                 tracing::warn!(partition, last, "another instance has made this cut; looking where it ended");
@@ -305,10 +312,17 @@ impl Session {
     }
 
     /// Tells the group how far the lake is: for whoever looks at the lag, and for nothing else.
-    fn commit(&self, partition: i32, next: i64) {
+    fn commit(&self) {
         let mut offsets = TopicPartitionList::new();
-        // Cannot fail: the offset after a received record is a valid one.
-        let _ = offsets.add_partition_offset(&self.topic, partition, Offset::Offset(next));
+        for (partition, state) in &self.partitions {
+            if let Some(stored) = state.stored {
+                // Cannot fail: it is 0 or the offset after a received record.
+                let _ = offsets.add_partition_offset(&self.topic, *partition, Offset::Offset(stored));
+            }
+        }
+        if offsets.count() == 0 {
+            return;
+        }
         if let Err(error) = self.consumer.commit(&offsets, CommitMode::Async) {
             tracing::debug!(%error, "the group's offset stays behind");
         }
