@@ -109,6 +109,10 @@ async fn instances_that_come_and_go_share_the_partitions_and_double_nothing() {
     };
     let (last, ()) = tokio::join!(coming_and_going, publishing);
     stage.holds_all().await;
+    until("the group knows it, also of partitions without a further record", async || {
+        (last.metric("lake_lag_records").await? == 0.0).then_some(())
+    })
+    .await;
     assert_eq!(last.stop().await, Some(0));
     stage.holds_exactly(&all);
 }
