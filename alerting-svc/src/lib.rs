@@ -108,21 +108,17 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
     let table = table::follow(&kafka, source, &stop, apply, on_loaded);
 
     let assignment = Assignment::default();
-    let watched = Watched {
-        latch: "progress",
-        group: GROUP,
-        topic: &config.kafka.topic(topics::READINGS.name),
-        assignment: &assignment,
-        stall_max: config.stall_max,
-        metrics: WatchMetrics::register(&chassis.registry, "alerting").context("register metrics")?,
-    };
-    let watch = Watch::open(&config.kafka, &chassis, watched)?;
+    let readings = config.kafka.topic(topics::READINGS.name);
+    let readings_watch = watch(&config, &chassis, "progress", GROUP, &readings, &assignment, "alerting")?;
+    let table_watch =
+        watch(&config, &chassis, "thresholds-progress", reader, &topic, &loaded_of, "alerting_thresholds")?;
     // The recall gives up by itself, and a session that ends says so: only a broker that is away stands in
     // the way.
     let is_free = |_| !chassis.readiness.closed().contains(&"kafka");
-    let watch = async {
+    let watches = async {
         tokio::select! {
-            ended = watch.run(is_free) => ended,
+            ended = readings_watch.run(is_free) => ended,
+            ended = table_watch.run(|_| true) => ended,
             () = stop.cancelled() => Ok(()),
         }
     };
@@ -143,6 +139,21 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
         stop.cancel();
         Ok(())
     };
-    tokio::try_join!(table, sessions, watch)?;
+    tokio::try_join!(table, sessions, watches)?;
     Ok(())
+}
+
+/// Watches one topic, of which `assignment` says what is read, under a latch and metrics of its own.
+fn watch(
+    config: &Config,
+    chassis: &Chassis,
+    latch: &'static str,
+    group: &str,
+    topic: &str,
+    assignment: &Assignment,
+    prefix: &str,
+) -> anyhow::Result<Watch> {
+    let metrics = WatchMetrics::register(&chassis.registry, prefix).context("register metrics")?;
+    let watched = Watched { latch, group, topic, assignment, stall_max: config.stall_max, metrics };
+    Watch::open(&config.kafka, chassis, watched)
 }

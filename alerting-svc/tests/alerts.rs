@@ -142,6 +142,11 @@ async fn threshold_whose_change_cannot_be_read_stays_in_force_and_makes_the_serv
     service.is_ready().await;
     let alerts = stage.alerts();
     assert_eq!(metrics(&stage, &alerts, 35.0).await, ["temperature", MARKER]);
+    until("the watch on the table to find it read to its end", async || {
+        let is_watched = service.metric("alerting_thresholds_partitions_assigned") > 0.0;
+        (is_watched && service.metric("alerting_thresholds_lag_records") == 0.0).then_some(())
+    })
+    .await;
     stage.rule_record(&rule, Some(serde_json::json!({"op": "u", "after": {"of": "another release"}}))).await;
     until("the service to be not ready", async || {
         (service.chassis.readiness.closed() == ["thresholds-readable"]).then_some(())
