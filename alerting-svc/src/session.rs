@@ -73,7 +73,7 @@ pub(crate) fn run(shared: &Shared) -> Result<(), Trouble> {
     let topics =
         Topics { readings: kafka.topic(topics::READINGS.name), alerts: kafka.topic(topics::ALERTS.name) };
     let latch = shared.chassis.readiness.latch("kafka");
-    let monitor = Monitor::of(latch);
+    let monitor = Monitor::new(latch);
     let consumer: BaseConsumer<Ownership> = kafka
         .consumer(GROUP)
         .set("group.instance.id", &shared.config.instance_id)

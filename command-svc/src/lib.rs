@@ -136,7 +136,7 @@ fn consumer(
     chassis: &Chassis,
     flights: Arc<Flights>,
 ) -> anyhow::Result<StreamConsumer<Ownership>> {
-    let monitor = Monitor::of(chassis.readiness.latch("kafka"));
+    let monitor = Monitor::new(chassis.readiness.latch("kafka"));
     let mut settings = config.kafka.consumer(GROUP);
     settings
         .set("statistics.interval.ms", REPORT_INTERVAL_MS)

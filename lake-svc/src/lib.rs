@@ -43,7 +43,7 @@ use work::Work;
 pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
     let metrics = Metrics::register(&chassis.registry).context("register metrics")?;
     let latch = chassis.readiness.latch("lake");
-    let monitor = Monitor::of(chassis.readiness.latch("kafka"));
+    let monitor = Monitor::new(chassis.readiness.latch("kafka"));
     let lake = Lake::open(&config.location, config.store_answer_max)?;
     if !is_usable(&lake, &latch, &chassis.shutdown).await? {
         return Ok(());

@@ -1,7 +1,6 @@
-//! What librdkafka knows about itself, as a latch, and the assignment that the group gives it.
+//! What librdkafka knows about its brokers, as a latch.
 
 use crate::admin::Latch;
-use prometheus::IntGauge;
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::statistics::Statistics;
@@ -15,19 +14,12 @@ pub const REPORT_INTERVAL_MS: &str = "1000";
 #[derive(Clone, Debug)]
 pub struct Monitor {
     latch: Latch,
-    /// Set by consumers that have no watch.
-    lag: Option<IntGauge>,
 }
 
 impl Monitor {
-    /// Watches the client that it is given to as a context, and sets the gauge to the lag of its last fetch.
-    pub fn new(latch: Latch, lag: IntGauge) -> Self {
-        Self { latch, lag: Some(lag) }
-    }
-
     /// Watches the client that it is given to as a context.
-    pub fn of(latch: Latch) -> Self {
-        Self { latch, lag: None }
+    pub fn new(latch: Latch) -> Self {
+        Self { latch }
     }
 }
 
@@ -38,10 +30,6 @@ impl ClientContext for Monitor {
         } else {
             self.latch.close();
         }
-        let Some(lag) = &self.lag else { return };
-        let partitions = statistics.topics.values().flat_map(|topic| topic.partitions.values());
-        // -1 stands for "not known yet" and for partitions that others read.
-        lag.set(partitions.map(|partition| partition.consumer_lag.max(0)).sum());
     }
 }
 
