@@ -2,7 +2,7 @@
 //!
 //! A module is named after a piece of infrastructure and has at least two services that use it today:
 //! [`config`] (environment), [`telemetry`] (logs), [`admin`] (`/metrics`, `/livez`, `/readyz`), [`retry`] (backoff),
-//! `kafka`, `postgres`, and for REST services `http` and `auth`.
+//! `kafka`, `postgres`, and for REST services `http`, `auth` and `rest`.
 
 pub mod admin;
 pub mod config;
@@ -17,6 +17,8 @@ pub mod http;
 pub mod kafka;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+#[cfg(all(feature = "rest", feature = "postgres"))]
+pub mod rest;
 
 use admin::{Liveness, Readiness};
 use config::Env;

@@ -8,36 +8,18 @@
 //! On failure: a bad request → 400 that names every bad field. Database away → 503 with `Retry-After`, not ready;
 //!             nothing is tried twice on the caller's behalf.
 
-mod config;
 mod device;
 mod routes;
 mod store;
 
-pub use config::Config;
+pub use chassis::rest::Settings as Config;
 
-use actix_web::web;
-use anyhow::Context;
-use chassis::auth::Verifier;
-use chassis::{Chassis, http, postgres};
+use chassis::{Chassis, rest};
 
 /// Serves until shutdown.
 ///
 /// # Errors
 /// A setting cannot be used, the schema is of another release, or the address cannot be bound (stop).
 pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
-    let latch = chassis.readiness.latch("postgres");
-    let verifier = Verifier::open(&config.auth, &chassis).context("prepare to verify tokens")?;
-    let pool = config.database.pool().context("prepare the database pool")?;
-    if !postgres::wait_for_version(&pool, schema::migrations::VERSIONS, &chassis.shutdown).await? {
-        return Ok(());
-    }
-    let watch = tokio::spawn(postgres::watch(pool.clone(), latch, chassis.shutdown.clone()));
-
-    let (pool, verifier) = (web::Data::new(pool), web::Data::new(verifier));
-    let served = http::serve(&chassis, &config.http, move |app| {
-        app.app_data(pool.clone()).app_data(verifier.clone()).configure(routes::configure);
-    })
-    .await;
-    watch.abort();
-    served
+    rest::run(&config, schema::migrations::VERSIONS, &chassis, routes::configure).await
 }

@@ -1,20 +1,14 @@
 //! Settings of query-svc.
 
 use chassis::config::Env;
-use chassis::{auth, http, postgres};
+use chassis::rest;
 use std::time::Duration;
 
 /// Holds every setting of the service.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// `HTTP_LISTEN`, `TLS_CERT_FILE`, `TLS_KEY_FILE`, `HTTP_BEHIND_TLS_PROXY`: where the REST server listens; see
-    /// [`http::Settings::from_env`].
-    pub http: http::Settings,
-    /// `JWT_JWKS_FILE` or `JWT_JWKS_URL`, `JWT_ISSUER`, `JWT_AUDIENCE` and more: which tokens are accepted; see
-    /// [`auth::Settings::from_env`].
-    pub auth: auth::Settings,
-    /// `DATABASE_URL_FILE` and the other `DATABASE_` variables.
-    pub database: postgres::Settings,
+    /// What every REST service is given; see [`rest::Settings::from_env`].
+    pub rest: rest::Settings,
     /// How answers are kept.
     pub cache: Cache,
 }
@@ -35,9 +29,7 @@ impl Config {
     /// Reads the environment.
     pub fn from_env(env: &mut Env) -> Self {
         Self {
-            http: http::Settings::from_env(env),
-            auth: auth::Settings::from_env(env),
-            database: postgres::Settings::from_env(env),
+            rest: rest::Settings::from_env(env),
             cache: Cache {
                 bytes_max: env.number_in("CACHE_MIB_MAX", 64, 1..=65_536) * 1_024 * 1_024,
                 open_age_max: env.duration_ms("CACHE_OPEN_MS_MAX", 2_000, 0..=60_000),

@@ -20,32 +20,17 @@ pub use config::{Cache, Config};
 
 use actix_web::web;
 use anyhow::Context;
-use chassis::auth::Verifier;
-use chassis::{Chassis, http, postgres};
+use chassis::{Chassis, rest};
 
 /// Serves until shutdown.
 ///
 /// # Errors
 /// A setting cannot be used, the schema is of another release, or the address cannot be bound (stop).
 pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
-    let latch = chassis.readiness.latch("postgres");
     let metrics = metrics::Metrics::register(&chassis).context("register metrics")?;
-    let verifier = Verifier::open(&config.auth, &chassis).context("prepare to verify tokens")?;
-    let pool = config.database.pool().context("prepare the database pool")?;
-    if !postgres::wait_for_version(&pool, schema::migrations::VERSIONS, &chassis.shutdown).await? {
-        return Ok(());
-    }
-    let watch = tokio::spawn(postgres::watch(pool.clone(), latch, chassis.shutdown.clone()));
-
     let cache = web::Data::new(cache::HoursCache::new(config.cache, metrics));
-    let (pool, verifier) = (web::Data::new(pool), web::Data::new(verifier));
-    let served = http::serve(&chassis, &config.http, move |app| {
-        app.app_data(pool.clone())
-            .app_data(verifier.clone())
-            .app_data(cache.clone())
-            .configure(routes::configure);
+    rest::run(&config.rest, schema::migrations::VERSIONS, &chassis, move |app| {
+        app.app_data(cache.clone()).configure(routes::configure);
     })
-    .await;
-    watch.abort();
-    served
+    .await
 }

@@ -5,6 +5,7 @@ mod hours;
 mod latest;
 mod trust;
 
+use chassis::rest::Settings;
 use query_svc::{Cache, Config};
 use schema::migrations::Dialect;
 use std::time::Duration;
@@ -48,7 +49,7 @@ async fn start(open_age_max: Duration, closed_age_max: Duration) -> World {
     let settings = database.settings();
     let cache = Cache { bytes_max: 1 << 20, open_age_max, closed_age_max };
     let rest = Rest::start(|http, auth, chassis| {
-        query_svc::run(Config { http, auth, database: settings.clone(), cache }, chassis)
+        query_svc::run(Config { rest: Settings { http, auth, database: settings.clone() }, cache }, chassis)
     })
     .await;
     World { database, rest }

@@ -1,6 +1,7 @@
 //! Whom a REST service believes, and by which certificate it is believed, while both change.
 
 use crate::EVER;
+use chassis::rest::Settings;
 use chassis::{Chassis, auth, http};
 use query_svc::{Cache, Config};
 use reqwest_rustls::{Certificate, Client};
@@ -27,7 +28,7 @@ async fn start(
     let cache = Cache { bytes_max: 1 << 20, open_age_max: EVER, closed_age_max: EVER };
     let rest = Rest::start(|http, auth, chassis| {
         let (http, auth) = change(http, auth);
-        query_svc::run(Config { http, auth, database: settings.clone(), cache }, chassis)
+        query_svc::run(Config { rest: Settings { http, auth, database: settings.clone() }, cache }, chassis)
     })
     .await;
     (database, rest)
