@@ -72,6 +72,11 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
     }
 }
 
+/// Lists the names of the service's metrics, which dashboards and documents are held against.
+pub fn metric_names() -> Vec<String> {
+    Metrics::names()
+}
+
 async fn repeat(session: &Session, chassis: &Chassis, metrics: &Metrics) -> anyhow::Result<()> {
     let mut backoff = Backoff::default();
     while !chassis.shutdown.is_cancelled() {

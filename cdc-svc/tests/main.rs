@@ -2,5 +2,6 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
 mod capture;
+mod docs;
 mod failures;
 mod support;

@@ -32,7 +32,7 @@ pub use metrics::Metrics;
 
 use anyhow::Context;
 use chassis::Chassis;
-use chassis::kafka::{Assignment, Monitor, REPORT_INTERVAL_MS, Watch, Watched};
+use chassis::kafka::{Assignment, Monitor, REPORT_INTERVAL_MS, Watch, WatchMetrics, Watched};
 use dead_letter::DeadLetters;
 use lane::Lane;
 use lanes::Lanes;
@@ -129,6 +129,11 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
     }
 }
 
+/// Lists the names of the service's metrics, which dashboards and documents are held against.
+pub fn metric_names() -> Vec<String> {
+    [Metrics::names(), WatchMetrics::names("command")].concat()
+}
+
 /// Makes the consumer, whose group hands over a few partitions at a time and leaves the others where they
 /// are.
 fn consumer(
@@ -162,7 +167,7 @@ fn watch_and_maintain(
         topic: &config.kafka.topic(topics::READINGS.name),
         assignment,
         stall_max: config.stall_max,
-        metrics: metrics.watch.clone(),
+        metrics: WatchMetrics::register(&chassis.registry, "command").context("register metrics")?,
     };
     let watch = Watch::open(&config.kafka, chassis, watched)?;
     let maintenance = Maintenance {

@@ -3,6 +3,7 @@
 
 mod batches;
 mod contract;
+mod docs;
 mod faults;
 mod once;
 mod poison;

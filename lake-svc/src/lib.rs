@@ -83,6 +83,11 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
     }
 }
 
+/// Lists the names of the service's metrics, which dashboards and documents are held against.
+pub fn metric_names() -> Vec<String> {
+    [Metrics::names(), WatchMetrics::names("lake")].concat()
+}
+
 /// Waits until the store answers; false when the shutdown came first.
 async fn is_usable(lake: &Lake, latch: &Latch, shutdown: &CancellationToken) -> anyhow::Result<bool> {
     let mut backoff = Backoff::default();

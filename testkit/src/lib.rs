@@ -6,6 +6,7 @@
 
 pub mod broker;
 pub mod device;
+pub mod docs;
 pub mod kafka;
 pub mod pki;
 pub mod postgres;

@@ -39,7 +39,7 @@ use crate::Chassis;
 use crate::admin::{Latch, Liveness};
 use crate::config::Env;
 use anyhow::Context;
-use prometheus::{IntCounter, IntGauge, Registry};
+use prometheus::{IntCounter, IntGauge};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaResult;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -61,47 +61,22 @@ pub fn stall_max(env: &mut Env) -> Duration {
     env.duration_ms("STALL_MS_MAX", 120_000, 1_000..=3_600_000)
 }
 
-/// Holds the metrics of one watch; the help texts are the documentation.
-#[derive(Clone, Debug)]
-pub struct WatchMetrics {
-    lag_records: IntGauge,
-    partitions_assigned: IntGauge,
-    partitions_paused: IntGauge,
-    partitions_stalled: IntGauge,
-    stalls: IntCounter,
-    look_failures: IntCounter,
-}
-
-impl WatchMetrics {
-    /// Registers them under names that begin with the prefix.
-    ///
-    /// # Errors
-    /// A name is registered already (stop).
-    pub fn register(registry: &Registry, prefix: &str) -> prometheus::Result<Self> {
-        let gauge = |name: &str, help: &str| {
-            let gauge = IntGauge::new(format!("{prefix}_{name}"), help)?;
-            registry.register(Box::new(gauge.clone()))?;
-            prometheus::Result::Ok(gauge)
-        };
-        let counter = |name: &str, help: &str| {
-            let counter = IntCounter::new(format!("{prefix}_{name}"), help)?;
-            registry.register(Box::new(counter.clone()))?;
-            prometheus::Result::Ok(counter)
-        };
-        Ok(Self {
-            lag_records: gauge(
-                "lag_records",
-                "Records of the assigned partitions, paused ones too, from the committed offset to the end.",
-            )?,
-            partitions_assigned: gauge("partitions_assigned", "Partitions that this instance reads.")?,
-            partitions_paused: gauge("partitions_paused", "Assigned partitions that are paused.")?,
-            partitions_stalled: gauge(
-                "partitions_stalled",
-                "Assigned partitions with lag that stand still with nothing in their way.",
-            )?,
-            stalls: counter("stalls_total", "Stalls of a partition that began.")?,
-            look_failures: counter("lag_failures_total", "Looks at the lag that Kafka did not answer.")?,
-        })
+crate::metrics! {
+    /// Holds the metrics of one watch.
+    #[derive(Clone, Debug)]
+    pub struct WatchMetrics(prefix) {
+        /// Records of the assigned partitions, paused ones too, from the committed offset to the end.
+        lag_records: IntGauge = "lag_records",
+        /// Partitions that this instance reads.
+        partitions_assigned: IntGauge = "partitions_assigned",
+        /// Assigned partitions that are paused.
+        partitions_paused: IntGauge = "partitions_paused",
+        /// Assigned partitions with lag that stand still with nothing in their way.
+        partitions_stalled: IntGauge = "partitions_stalled",
+        /// Stalls of a partition that began.
+        stalls: IntCounter = "stalls_total",
+        /// Looks at the lag that Kafka did not answer.
+        look_failures: IntCounter = "lag_failures_total",
     }
 }
 
