@@ -9,104 +9,26 @@ mod manners;
 mod settings;
 mod tls;
 
+pub use crate::problem::{FieldError, Problem};
 pub use change::{Change, Rules};
 pub use etag::{check_version, if_match, is_held, representation, version_tag};
 pub use fields::{Fields, Listing, Page, check_prose};
 pub use settings::Settings;
 
 use crate::admin::head_as_get;
+use crate::problem::MEDIA_TYPE;
 use crate::{Chassis, auth};
 use actix_web::body::BoxBody;
-use actix_web::http::{StatusCode, header};
+use actix_web::http::StatusCode;
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpResponse, HttpServer, ResponseError, web};
 use anyhow::Context;
 use manners::{RequestMetrics, explain, measure};
-use serde::Serialize;
-use std::fmt;
 
 /// Longest request body, in bytes; the largest of our resources is a certificate of a few KiB.
 const BODY_BYTES_MAX: usize = 256 * 1024;
 /// Requests in flight get this long at shutdown.
 const DRAIN_S_MAX: u64 = 10;
-
-/// Names one bad field of a request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct FieldError {
-    /// Its name as the client wrote it, dotted where it is nested; a query parameter or path segment by its name.
-    pub field: String,
-    /// What it must be.
-    pub detail: String,
-}
-
-/// An error as `application/problem+json`.
-///
-/// Source: RFC 9457. It carries no text of the database or of a library.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Problem {
-    #[serde(rename = "type")]
-    kind: &'static str,
-    title: &'static str,
-    status: u16,
-    /// What went wrong, for the caller.
-    pub detail: String,
-    /// Every bad field, when fields are the reason.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub errors: Vec<FieldError>,
-    #[serde(skip)]
-    retry_after_s: Option<u32>,
-    /// `WWW-Authenticate`, when the token is the reason.
-    #[serde(skip)]
-    challenge: Option<&'static str>,
-}
-
-impl Problem {
-    /// Makes a problem of that status.
-    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self {
-            kind: "about:blank",
-            title: status.canonical_reason().unwrap_or("Error"),
-            status: status.as_u16(),
-            detail: detail.into(),
-            errors: Vec::new(),
-            retry_after_s: None,
-            challenge: None,
-        }
-    }
-
-    /// 400 that names every bad field.
-    pub fn fields(errors: Vec<FieldError>) -> Self {
-        let mut names: Vec<_> = errors.iter().map(|error| error.field.as_str()).collect();
-        names.dedup();
-        let detail = format!("bad value for {}", names.join(", "));
-        Self { errors, ..Self::new(StatusCode::BAD_REQUEST, detail) }
-    }
-
-    /// 400 that names one bad field.
-    pub fn field(field: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self::fields(vec![FieldError { field: field.into(), detail: detail.into() }])
-    }
-
-    /// 404.
-    pub fn not_found(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::NOT_FOUND, detail)
-    }
-
-    /// 503 with `Retry-After`, when a dependency is away. The cause is logged here, once, and not shown.
-    pub fn unavailable(cause: &dyn fmt::Display) -> Self {
-        tracing::warn!(%cause, "a dependency is away");
-        Self {
-            retry_after_s: Some(2),
-            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "a dependency is away; try again")
-        }
-    }
-
-    /// 500. The cause is logged here, once, and not shown.
-    pub fn internal(cause: &dyn fmt::Display) -> Self {
-        tracing::error!(%cause, "request failed");
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "unexpected error")
-    }
-}
 
 /// 412: the caller has seen another version than the one that stands.
 fn stale() -> Problem {
@@ -120,31 +42,21 @@ impl From<auth::Error> for Problem {
             auth::Error::Forbidden(_) => StatusCode::FORBIDDEN,
             auth::Error::Unavailable => return Self::unavailable(&error),
         };
-        Self { challenge: Some(error.challenge()), ..Self::new(status, error.to_string()) }
-    }
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.detail)
+        Self::new(status, error.to_string()).header("www-authenticate", error.challenge())
     }
 }
 
 impl ResponseError for Problem {
     fn status_code(&self) -> StatusCode {
-        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+        StatusCode::from_u16(self.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
     fn error_response(&self) -> HttpResponse<BoxBody> {
         let mut response = HttpResponse::build(self.status_code());
-        if let Some(challenge) = self.challenge {
-            response.insert_header((header::WWW_AUTHENTICATE, challenge));
+        for header in self.headers() {
+            response.insert_header(header);
         }
-        if let Some(seconds) = self.retry_after_s {
-            response.insert_header((header::RETRY_AFTER, seconds));
-        }
-        let body = serde_json::to_vec(self).unwrap_or_default();
-        response.content_type("application/problem+json").body(body)
+        response.content_type(MEDIA_TYPE).body(self.body())
     }
 }
 

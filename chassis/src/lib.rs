@@ -2,7 +2,7 @@
 //!
 //! A module is named after a piece of infrastructure and has at least two services that use it today:
 //! [`config`] (environment), [`telemetry`] (logs), [`metrics`], [`admin`] (`/metrics`, `/livez`, `/readyz`), [`retry`]
-//! (backoff), `kafka`, `postgres`, and for REST services `http`, `auth` and `rest`.
+//! (backoff), `kafka`, `postgres`, and for REST services `http`, `problem`, `auth` and `rest`.
 
 pub mod admin;
 pub mod config;
@@ -18,6 +18,8 @@ pub mod http;
 pub mod kafka;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+#[cfg(feature = "rest")]
+pub mod problem;
 #[cfg(all(feature = "rest", feature = "postgres"))]
 pub mod rest;
 

@@ -141,7 +141,7 @@ mod tests {
 
     fn applied(is_patch: bool, body: Value) -> Result<Value, u16> {
         let current = json!({"name": "a", "size": 3, "inner": {"x": 1, "y": 2}, "version": 7});
-        let fields = change(is_patch, body).apply(&current, RULES).map_err(|problem| problem.status)?;
+        let fields = change(is_patch, body).apply(&current, RULES).map_err(|problem| problem.status())?;
         if fields.is_bad("version") { Err(400) } else { Ok(Value::Object(fields.into_members())) }
     }
 

@@ -4,6 +4,7 @@
 use super::Problem;
 use super::change::MERGE_PATCH;
 use crate::Chassis;
+use crate::problem::MEDIA_TYPE;
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue};
@@ -45,8 +46,8 @@ pub(super) async fn explain(
     }
     let problem = Problem::new(response.status(), "the resource has other methods: see Allow");
     Ok(response.map_body(|head, _| {
-        head.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        BoxBody::new(serde_json::to_vec(&problem).unwrap_or_default())
+        head.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+        BoxBody::new(problem.body())
     }))
 }
 
