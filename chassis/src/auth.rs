@@ -11,6 +11,7 @@ use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
 use actix_web::http::header::AUTHORIZATION;
 use actix_web::{FromRequest, HttpRequest, web};
+use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use keys::Keys;
 use serde::Deserialize;
@@ -124,9 +125,21 @@ impl Verifier {
         validation.set_required_spec_claims(&["exp", "aud", "iss", "sub"]);
         match decode::<Claims>(token, &key, &validation) {
             Ok(token) => Ok(Caller { subject: token.claims.sub, roles: token.claims.roles }),
-            // The kind names the failed check and holds nothing of the token.
-            Err(error) => Err(invalid(&format!("token is refused: {:?}", error.kind()))),
+            Err(error) => Err(Error::Invalid(explain(error.kind()))),
         }
+    }
+}
+
+/// Says which check failed and what to do about it, with nothing of the token.
+fn explain(kind: &ErrorKind) -> String {
+    match kind {
+        ErrorKind::ExpiredSignature => "token has expired: get a new one".to_owned(),
+        ErrorKind::ImmatureSignature => "token is not valid yet: is a clock wrong?".to_owned(),
+        ErrorKind::InvalidAudience => "token's aud is not what JWT_AUDIENCE says here".to_owned(),
+        ErrorKind::InvalidIssuer => "token's iss is not what JWT_ISSUER says here".to_owned(),
+        ErrorKind::MissingRequiredClaim(claim) => format!("token lacks the claim {claim}"),
+        ErrorKind::InvalidSignature => "token's signature is not of its key".to_owned(),
+        kind => format!("token is refused: {kind:?}"),
     }
 }
 

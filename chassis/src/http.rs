@@ -1,6 +1,7 @@
 //! REST plumbing: RFC 9457 problems, fields that are all checked before any is refused, conditional requests, request
 //! metrics, a server that drains.
 
+mod accept;
 mod change;
 mod etag;
 mod fields;
@@ -18,6 +19,7 @@ pub use settings::Settings;
 use crate::admin::head_as_get;
 use crate::problem::MEDIA_TYPE;
 use crate::{Chassis, auth};
+use accept::negotiate;
 use actix_web::body::BoxBody;
 use actix_web::http::StatusCode;
 use actix_web::middleware::from_fn;
@@ -97,6 +99,7 @@ pub async fn serve(
         App::new()
             .app_data(metrics.clone())
             .wrap(from_fn(head_as_get))
+            .wrap(from_fn(negotiate))
             .wrap(from_fn(explain))
             .wrap(from_fn(measure))
             .configure(configure.clone())

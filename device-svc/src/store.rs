@@ -1,13 +1,15 @@
 //! Table `devices`. Each change is one transaction; a refusal is the problem that the caller gets.
 
 use crate::device::{Device, Draft, Filter};
-use actix_web::http::StatusCode;
 use chassis::http::{Change, Listing, Page, Problem, check_version};
 use deadpool_postgres::{Pool, Transaction};
 use schema::DeviceStatus;
 use time::OffsetDateTime;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
+
+/// Type of the 409 of a device that is retired for good.
+const RETIRED: &str = "/problems/retired";
 
 macro_rules! columns {
     () => {
@@ -91,7 +93,7 @@ pub(crate) async fn insert(pool: &Pool, sensor_id: &str, draft: &Draft) -> Resul
     let written = Written::of(draft);
     match client.query_opt(&statement, &written.params(&sensor_id)).await? {
         Some(row) => read(&row),
-        None => Err(Problem::new(StatusCode::CONFLICT, "a device with this sensorId exists")),
+        None => Err(Problem::conflict("/problems/exists", "a device with this sensorId exists")),
     }
 }
 
@@ -130,7 +132,7 @@ pub(crate) async fn change(
     let device = lock(&transaction, sensor_id, expected).await?;
     let draft = Draft::changed(&device, change)?;
     if device.is_retired() && draft.status != DeviceStatus::Retired {
-        return Err(Problem::new(StatusCode::CONFLICT, "a retired device stays retired"));
+        return Err(Problem::conflict(RETIRED, "a retired device stays retired"));
     }
     let statement = transaction.prepare_cached(UPDATE).await?;
     let written = Written::of(&draft);
@@ -145,7 +147,7 @@ pub(crate) async fn delete(pool: &Pool, sensor_id: &str, expected: Option<&[i64]
     let transaction = client.transaction().await?;
     if lock(&transaction, sensor_id, expected).await?.is_retired() {
         let detail = "a retired device stays: its sensorId is not to be used again";
-        return Err(Problem::new(StatusCode::CONFLICT, detail));
+        return Err(Problem::conflict(RETIRED, detail));
     }
     let statement = transaction.prepare_cached(DELETE).await?;
     transaction.execute(&statement, &[&sensor_id]).await?;

@@ -1,6 +1,8 @@
 //! device-svc on a real socket and a real database.
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
+mod manners;
+
 use device_svc::Config;
 use serde_json::{Value, json};
 use testkit::postgres::Database;
@@ -82,7 +84,8 @@ async fn registration_needs_little_and_takes_defaults() {
 async fn second_registration_of_a_sensor_conflicts_and_changes_nothing() {
     let world = start().await;
     let created = world.create(&thermostat()).await;
-    world.rest.post(PATH, &changed("zoneId", json!("cellar"))).await.problem(409);
+    let refused = world.rest.post(PATH, &changed("zoneId", json!("cellar"))).await.problem(409);
+    assert_eq!(refused.body["type"], "/problems/exists");
     assert_eq!(world.rest.get("/api/v1/devices/thermostat-1").await.body, created.body);
 }
 

@@ -1,7 +1,6 @@
 //! Table `sensor_thresholds`. Each change is one transaction; a refusal is the problem that the caller gets.
 
 use crate::threshold::{Draft, Filter, Threshold};
-use actix_web::http::StatusCode;
 use chassis::http::{Change, Listing, Page, Problem, check_version};
 use deadpool_postgres::{Pool, Transaction};
 use schema::Severity;
@@ -92,7 +91,7 @@ pub(crate) async fn insert(pool: &Pool, id: Uuid, draft: &Draft) -> Result<(bool
     }
     match find(pool, id).await {
         Ok(threshold) if threshold.draft == *draft => Ok((false, threshold)),
-        Ok(_) => Err(Problem::new(StatusCode::CONFLICT, "another threshold has this thresholdId")),
+        Ok(_) => Err(Problem::conflict("/problems/exists", "another threshold has this thresholdId")),
         Err(_) => Err(twin(pool, id, draft).await),
     }
 }
@@ -120,7 +119,7 @@ async fn twin(pool: &Pool, id: Uuid, draft: &Draft) -> Problem {
     };
     let name = twin.map_or_else(String::new, |twin| format!(" {twin}"));
     let detail = format!("the threshold{name} has this sensorId, metric, severity, min and max");
-    Problem::new(StatusCode::CONFLICT, detail)
+    Problem::conflict("/problems/same-limits", detail)
 }
 
 /// Reads a row.

@@ -179,7 +179,8 @@ async fn creation_can_be_repeated_with_the_id_that_the_caller_chose() {
     assert_eq!(statuses, [&[200; 7][..], &[201]].concat());
     // What was changed since is not created again, and neither is another threshold under the same id.
     world.rest.patch(&format!("{PATH}/{other}"), &json!({"enabled": false})).await.ok(200);
-    world.rest.post(PATH, &body).await.problem(409);
+    let refused = world.rest.post(PATH, &body).await.problem(409);
+    assert_eq!(refused.body["type"], "/problems/exists");
     assert_eq!(world.rows().await, 2);
 }
 
@@ -189,6 +190,7 @@ async fn the_same_limits_twice_are_refused_with_the_id_of_the_first() {
     let first = id(&world.create(&warm()).await);
     let twin = world.rest.post(PATH, &changed("description", json!("again"))).await.problem(409);
     assert!(twin.body["detail"].as_str().unwrap().contains(&first), "{:?}", twin.body);
+    assert_eq!(twin.body["type"], "/problems/same-limits");
     let mut open = warm();
     open["min"] = Value::Null;
     let open = world.create(&open).await;

@@ -88,7 +88,12 @@ impl Keys {
         // In a task, so that a caller who hangs up does not take the answer from those who wait for the same one.
         let shared = self.0.clone();
         let _ = tokio::spawn(async move { shared.read_when_asked().await }).await;
-        let unknown = || Error::Invalid("token is signed with an unknown key".to_owned());
+        let unknown = || {
+            Error::Invalid(
+                "token is signed with a key that is not among those of JWT_JWKS_FILE or JWT_JWKS_URL"
+                    .to_owned(),
+            )
+        };
         let are_none = self.0.present.read().keys.is_empty();
         self.present(name).ok_or_else(|| if are_none { Error::Unavailable } else { unknown() })
     }
