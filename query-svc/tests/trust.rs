@@ -8,7 +8,7 @@ use reqwest_rustls::{Certificate, Client};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use testkit::pki::TestPki;
 use testkit::postgres::Database;
 use testkit::rest::{Rest, Tokens};
@@ -152,6 +152,10 @@ async fn rest_over_tls_shows_a_new_certificate_without_a_restart() {
     let (pki, next) = (TestPki::create(), TestPki::create());
     let (cert, key) = (pki.path("server.pem"), pki.path("server.key"));
     let (_database, rest) = start(|http, auth| (http.with_tls(cert.clone(), key.clone()), auth)).await;
+    // When it ends is on `/metrics`, before anybody is refused for it.
+    let ends_in_s = gauge(&rest.chassis, "http_tls_ends_timestamp_seconds")
+        - SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    assert!((396.0..398.0).contains(&(ends_in_s / 86_400.0)), "{ends_in_s} s");
     let url = format!("https://{}{PATH}", rest.listen);
     let token = rest.tokens.of("analyst");
     let get = async |root: String| {

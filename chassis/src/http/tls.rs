@@ -4,7 +4,7 @@ use super::settings::TlsFiles;
 use crate::Chassis;
 use anyhow::{Context, ensure};
 use parking_lot::{Mutex, RwLock};
-use prometheus::IntGauge;
+use prometheus::{IntGauge, IntGaugeVec, Opts};
 use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -13,6 +13,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::sync::Arc;
 use std::time::Duration;
+use x509_parser::parse_x509_certificate;
 
 /// Time between two looks at the files, which are a few kilobytes.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -25,6 +26,7 @@ pub(super) struct Certificate {
     /// What was read last, to tell what is new.
     seen: Mutex<Contents>,
     stale: IntGauge,
+    ends: IntGauge,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -51,12 +53,23 @@ impl Certificate {
             "1 while TLS_CERT_FILE and TLS_KEY_FILE cannot be used; the certificate in force stays.",
         )?;
         chassis.registry.register(Box::new(stale.clone()))?;
+        let ends = IntGaugeVec::new(
+            Opts::new(
+                "http_tls_ends_timestamp_seconds",
+                "When the certificate in force ends, or one between it and its root if that is earlier.",
+            ),
+            &["file"],
+        )?;
+        chassis.registry.register(Box::new(ends.clone()))?;
+        let (present, end) = contents.load()?;
         let certificate = Arc::new(Self {
             files: files.clone(),
-            present: RwLock::new(Arc::new(contents.load()?)),
+            present: RwLock::new(Arc::new(present)),
             seen: Mutex::new(contents),
             stale,
+            ends: ends.with_label_values(&["certificate"]),
         });
+        certificate.ends.set(end);
         let (follower, shutdown) = (certificate.clone(), chassis.shutdown.clone());
         tokio::spawn(async move { shutdown.run_until_cancelled(follower.follow()).await });
         Ok(certificate)
@@ -99,7 +112,9 @@ impl Certificate {
         if *self.seen.lock() == contents {
             return Ok(());
         }
-        *self.present.write() = Arc::new(contents.load()?);
+        let (present, end) = contents.load()?;
+        *self.present.write() = Arc::new(present);
+        self.ends.set(end);
         *self.seen.lock() = contents;
         tracing::info!("a new TLS certificate is in force");
         Ok(())
@@ -112,13 +127,20 @@ impl Contents {
         Ok(Self { cert, key: std::fs::read(&files.key).context("read TLS_KEY_FILE")? })
     }
 
-    /// Reads both. A key of another certificate is refused, as it is between the writes of the two files.
-    fn load(&self) -> anyhow::Result<CertifiedKey> {
+    /// Reads both, and when the chain ends, in Unix seconds. A key of another certificate is refused, as it is between the
+    /// writes of the two files.
+    fn load(&self) -> anyhow::Result<(CertifiedKey, i64)> {
         let chain = CertificateDer::pem_slice_iter(&self.cert).collect::<Result<Vec<_>, _>>();
         let chain = chain.context("use TLS_CERT_FILE")?;
         ensure!(!chain.is_empty(), "TLS_CERT_FILE holds no certificate");
+        let mut end = i64::MAX;
+        for der in &chain {
+            let (_, certificate) = parse_x509_certificate(der).context("use TLS_CERT_FILE")?;
+            end = end.min(certificate.validity().not_after.timestamp());
+        }
         let key = PrivateKeyDer::from_pem_slice(&self.key).context("use TLS_KEY_FILE")?;
-        CertifiedKey::from_der(chain, key, &ring::default_provider())
-            .context("use TLS_KEY_FILE with TLS_CERT_FILE")
+        let certified = CertifiedKey::from_der(chain, key, &ring::default_provider())
+            .context("use TLS_KEY_FILE with TLS_CERT_FILE")?;
+        Ok((certified, end))
     }
 }
