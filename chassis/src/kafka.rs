@@ -1,6 +1,7 @@
 //! Kafka settings that keep our guarantees, the one way to hold a compacted topic as a table, and the watch on lag and progress.
 
 mod assignment;
+mod headers;
 mod monitor;
 mod progress;
 mod quiet;
@@ -8,6 +9,7 @@ pub mod table;
 mod watch;
 
 pub use assignment::{Assignment, partitions_of};
+pub use headers::{headers_of, owned_headers};
 pub use monitor::{Monitor, REPORT_INTERVAL_MS};
 pub use progress::{Look, Progress, Verdict};
 pub use quiet::Quiet;
@@ -15,7 +17,6 @@ pub use watch::{Watch, WatchMetrics, Watched, stall_max};
 
 use crate::config::Env;
 use rdkafka::config::ClientConfig;
-use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
 use std::path::PathBuf;
 
 /// Most records a producer keeps before they are acknowledged; beyond it a send reports a full queue.
@@ -132,23 +133,6 @@ pub(crate) fn is_loopback(server: &str) -> bool {
     let host = server.trim().rsplit_once(':').map_or(server, |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
-/// Makes the headers of a dead letter: why, and where the record came from.
-///
-/// Shape: `reason`, `source-topic`, `source-partition`, `source-offset`, then the record's own headers.
-pub fn dead_letter_headers<M: Message>(record: &M, reason: &str) -> OwnedHeaders {
-    let mut headers = OwnedHeaders::new()
-        .insert(Header { key: "reason", value: Some(reason) })
-        .insert(Header { key: "source-topic", value: Some(record.topic()) })
-        .insert(Header { key: "source-partition", value: Some(&record.partition().to_string()) })
-        .insert(Header { key: "source-offset", value: Some(&record.offset().to_string()) });
-    if let Some(own) = record.headers() {
-        for header in own.iter() {
-            headers = headers.insert(header);
-        }
-    }
-    headers
 }
 
 #[cfg(test)]

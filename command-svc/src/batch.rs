@@ -58,6 +58,15 @@ pub enum Undecodable {
     },
 }
 
+impl Undecodable {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::Empty | Self::NotAReading { .. } | Self::Name(_) | Self::NoValues => Reason::NotAReading,
+            Self::Unstorable(_) | Self::Nul { .. } => Reason::Unstorable,
+        }
+    }
+}
+
 impl From<serde_json::Error> for Undecodable {
     fn from(error: serde_json::Error) -> Self {
         Self::NotAReading { category: error.classify(), line: error.line(), column: error.column() }
@@ -89,13 +98,40 @@ pub struct Entry {
     record: usize,
 }
 
+/// Names why a record is a dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Nothing that decodes to a reading.
+    NotAReading,
+    /// A reading with a value or a text that no database takes.
+    Unstorable,
+    /// A reading of a day that retention has dropped or is about to drop.
+    PastRetention,
+    /// A reading that the database refuses on its own.
+    DatabaseRefused,
+}
+
+impl Reason {
+    /// Returns the name in the dead letter's header.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotAReading => "not-a-reading",
+            Self::Unstorable => "unstorable",
+            Self::PastRetention => "past-retention",
+            Self::DatabaseRefused => "database-refused",
+        }
+    }
+}
+
 /// Holds a record that is no reading, and why.
 #[derive(Clone, Debug)]
 pub struct Rejected {
     /// The record as Kafka had it.
     pub record: OwnedMessage,
-    /// One clause, for the dead letter.
-    pub reason: String,
+    /// The short name for the dead letter.
+    pub reason: Reason,
+    /// The same in one clause.
+    pub detail: String,
     /// The version of the assignment under which it came.
     pub(crate) version: u64,
 }
@@ -147,8 +183,8 @@ impl Batch {
                 }
                 Err(error) => {
                     self.row_count += 1; // so that a flood of them fills a batch, too
-                    let (record, reason) = (parcel.record(number), error.to_string());
-                    self.rejected.push(Rejected { record, reason, version: parcel.version() });
+                    let (record, reason, detail) = (parcel.record(number), error.reason(), error.to_string());
+                    self.rejected.push(Rejected { record, reason, detail, version: parcel.version() });
                 }
             }
         }
@@ -195,7 +231,7 @@ impl Batch {
     }
 
     /// Rejects the readings of before an instant; their offsets still count.
-    pub fn reject_before(&mut self, kept_from: Timestamp, reason: &str) {
+    pub fn reject_before(&mut self, kept_from: Timestamp, detail: &str) {
         if self.entries.iter().all(|entry| entry.reading_at >= kept_from) {
             return; // almost always
         }
@@ -203,7 +239,7 @@ impl Batch {
             std::mem::take(&mut self.entries).into_iter().partition(|entry| entry.reading_at >= kept_from);
         self.entries = kept;
         for entry in old {
-            self.rejected.push(self.reject(&entry, reason.to_owned()));
+            self.rejected.push(self.reject(&entry, Reason::PastRetention, detail.to_owned()));
         }
     }
 
@@ -223,9 +259,9 @@ impl Batch {
     }
 
     /// Says that a reading is a dead letter.
-    pub(crate) fn reject(&self, entry: &Entry, reason: String) -> Rejected {
+    fn reject(&self, entry: &Entry, reason: Reason, detail: String) -> Rejected {
         let parcel = &self.parcels[entry.parcel];
-        Rejected { record: parcel.record(entry.record), reason, version: parcel.version() }
+        Rejected { record: parcel.record(entry.record), reason, detail, version: parcel.version() }
     }
 
     /// Returns all its readings, in the order in which they were pushed.
@@ -269,8 +305,8 @@ impl<'a> Readings<'a> {
     }
 
     /// Says that the first is a dead letter.
-    pub(crate) fn reject_first(self, reason: String) -> Option<Rejected> {
-        self.entries.first().map(|entry| self.batch.reject(entry, reason))
+    pub(crate) fn reject_first(self, reason: Reason, detail: String) -> Option<Rejected> {
+        self.entries.first().map(|entry| self.batch.reject(entry, reason, detail))
     }
 }
 
@@ -321,7 +357,8 @@ pub(crate) mod tests {
         );
         batch.reject_before(Timestamp::parse("2026-03-02T00:00:00Z").unwrap(), "old");
         assert_eq!((batch.readings().count(), batch.rejected().len()), (0, 1));
-        assert_eq!(batch.rejected()[0].reason, "old");
+        assert_eq!(batch.rejected()[0].reason, Reason::PastRetention);
+        assert_eq!(batch.rejected()[0].detail, "old");
         assert_eq!(batch.next_offsets()[&0].offset, 8);
     }
 
@@ -348,9 +385,10 @@ pub(crate) mod tests {
         }));
         batch.push(parcel_with(0, 3, |reading| reading.zone_id = "\0".into()));
         batch.push(parcel_with(0, 4, |_| ()));
-        let reasons: Vec<_> = batch.rejected().iter().map(|rejected| rejected.reason.as_str()).collect();
-        assert_eq!((reasons.len(), batch.readings().count()), (4, 1), "{reasons:?}");
-        assert_eq!(reasons[3], "zoneId holds the character U+0000");
+        let details: Vec<_> = batch.rejected().iter().map(|rejected| rejected.detail.as_str()).collect();
+        assert_eq!((details.len(), batch.readings().count()), (4, 1), "{details:?}");
+        assert_eq!(details[3], "zoneId holds the character U+0000");
+        assert!(batch.rejected().iter().all(|rejected| rejected.reason == Reason::Unstorable));
     }
 
     #[test]
@@ -395,11 +433,12 @@ pub(crate) mod tests {
         batch.push(parcel(0, 2, &[("a/b", 1.0)]));
         batch.push(parcel(0, 3, &[]));
         batch.push(parcel(0, 4, &[("temperature", 2.0)]));
-        let reasons: Vec<_> = batch.rejected().iter().map(|rejected| rejected.reason.as_str()).collect();
+        let details: Vec<_> = batch.rejected().iter().map(|rejected| rejected.detail.as_str()).collect();
         assert!(
-            reasons[0].starts_with("sensor id must match") && reasons[1].starts_with("metric must match")
+            details[0].starts_with("sensor id must match") && details[1].starts_with("metric must match")
         );
-        assert_eq!(reasons[2..], ["reading has no value"]);
+        assert_eq!(details[2..], ["reading has no value"]);
+        assert!(batch.rejected().iter().all(|rejected| rejected.reason == Reason::NotAReading));
         let columns = Columns::of(batch.readings());
         assert_eq!(columns.value, [1.0, 2.0]);
         assert_eq!(batch.rejected()[0].record.offset(), 1);

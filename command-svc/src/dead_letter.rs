@@ -7,13 +7,14 @@
 use crate::batch::{Rejected, decode};
 use crate::metrics::Metrics;
 use anyhow::Context;
-use chassis::kafka::{Settings, dead_letter_headers};
+use chassis::kafka::{Settings, headers_of, owned_headers};
 use chassis::retry::Backoff;
 use futures::future::join_all;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, Message, OwnedHeaders, OwnedMessage};
+use rdkafka::message::{Message, OwnedHeaders, OwnedMessage};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::util::Timeout;
+use schema::dead_letter::{DeadLetter, Origin};
 
 /// Bytes of a value that a truncated letter keeps: enough to see what it is, and less than any sensible topic
 /// takes.
@@ -43,28 +44,38 @@ impl DeadLetters {
         join_all(rejected.iter().map(|rejected| self.send(rejected))).await;
         // One line, because a fault of a device comes in thousands; each letter has its own coordinates and
         // reason.
-        if let Some(Rejected { record, reason, .. }) = rejected.first() {
+        if let Some(Rejected { record, reason, detail, .. }) = rejected.first() {
+            let reason = reason.as_str();
             let (count, partition, offset) = (rejected.len(), record.partition(), record.offset());
-            tracing::warn!(count, partition, offset, reason, "records are dead letters; the first is named");
+            tracing::warn!(
+                count,
+                partition,
+                offset,
+                reason,
+                detail,
+                "records are dead letters; the first is named"
+            );
         }
     }
 
     async fn send(&self, rejected: &Rejected) {
-        let Rejected { record, reason, .. } = rejected;
-        let whole = headers(record, record, reason);
-        if self.try_to_send(record, whole).await.is_ok() {
+        let record = &rejected.record;
+        let letter = letter_of(rejected);
+        if self.try_to_send(record, owned_headers(letter.headers())).await.is_ok() {
             self.metrics.dead_letters.inc();
             return;
         }
         let beginning = beginning_of(record);
-        let bytes = record.payload().map_or(0, <[u8]>::len).to_string();
-        let marked = headers(record, &beginning, reason)
-            .insert(Header { key: "truncated-from-bytes", value: Some(&bytes) });
+        let truncated_from_bytes = record.payload().map(|value| value.len() as u64);
+        // Its own headers may be what makes it too large.
+        let letter = DeadLetter { truncated_from_bytes, source_headers: Vec::new(), ..letter };
+        let marked = owned_headers(letter.headers());
         match self.try_to_send(&beginning, marked).await {
             Ok(()) => self.metrics.dead_letters.inc(),
             Err(error) => {
                 self.metrics.dead_letters_lost.inc();
                 let (partition, offset) = (record.partition(), record.offset());
+                let reason = rejected.reason.as_str();
                 // The source topic still has it, at these coordinates.
                 tracing::error!(partition, offset, reason, %error, "dead letter is refused for good and dropped");
             }
@@ -132,13 +143,17 @@ fn beginning_of(record: &OwnedMessage) -> OwnedMessage {
     )
 }
 
-/// Beside what every dead letter says of `letter`, the event id of a record that is a reading.
-fn headers(record: &OwnedMessage, letter: &OwnedMessage, reason: &str) -> OwnedHeaders {
-    let headers = dead_letter_headers(letter, reason);
-    match decode(record.payload()) {
-        Ok(reading) => {
-            headers.insert(Header { key: "event-id", value: Some(reading.event_id.to_string().as_bytes()) })
-        }
-        Err(_) => headers,
+/// Says why the record is a dead letter, where it stands, and which event it is if it is a reading.
+fn letter_of(rejected: &Rejected) -> DeadLetter {
+    let record = &rejected.record;
+    let own = headers_of(record).map(|(name, value)| (name.to_owned(), value.map(<[u8]>::to_vec)));
+    DeadLetter {
+        origin: Some(Origin {
+            topic: record.topic().to_owned(),
+            place: Some((record.partition(), record.offset())),
+        }),
+        event_id: decode(record.payload()).ok().map(|reading| reading.event_id),
+        source_headers: own.collect(),
+        ..DeadLetter::new(rejected.reason.as_str(), rejected.detail.as_str())
     }
 }

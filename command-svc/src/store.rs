@@ -11,7 +11,7 @@ mod encode;
 mod portable;
 mod statement;
 
-use crate::batch::Readings;
+use crate::batch::{Readings, Reason};
 use crate::columns::Columns;
 use chassis::retry::Backoff;
 use deadpool_postgres::{Client, Object, Pool, PoolError};
@@ -101,15 +101,19 @@ impl Error {
         }
     }
 
-    /// Returns the reason for a dead letter: the SQLSTATE alone, because the server's text may quote the row.
-    pub fn reason(&self) -> String {
+    /// Returns reason and detail for a dead letter: the SQLSTATE alone, because the server's text may quote the
+    /// row.
+    pub fn rejection(&self) -> (Reason, String) {
+        let refused = |detail| (Reason::DatabaseRefused, detail);
         match self {
             Self::Refused(error) => match error.code() {
-                Some(code) if code.code() == PAST_RETENTION => "reading is past retention".to_owned(),
-                Some(code) => format!("{self}: SQLSTATE {}", code.code()),
-                None => self.to_string(),
+                Some(code) if code.code() == PAST_RETENTION => {
+                    (Reason::PastRetention, "reading is past retention".to_owned())
+                }
+                Some(code) => refused(format!("{self}: SQLSTATE {}", code.code())),
+                None => refused(self.to_string()),
             },
-            other => other.to_string(),
+            other => refused(other.to_string()),
         }
     }
 }

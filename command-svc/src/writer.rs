@@ -1,6 +1,6 @@
 //! A batch written whatever happens: retried while the database is away, bisected when it refuses a row.
 
-use crate::batch::{Batch, Readings};
+use crate::batch::{Batch, Readings, Reason};
 use crate::dead_letter::DeadLetters;
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;
@@ -36,8 +36,8 @@ impl Writer {
     /// The database does not fit this build (stop).
     pub(crate) async fn store(&mut self, batch: &Batch, pending: &mut Pending) -> anyhow::Result<()> {
         let mut hopeless = Vec::new();
-        for (reading, reason) in self.store_or_bisect(batch.readings()).await? {
-            let Some(rejected) = reading.reject_first(reason) else { continue };
+        for (reading, (reason, detail)) in self.store_or_bisect(batch.readings()).await? {
+            let Some(rejected) = reading.reject_first(reason, detail) else { continue };
             if pending.has_room() {
                 let mut parcel = Parcel::new(rejected.record.topic().into());
                 parcel.push_owned(&rejected.record);
@@ -66,13 +66,13 @@ impl Writer {
     /// The database does not fit this build (stop).
     pub(crate) async fn retry(&mut self, mut refused: Refused, pending: &mut Pending) -> anyhow::Result<()> {
         let still_refused = self.store_or_bisect(refused.batch.readings()).await?.pop();
-        let reason = still_refused.map(|(_, reason)| reason);
-        let Some(reason) = reason else { return Ok(()) };
+        let rejection = still_refused.map(|(_, rejection)| rejection);
+        let Some((reason, detail)) = rejection else { return Ok(()) };
         refused.tries += 1;
         if refused.tries < REFUSED_TRIES_MAX {
             refused.due = Instant::now() + self.refused_wait_first * 2_u32.pow(refused.tries - 1);
             pending.push(refused);
-        } else if let Some(rejected) = refused.batch.readings().reject_first(reason) {
+        } else if let Some(rejected) = refused.batch.readings().reject_first(reason, detail) {
             self.dead_letters.send_all(&[rejected]).await;
         }
         Ok(())
@@ -85,7 +85,7 @@ impl Writer {
     async fn store_or_bisect<'a>(
         &mut self,
         readings: Readings<'a>,
-    ) -> anyhow::Result<Vec<(Readings<'a>, String)>> {
+    ) -> anyhow::Result<Vec<(Readings<'a>, (Reason, String))>> {
         let mut refused = Vec::new();
         let mut pending = vec![readings];
         while let Some(readings) = pending.pop() {
@@ -93,7 +93,7 @@ impl Writer {
                 Ok(()) => {}
                 Err(error @ (Error::Refused(_) | Error::Overrun(_))) => {
                     if readings.count() == 1 {
-                        refused.push((readings, error.reason()));
+                        refused.push((readings, error.rejection()));
                     } else {
                         let (first, second) = readings.halves();
                         pending.extend([second, first]);

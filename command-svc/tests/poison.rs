@@ -34,7 +34,7 @@ async fn thousands_of_values_that_no_database_takes_cost_their_neighbours_nothin
     until("offsets", async || (committed(&kafka) == 5_400).then_some(())).await;
     assert_eq!(database.count("SELECT count(*) FROM readings_ingestion").await, 400);
     let letter = kafka.read(topics::READING_DLQ).next().await;
-    assert!(letter.header("reason").unwrap().starts_with("metric \"temperature\" is 1e300"), "{letter:?}");
+    assert!(letter.header("detail").unwrap().starts_with("metric \"temperature\" is 1e300"), "{letter:?}");
     service.stop().await;
 }
 
@@ -60,7 +60,8 @@ async fn records_that_only_the_database_refuses_wait_beside_the_others() {
     assert!(committed(&kafka) < 500, "no offset passes what is undecided");
     dead_letters_reach(&service, 100.0).await;
     let letter = kafka.read(topics::READING_DLQ).next().await;
-    assert_eq!(letter.header("reason"), Some("database refuses the rows: SQLSTATE 23514"));
+    assert_eq!(letter.header("reason"), Some("database-refused"));
+    assert_eq!(letter.header("detail"), Some("database refuses the rows: SQLSTATE 23514"));
     until("offsets", async || (committed(&kafka) == 500).then_some(())).await;
     assert_eq!(database.count("SELECT count(*) FROM readings_ingestion").await, 400);
     service.stop().await;
@@ -111,7 +112,7 @@ async fn a_dead_letter_that_its_topic_refuses_is_truncated_and_at_last_counted()
     let letter = letters.next().await;
     assert_eq!(letter.header("truncated-from-bytes"), Some("300000"));
     assert_eq!(letter.value.as_ref().map(Vec::len), Some(64 << 10));
-    assert!(letter.header("reason").unwrap().starts_with("record is not a ReadingCreatedEvent"));
+    assert!(letter.header("detail").unwrap().starts_with("record is not a ReadingCreatedEvent"));
     assert_eq!((letter.key.as_slice(), letter.header("source-offset").is_some()), (&b"s1"[..], true));
     dead_letters_reach(&service, 1.0).await;
 

@@ -1,6 +1,7 @@
 //! Days made ahead, days dropped, and what becomes of readings that come too late for theirs.
 
 use crate::support::{Service, batch, config, produce, reading, rows_reach};
+use command_svc::batch::Reason;
 use command_svc::maintenance::LOCK;
 use command_svc::retention::Retention;
 use command_svc::store::Store;
@@ -54,7 +55,8 @@ async fn raw_readings_past_retention_go_their_hours_stay_and_late_ones_are_dead_
         rows_reach(&database, 3).await;
         let letter = kafka.read(topics::READING_DLQ).next().await;
         assert_eq!(letter.key, b"s1");
-        assert_eq!(letter.header("reason"), Some("reading is past retention: it is older than 10 days"));
+        assert_eq!(letter.header("reason"), Some("past-retention"));
+        assert_eq!(letter.header("detail"), Some("reading is past retention: it is older than 10 days"));
         service.stop().await;
 
         database.refresh_hours().await;
@@ -82,7 +84,8 @@ async fn a_day_that_was_dropped_is_not_made_again() {
     produce(&kafka, &reading("s1", 2, "2026-02-01T00:00:00Z", 1.0)).await;
     rows_reach(&database, 1).await;
     let letter = kafka.read(topics::READING_DLQ).next().await;
-    assert_eq!(letter.header("reason"), Some("reading is past retention"));
+    assert_eq!(letter.header("reason"), Some("past-retention"));
+    assert_eq!(letter.header("detail"), Some("reading is past retention"));
     service.stop().await;
     assert_eq!(database.count("SELECT count(*) FROM readings_ingestion").await, 1);
 }
@@ -164,7 +167,7 @@ async fn days_go_while_writers_never_let_the_table_go() {
     // A writer that made the day itself still believes in it.
     let late = [reading("s1", 1, days[0], 1.0)];
     let refused = store.write(batch(&late).readings()).await.unwrap_err();
-    assert_eq!(refused.reason(), "reading is past retention");
+    assert_eq!(refused.rejection(), (Reason::PastRetention, "reading is past retention".to_owned()));
     other.batch_execute("COMMIT").await.unwrap();
     assert_eq!((database.count(remove).await, database.count(remove).await), (1, 1));
     assert_eq!(database.count(remove).await, 0);

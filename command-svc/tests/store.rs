@@ -75,7 +75,8 @@ async fn what_cannot_become_a_row_lands_in_the_dead_letter_topic_and_the_rest_la
     let (one, other) = (letters.next().await, letters.next().await);
     let (undecodable, refused) = if one.text() == "no reading" { (one, other) } else { (other, one) };
     assert_eq!(undecodable.key, b"good");
-    assert!(undecodable.header("reason").unwrap().starts_with("record is not a ReadingCreatedEvent"));
+    assert_eq!(undecodable.header("reason"), Some("not-a-reading"));
+    assert!(undecodable.header("detail").unwrap().starts_with("record is not a ReadingCreatedEvent"));
     assert_eq!(
         undecodable.header("source-topic"),
         Some(kafka.settings().topic(topics::READINGS.name).as_str())
@@ -84,7 +85,8 @@ async fn what_cannot_become_a_row_lands_in_the_dead_letter_topic_and_the_rest_la
     assert_eq!(undecodable.header("event-id"), None);
     assert_eq!(refused.key, b"bad");
     assert_eq!(refused.header("event-id"), Some(poison.event_id.to_string().as_str()));
-    assert_eq!(refused.header("reason"), Some("attribute \"text\" holds the character U+0000"));
+    assert_eq!(refused.header("reason"), Some("unstorable"));
+    assert_eq!(refused.header("detail"), Some("attribute \"text\" holds the character U+0000"));
     service.stop().await;
     assert_eq!(database.count("SELECT count(*) FROM readings_ingestion").await, 50);
 }

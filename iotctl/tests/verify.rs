@@ -3,10 +3,10 @@
 use std::process::Output;
 use std::time::Duration;
 
-use chassis::kafka::dead_letter_headers;
+use chassis::kafka::owned_headers;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
-use rdkafka::message::OwnedMessage;
 use rdkafka::{Offset, TopicPartitionList};
+use schema::dead_letter::{DeadLetter, Origin};
 use schema::migrations::Dialect;
 use schema::{ReadingCreatedEvent, Timestamp, event_id_from_publisher, topics};
 use serde_json::Value;
@@ -193,16 +193,9 @@ fn commit(kafka: &Kafka) {
 
 async fn send_dead_letter(kafka: &Kafka, record: &Record) {
     let topic = kafka.settings().topic(topics::READINGS.name);
-    let source = OwnedMessage::new(
-        record.value.clone(),
-        Some(record.key.clone()),
-        topic,
-        rdkafka::Timestamp::NotAvailable,
-        record.partition,
-        record.offset,
-        None,
-    );
-    let headers = dead_letter_headers(&source, "refused");
+    let origin = Some(Origin { topic, place: Some((record.partition, record.offset)) });
+    let letter = DeadLetter { origin, ..DeadLetter::new("database-refused", "") };
+    let headers = owned_headers(letter.headers());
     kafka.produce_with_headers(topics::READING_DLQ, "s", record.value.as_deref(), headers).await;
 }
 

@@ -3,8 +3,8 @@
 //! | topic | key | value | written by | read by |
 //! |---|---|---|---|---|
 //! | [`topics::READINGS`] | sensor id | [`ReadingCreatedEvent`] | gateway | command-svc, alerting-svc, lake-svc |
-//! | [`topics::PRODUCER_DLQ`] | sensor id | original MQTT payload | gateway | operators |
-//! | [`topics::READING_DLQ`] | as the source record | original record | command-svc, alerting-svc | operators |
+//! | [`topics::PRODUCER_DLQ`] | sensor id | original MQTT payload, [`dead_letter`] | gateway | operators |
+//! | [`topics::READING_DLQ`] | as the source record | original record, [`dead_letter`] | command-svc | operators |
 //! | [`topics::THRESHOLD_UPDATES`] | row key | [`Change`]`<`[`ThresholdRow`]`>` | cdc-svc | alerting-svc |
 //! | [`topics::DEVICE_UPDATES`] | row key | [`Change`]`<`[`DeviceRow`]`>` | cdc-svc | gateway |
 //! | [`topics::ALERTS`] | sensor id | [`Alert`] | alerting-svc | notification consumers |
@@ -26,6 +26,7 @@ mod storable;
 mod threshold;
 mod timestamp;
 
+pub mod dead_letter;
 pub mod migrations;
 pub mod topics;
 

@@ -1,5 +1,6 @@
 //! Holds the event types against their frozen messages and their published JSON Schemas.
 
+use schema::dead_letter::{DeadLetter, RefusedFile};
 use schema::{Alert, Change, DeviceRow, Op, ReadingCreatedEvent, RowKey, ThresholdRow};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -12,14 +13,18 @@ fn read(folder: &str, name: &str) -> Value {
 /// The frozen message decodes, encodes to the same JSON, and both satisfy the schema that consumers are given.
 fn holds<T: Serialize + DeserializeOwned>(version: &str) {
     let golden = read("tests/golden", &format!("{version}.json"));
+    let decoded: T = serde_json::from_value(golden.clone()).expect("frozen message decodes");
+    let encoded = serde_json::to_value(decoded).expect("event encodes");
+    assert_eq!(encoded, golden);
+    satisfies(version, &encoded);
+}
+
+fn satisfies(version: &str, message: &Value) {
     let validator = jsonschema::options()
         .should_validate_formats(true)
         .build(&read("json", &format!("{version}.schema.json")))
         .expect("the schema itself is valid");
-    let decoded: T = serde_json::from_value(golden.clone()).expect("frozen message decodes");
-    let encoded = serde_json::to_value(decoded).expect("event encodes");
-    assert_eq!(encoded, golden);
-    let complaints: Vec<_> = validator.iter_errors(&encoded).map(|error| error.to_string()).collect();
+    let complaints: Vec<_> = validator.iter_errors(message).map(|error| error.to_string()).collect();
     assert!(complaints.is_empty(), "{version}: {complaints:?}");
 }
 
@@ -29,6 +34,25 @@ fn every_released_message_still_decodes_and_satisfies_its_schema() {
     holds::<Alert>("alert.1");
     holds::<Change<DeviceRow>>("device-change.1");
     holds::<Change<ThresholdRow>>("threshold-change.1");
+    holds::<RefusedFile>("refused-file.1");
+}
+
+#[test]
+fn every_released_dead_letter_is_read_and_written_again_as_it_was() {
+    let golden: Vec<(String, String)> =
+        serde_json::from_value(read("tests/golden", "dead-letter.1.json")).unwrap();
+    let headers = golden.iter().map(|(name, value)| (name.as_str(), Some(value.as_bytes())));
+    let letter = DeadLetter::read(headers).unwrap();
+    let text = |(name, value): (_, Option<_>)| (name, String::from_utf8(value.unwrap()).unwrap());
+    assert_eq!(letter.headers().into_iter().map(text).collect::<Vec<_>>(), golden);
+    let own = golden.len() - letter.source_headers.len();
+    satisfies("dead-letter.1", &golden[..own].iter().cloned().collect());
+
+    let file = read("tests/golden", "refused-file.1.json").to_string();
+    let refused = RefusedFile::read(file.as_bytes()).unwrap();
+    assert_eq!((refused.key.as_str(), refused.value.as_slice()), ("thermostat-1", &b"{}"[..]));
+    assert_eq!(refused.letter.origin.unwrap().topic, "iot-reading-topic");
+    assert_eq!(refused.letter.source_headers[1].1.as_deref(), Some(&[0xff][..]));
 }
 
 #[test]

@@ -13,12 +13,13 @@ use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use chassis::kafka::Settings as Broker;
+use chassis::kafka::{Settings as Broker, headers_of};
 use futures::TryStreamExt as _;
 use rdkafka::consumer::{Consumer as _, StreamConsumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use schema::dead_letter::DeadLetter;
 use schema::{ReadingCreatedEvent, Timestamp, topics};
 use serde::Serialize;
 use serde_json::json;
@@ -183,13 +184,7 @@ pub async fn compare(
 
 /// Returns where a dead letter's record stood, if it was one of the readings topic.
 fn source_of(letter: &BorrowedMessage<'_>, topic: &str) -> Option<(i32, i64)> {
-    let headers = letter.headers()?;
-    // The first of a name is the dead letter's own; the record's follow.
-    let text =
-        |key| headers.iter().find(|header| header.key == key)?.value.and_then(|v| str::from_utf8(v).ok());
-    (text("source-topic")? == topic)
-        .then_some(())
-        .and_then(|()| Some((text("source-partition")?.parse().ok()?, text("source-offset")?.parse().ok()?)))
+    DeadLetter::read(headers_of(letter)).ok()?.origin.filter(|origin| origin.topic == topic)?.place
 }
 
 fn expect_rows(
