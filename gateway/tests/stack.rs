@@ -7,6 +7,7 @@ use chassis::config::Env;
 use gateway::{Config, Listeners};
 use iotctl::pki::DeviceCertificate;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::util::Timeout;
 use schema::{
@@ -222,6 +223,13 @@ impl Stack {
         for outcome in admin.delete_topics(&[&topic], &AdminOptions::new()).await.unwrap() {
             outcome.unwrap();
         }
+        // The broker removes it behind its answer; a gateway that still sees it takes Kafka for well.
+        let reader: BaseConsumer = kafka.settings().client().create().unwrap();
+        wait::until("the topic is gone", async || {
+            let metadata = reader.fetch_metadata(Some(&topic), ANSWER_WAIT).ok()?;
+            metadata.topics()[0].error().map(|_| ())
+        })
+        .await;
         let stack = Self::boot(kafka, settings).await;
         wait::until("only Kafka is missing", async || {
             (stack.chassis.readiness.closed() == ["kafka"]).then_some(())
@@ -241,6 +249,9 @@ impl Stack {
         }
     }
 }
+
+/// Timeout of a question to the broker; it is asked again.
+const ANSWER_WAIT: Duration = Duration::from_secs(5);
 
 /// The next reading of a topic.
 pub(crate) async fn next_reading(readings: &Reader) -> ReadingCreatedEvent {
