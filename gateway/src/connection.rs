@@ -6,13 +6,14 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 use crate::Gateway;
 use crate::account::Connected;
 use crate::identity::Identity;
 use crate::mqtt::{Accepted, Connect, ConnectRefusal, Decoder, Encoder, Packet, Qos, Refusal, Version};
+use crate::notices::Event;
 use crate::session::{Admitted, End, Session};
 use crate::window::Window;
 use crate::wire::Wire;
@@ -60,12 +61,10 @@ where
         Ok(admitted) => admitted,
         Err((refusal, text)) => {
             gateway.metrics.refusals.with_label_values(&[refusal.label()]).inc();
-            tracing::info!(
-                sensor_id = &*identity.sensor_id,
-                reason = refusal.label(),
-                text,
-                "CONNECT refused"
-            );
+            let (sensor_id, reason) = (&*identity.sensor_id, refusal.label());
+            if let Some(others) = gateway.notices.due(Event::Connect, reason, Instant::now()) {
+                tracing::info!(sensor_id, reason, text, others, "CONNECT refused");
+            }
             encoder.refuse(refusal, &text, &mut wire.output);
             close(&mut wire).await;
             return;
@@ -99,7 +98,10 @@ async fn finish<S: AsyncRead + AsyncWrite + Unpin>(session: &mut Session<S>, end
     let sensor_id = &*session.identity.sensor_id;
     match end {
         End::Told(reason, text) => {
-            tracing::info!(sensor_id, reason = reason.label(), %text, "session ended by the gateway");
+            let label = reason.label();
+            if let Some(others) = session.gateway.notices.due(Event::SessionEnd, label, Instant::now()) {
+                tracing::info!(sensor_id, reason = label, %text, others, "session ended by the gateway");
+            }
             session.encoder.disconnect(*reason, text, &mut session.wire.output);
         }
         End::Left | End::Lost | End::Stalled => tracing::debug!(sensor_id, ?end, "session ended"),

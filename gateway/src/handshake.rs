@@ -1,19 +1,8 @@
-//! TLS handshakes that fail: why, as a metric label, and a line in the log for some of them.
-//!
-//! Strangers decide how many there are, so the log has a line for each reason once a minute, with the number
-//! of those in between. The metrics count every one.
+//! TLS handshakes that fail: why, as a metric label. Pure.
 
-use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
-use std::time::Duration;
 
-use parking_lot::Mutex;
 use rustls::{CertificateError, Error};
-use tokio::time::Instant;
-
-/// Wait between two lines with one reason: rare enough for a flood, often enough for somebody who looks on.
-const LINE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Says why a handshake failed, as a metric label. The set is fixed.
 pub(crate) fn reason(error: &io::Error) -> &'static str {
@@ -49,58 +38,9 @@ fn certificate_reason(error: &CertificateError) -> &'static str {
     }
 }
 
-/// Says now and then why handshakes fail.
-#[derive(Debug, Default)]
-pub(crate) struct Notices {
-    by_reason: Mutex<HashMap<&'static str, Notice>>,
-}
-
-#[derive(Debug)]
-struct Notice {
-    said_at: Instant,
-    /// Failures since then.
-    unsaid: u64,
-}
-
-impl Notices {
-    /// Takes down a failure, and logs it if it is time for a line.
-    pub(crate) fn take(&self, reason: &'static str, peer: Option<SocketAddr>, error: &io::Error) {
-        let Some(others) = self.due(reason, Instant::now()) else { return };
-        let peer = peer.map(tracing::field::display);
-        tracing::warn!(reason, peer, %error, others, "TLS handshake failed");
-    }
-
-    /// Counts one more; when a line is due, returns how many have had none since the last.
-    fn due(&self, reason: &'static str, now: Instant) -> Option<u64> {
-        let mut by_reason = self.by_reason.lock();
-        let Some(notice) = by_reason.get_mut(reason) else {
-            by_reason.insert(reason, Notice { said_at: now, unsaid: 0 });
-            return Some(0);
-        };
-        if now.duration_since(notice.said_at) < LINE_INTERVAL {
-            notice.unsaid += 1;
-            return None;
-        }
-        notice.said_at = now;
-        Some(std::mem::take(&mut notice.unsaid))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn each_reason_has_a_line_now_and_then_and_counts_those_without() {
-        let (notices, start) = (Notices::default(), Instant::now());
-        let at = |s| start + Duration::from_secs(s);
-        assert_eq!(notices.due("not-tls", at(0)), Some(0));
-        assert_eq!(notices.due("not-tls", at(1)), None);
-        assert_eq!(notices.due("tls-expired", at(2)), Some(0), "another reason has its own");
-        assert_eq!(notices.due("not-tls", at(59)), None);
-        assert_eq!(notices.due("not-tls", at(60)), Some(2));
-        assert_eq!(notices.due("not-tls", at(61)), None);
-    }
 
     #[test]
     fn every_failure_has_its_reason() {

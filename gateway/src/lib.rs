@@ -36,6 +36,7 @@ mod handshake;
 mod http;
 mod listener;
 mod metrics;
+mod notices;
 mod private;
 mod publish;
 mod refused;
@@ -80,6 +81,7 @@ struct Gateway {
     publisher: publish::Publisher,
     metrics: metrics::Metrics,
     tls: tls::Tls,
+    notices: notices::Notices,
     entrance: listener::Entrance,
     accounts: Arc<account::Accounts>,
     tokens: Option<Verifier>,
@@ -129,6 +131,7 @@ pub async fn serve(listeners: Listeners, config: Config, chassis: Chassis) -> an
         publisher,
         metrics,
         tls: tls::Tls::new(loaded.clone()),
+        notices: notices::Notices::default(),
         entrance: listener::Entrance::new(&config.limits),
         accounts: Arc::new(account::Accounts::new(&config.limits)),
         tokens,

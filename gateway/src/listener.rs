@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::connection;
 use crate::identity::Identity;
+use crate::notices::Event;
 use crate::{Gateway, Limits, Listeners, handshake, http};
 
 /// Without traffic for so long, the kernel asks whether the peer is still there: a client may promise no keep-alive at all.
@@ -158,7 +159,10 @@ async fn shake_hands(
             Ok(Err(error)) => {
                 let reason = handshake::reason(&error);
                 refused(reason);
-                gateway.tls.notices.take(reason, peer, &error);
+                if let Some(others) = gateway.notices.due(Event::Handshake, reason, Instant::now()) {
+                    let peer = peer.map(tracing::field::display);
+                    tracing::warn!(reason, peer, %error, others, "TLS handshake failed");
+                }
                 return None;
             }
             Err(_) => {
@@ -173,7 +177,9 @@ async fn shake_hands(
         Ok(identity) => Some((identity, stream)),
         Err(error) => {
             refused("certificate");
-            tracing::info!(%error, "certificate names no device");
+            if let Some(others) = gateway.notices.due(Event::Handshake, "certificate", Instant::now()) {
+                tracing::info!(%error, others, "certificate names no device");
+            }
             None
         }
     }

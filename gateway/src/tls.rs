@@ -20,7 +20,6 @@ use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::revocation_list::CertificateRevocationList;
 
-use crate::handshake::Notices;
 use crate::identity::Issue;
 
 /// Where the gateway's own certificate is, and whose devices it believes. PEM.
@@ -195,14 +194,12 @@ impl Contents {
 /// The settings of new connections; a newer version takes their place at once.
 pub(crate) struct Tls {
     present: RwLock<Arc<Loaded>>,
-    /// What is said of newcomers that they do not suit.
-    pub(crate) notices: Notices,
 }
 
 impl Tls {
     /// Starts with these.
     pub(crate) fn new(loaded: Arc<Loaded>) -> Self {
-        Self { present: RwLock::new(loaded), notices: Notices::default() }
+        Self { present: RwLock::new(loaded) }
     }
 
     /// The settings that stand now.
