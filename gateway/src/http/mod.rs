@@ -10,6 +10,7 @@
 //! A handshake needs neither, so a stranger's connection ends with its first answer, or after [`STRANGER_TIME_MAX`].
 
 mod body;
+mod patient;
 mod peer;
 mod problem;
 mod request;
@@ -44,6 +45,7 @@ use crate::window::{Outcome, Promise, RECORD_OVERHEAD_BYTES, Window};
 use crate::{Gateway, budget};
 
 use body::{Body, Received};
+use patient::Patient;
 use peer::{Peer, Sender};
 use problem::Problem;
 
@@ -55,6 +57,8 @@ const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
 const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// Life of a connection without any request of a registered device: the time for a head, and for the answer to be taken.
 const STRANGER_TIME_MAX: Duration = Duration::from_secs(40);
+/// Longest time in which a client takes nothing of its answer, as in an MQTT session.
+const STALL_TIME_MAX: Duration = Duration::from_secs(30);
 /// When the budget or the producer's queue is full, it is most likely not a second later.
 const RETRY_SOON: Duration = Duration::from_secs(1);
 /// Kafka that is away stays away for longer.
@@ -76,7 +80,7 @@ pub(crate) async fn serve(
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME_MAX)
         .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Patient::new(stream, STALL_TIME_MAX)), service);
     let mut connection = pin!(connection);
     let stranger_leaves = async {
         sleep(STRANGER_TIME_MAX).await;
