@@ -117,7 +117,11 @@ impl Publisher {
                 Ok(Some(batch)) => batch,
                 Ok(None) => continue,
                 Err(_) => {
-                    // Said once, with the readiness; nothing can be read before the disk is back.
+                    // Said once, with the readiness; nothing can be read before the disk is back. Sensors that have nothing
+                    // on it need not wait for that while Kafka is well.
+                    if self.is_kafka_up() {
+                        delivery.resume(switches);
+                    }
                     sleep(backoff.next_wait()).await;
                     continue;
                 }

@@ -340,9 +340,16 @@ impl Publisher {
     /// Tells whether records are durable soon: Kafka took them when it was last heard of, or the spool does.
     pub(crate) fn is_up(&self) -> bool {
         match &self.delivery {
-            Some(delivery) => delivery.spool().status().health == spool::Health::Ready,
-            None => self.health.is_up.load(Ordering::Relaxed),
+            Some(delivery) => {
+                !delivery.is_spooling() || delivery.spool().status().health == spool::Health::Ready
+            }
+            None => self.is_kafka_up(),
         }
+    }
+
+    /// Tells whether Kafka answered when it was last heard of.
+    pub(crate) fn is_kafka_up(&self) -> bool {
+        self.health.is_up.load(Ordering::Relaxed)
     }
 
     /// Has no more patience with Kafka; false when there is no spool to turn to.

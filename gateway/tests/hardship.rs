@@ -86,6 +86,43 @@ async fn gateway_whose_disk_has_no_room_acknowledges_nothing_and_goes_on_when_th
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn disk_that_cannot_be_read_holds_those_who_have_readings_there_and_nobody_else() {
+    let (broker, folder) = (Broker::start().await, tempfile::tempdir().unwrap());
+    let stack = Stack::boot(broker.topics().await, &[]).await;
+    ready(&stack).await;
+    let (held, free) = (stack.register("held-1").await, stack.register("free-1").await);
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' XFSZ; exec \"$0\"", PROGRAM]);
+    let process = Process::run(command, &stack, &spool_settings(folder.path()));
+    process.is_ready(true).await;
+    broker.freeze();
+    let mut client = process.enter(&stack, &held, "c").await;
+    assert!(offer(&mut client, &held, 1, 10).await, "the spool has it");
+
+    // Nothing can be written, and the file that is then opened again is none.
+    let (file, away) = (folder.path().join("spool.redb"), folder.path().join("away"));
+    fs::rename(&file, &away).unwrap();
+    fs::create_dir(&file).unwrap();
+    set_limit(process.id(), "--fsize=0:");
+    assert!(!offer(&mut client, &held, 2, 10).await, "neither Kafka nor the disk has it");
+    process.is_ready(false).await;
+    broker.thaw();
+    let mut other = process.enter(&stack, &free, "c").await;
+    assert!(offer(&mut other, &free, 3, 10).await, "Kafka has it");
+    let mut again = process.enter(&stack, &held, "c").await;
+    let is_acknowledged = timeout(QUIET, offer(&mut again, &held, 2, 10)).await;
+    assert!(is_acknowledged.is_err(), "it would stand before the one on the disk");
+    assert!(offer(&mut other, &free, 4, 10).await, "and keeps nobody else waiting");
+
+    fs::remove_dir(&file).unwrap();
+    fs::rename(&away, &file).unwrap();
+    set_limit(process.id(), "--fsize=unlimited:");
+    process.is_ready(true).await;
+    assert_eq!(again.frame().await.unwrap(), puback(2));
+    find_numbers(&stack, HashSet::from([1, 2, 3, 4])).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_kafka_devices_connect_by_the_last_table_and_a_new_gateway_waits_for_its_own() {
     let (mut broker, folder) = (Broker::start().await, tempfile::tempdir().unwrap());
     let stack = Stack::boot(broker.topics().await, &spool_settings(&folder.path().join("one"))).await;
