@@ -37,7 +37,8 @@ pub struct Config {
     /// `SPOOL_…`: where records go that Kafka does not acknowledge in time; without it they wait, unacknowledged.
     pub spool: Option<Spool>,
     /// `STALL_MS_MAX` (120,000): how long the table of devices may stand still while its topic has more and
-    /// Kafka answers. Then the gateway is not ready, and not live after twice the time.
+    /// Kafka answers; and the spool's thread, the forwarder of the spool and the reader of the TLS files with
+    /// nothing in their way. Then the gateway is not ready, and not live after twice the time.
     pub stall_max: Duration,
     /// `READING_AGE_DAYS_MAX` (366) and `READING_FUTURE_S_MAX` (86,400): how far a device's clock may be off. A device
     /// without a clock says 1970; a year lets a logger deliver what it stored over a winter.

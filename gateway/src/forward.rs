@@ -4,7 +4,7 @@
 //! what the producer has put into one request, and when it is refused alone it goes where [`crate::refused`] says.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chassis::admin::Latch;
@@ -19,6 +19,7 @@ use crate::delivery::Delivery;
 use crate::metrics::Metrics;
 use crate::publish::{Opaque, Publisher, is_refusal};
 use crate::spool::{self, Health, Record, Seq};
+use crate::watchdog::Standing;
 
 /// Records that are forwarded together: a few milliseconds' worth, and few enough to repeat after a crash.
 const BATCH_RECORDS_MAX: usize = 1000;
@@ -32,6 +33,16 @@ const PURGE_WAIT: Duration = Duration::from_secs(1);
 const IDLE_WAIT: Duration = Duration::from_secs(1);
 /// Failed batches are tried again after 0.1 s, and up to 5 s later each time.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+
+/// How far the forwarder is, for whoever watches over it.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    rounds: AtomicU64,
+    /// The record that is forwarded next.
+    next: AtomicU64,
+    /// Set while reports are awaited: a Kafka that is away sends none.
+    awaits_reports: AtomicBool,
+}
 
 /// What became of a batch that is being produced.
 pub(crate) struct Batch {
@@ -103,11 +114,13 @@ impl Publisher {
         let (mut from, mut purged_switches, mut backoff) = (1, 0, BACKOFF);
         let mut records_max = BATCH_RECORDS_MAX;
         loop {
+            self.pace().next.store(from, Ordering::Relaxed);
             tokio::select! {
                 () = delivery.spool().wait_for(from) => {}
                 () = delivery.switched() => {}
                 () = sleep(IDLE_WAIT), if delivery.is_spooling() => {}
             }
+            self.pace().rounds.fetch_add(1, Ordering::Relaxed);
             let switches = delivery.switches();
             if switches != purged_switches {
                 self.purge(delivery).await;
@@ -162,6 +175,16 @@ impl Publisher {
         }
     }
 
+    /// Says how the forwarder stands. Reports that are awaited come when Kafka is there, unless the producer owes none.
+    pub(crate) fn forwarder_standing(&self, delivery: &Delivery) -> Standing {
+        let awaits_reports = self.pace().awaits_reports.load(Ordering::Relaxed);
+        Standing {
+            steps: self.pace().rounds.load(Ordering::Relaxed),
+            has_work: delivery.spool().status().durable_through >= self.pace().next.load(Ordering::Relaxed),
+            waits_outside: awaits_reports && self.producer().in_flight_count() > 0,
+        }
+    }
+
     /// Has the producer forget the copies of what is in the spool now, so that none overtakes.
     async fn purge(&self, delivery: &Delivery) {
         loop {
@@ -169,7 +192,10 @@ impl Publisher {
             let purge = move || producer.purge(PurgeConfig::default().queue().inflight());
             // A purge that panics has purged nothing: the next one comes.
             let _ = tokio::task::spawn_blocking(purge).await;
-            if timeout(PURGE_WAIT, delivery.settled()).await.is_ok() {
+            self.pace().awaits_reports.store(true, Ordering::Relaxed);
+            let settled = timeout(PURGE_WAIT, delivery.settled()).await;
+            self.pace().awaits_reports.store(false, Ordering::Relaxed);
+            if settled.is_ok() {
                 return;
             }
         }
@@ -178,6 +204,7 @@ impl Publisher {
     /// Produces records in order and waits for all reports.
     pub(crate) async fn produce_all(&self, records: &[(Seq, Record)]) -> Produced {
         let batch = Batch::new(records.len());
+        self.pace().awaits_reports.store(true, Ordering::Relaxed);
         'records: for (index, (_, record)) in records.iter().enumerate() {
             loop {
                 match self.send(record, Opaque::Forwarded(batch.clone(), index)) {
@@ -194,6 +221,7 @@ impl Publisher {
             }
         }
         batch.all_reported.notified().await;
+        self.pace().awaits_reports.store(false, Ordering::Relaxed);
         match batch.failure.lock().take() {
             Some(Failure { index, refusal }) => Produced { stored: index, refusal },
             None => Produced { stored: records.len(), refusal: None },

@@ -44,6 +44,7 @@ mod reload;
 mod session;
 mod sessions;
 mod tls;
+mod watchdog;
 mod window;
 mod wire;
 
@@ -66,6 +67,7 @@ use tokio_util::task::TaskTracker;
 
 pub use config::{Config, Limits, Spool as SpoolConfig};
 pub use tls::Files as TlsFiles;
+use watchdog::{Standing, Watchdog};
 
 /// How often Kafka is asked whether it is there; with traffic, delivery reports say so sooner.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
@@ -152,6 +154,7 @@ pub async fn serve(listeners: Listeners, config: Config, chassis: Chassis) -> an
         metrics: WatchMetrics::register(&chassis.registry, "gateway_devices")?,
     };
     let watch = Watch::open(&config.kafka, &chassis, watched)?;
+    let watchdog = watchdog(&gateway, &files, config.stall_max, &chassis);
     let mut spooling = pin!(gateway.publisher.run_spool(spool_latch));
     let apply = |key: &[u8], value: Option<&[u8]>| devices::apply(&gateway, key, value);
     tokio::select! {
@@ -161,6 +164,7 @@ pub async fn serve(listeners: Listeners, config: Config, chassis: Chassis) -> an
         failure = files.follow(&gateway) => return Err(failure),
         () = sessions::end_with_certificates(&gateway) => {}
         () = watch_kafka(&gateway, &chassis) => {}
+        () = watchdog.run() => {}
         () = &mut spooling => {}
         what = gateway.publisher.broken() => bail!("{what}"),
     }
@@ -189,6 +193,25 @@ async fn open_publisher(
     let spool = spool::Spool::open(&settings.dir, limits).await?;
     let delivery = delivery::Delivery::new(spool, settings.patience, metrics.clone());
     Ok((publish::Publisher::new(kafka, metrics, None, Some(delivery))?, Some(latch)))
+}
+
+/// Watches over what goes on by itself.
+fn watchdog<'a>(
+    gateway: &'a Gateway,
+    files: &reload::Watch,
+    stall_max: Duration,
+    chassis: &Chassis,
+) -> Watchdog<'a> {
+    let mut watchdog = Watchdog::new(stall_max, chassis, gateway.metrics.stalled.clone());
+    watchdog.add("tls-files", files.standing());
+    if let Some(delivery) = gateway.publisher.delivery() {
+        watchdog.add("spool", || {
+            let steps = delivery.spool().steps();
+            Standing { steps, has_work: steps % 2 == 1, waits_outside: false }
+        });
+        watchdog.add("forwarder", || gateway.publisher.forwarder_standing(delivery));
+    }
+    watchdog
 }
 
 /// Asks Kafka from time to time; never ends.

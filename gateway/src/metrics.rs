@@ -43,6 +43,8 @@ pub(crate) struct Metrics {
     pub(crate) http_requests: IntCounterVec,
     /// CONNECT packets with a will, which is dropped.
     pub(crate) wills_dropped: IntCounter,
+    /// 1 while a part stands still with nothing in its way: spool, forwarder, tls-files.
+    pub(crate) stalled: IntGaugeVec,
     /// Handshakes and what they show.
     pub(crate) tls: Tls,
     /// What goes by way of the spool.
@@ -118,6 +120,7 @@ impl Metrics {
                 "gateway_wills_dropped_total",
                 "CONNECT packets with a will, which is dropped.",
             )?,
+            stalled: register_stalled(registry)?,
             tls: Tls::register(registry)?,
             spool: Spool::register(registry)?,
         })
@@ -227,6 +230,14 @@ impl Spool {
             )?,
         })
     }
+}
+
+fn register_stalled(registry: &Registry) -> anyhow::Result<IntGaugeVec> {
+    let stalled = Opts::new(
+        "gateway_stalled",
+        "1 while a part stands still with nothing in its way: spool, forwarder, tls-files.",
+    );
+    register(registry, IntGaugeVec::new(stalled, &["part"])?)
 }
 
 fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> anyhow::Result<C> {

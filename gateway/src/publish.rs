@@ -21,7 +21,7 @@ use schema::{ReadingCreatedEvent, Timestamp, topics};
 use tokio_util::sync::CancellationToken;
 
 use crate::delivery::{Delivery, Ticket};
-use crate::forward::Batch;
+use crate::forward::{Batch, Pace};
 use crate::metrics::Metrics;
 use crate::spool;
 use crate::window::{Outcome, Slot};
@@ -85,6 +85,7 @@ pub(crate) struct Publisher {
     health: Arc<Health>,
     metrics: Metrics,
     delivery: Option<Arc<Delivery>>,
+    pace: Arc<Pace>,
 }
 
 /// What a delivery report is about.
@@ -232,6 +233,7 @@ impl Publisher {
             health,
             metrics: metrics.clone(),
             delivery,
+            pace: Arc::default(),
         })
     }
 
@@ -316,6 +318,10 @@ impl Publisher {
 
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    pub(crate) fn pace(&self) -> &Pace {
+        &self.pace
     }
 
     pub(crate) fn delivery(&self) -> Option<&Delivery> {

@@ -8,12 +8,14 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 
 use crate::Gateway;
 use crate::tls::{Contents, Files, Loaded};
+use crate::watchdog::Standing;
 
 /// How often the files are looked at: a revoked connection is to be closed within a second.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
@@ -27,6 +29,8 @@ pub(crate) struct Watch {
     digest: Option<[u8; 32]>,
     /// What was said last about files that cannot be used.
     said: Option<String>,
+    /// Looks that have ended.
+    looks: Arc<AtomicU64>,
 }
 
 /// Tells one version of a file from another without reading it.
@@ -57,9 +61,15 @@ impl Watch {
     /// # Errors
     /// They cannot be used (stop).
     pub(crate) fn start(files: Files) -> anyhow::Result<(Self, Arc<Loaded>)> {
-        let mut watch = Self { files, stamps: Vec::new(), digest: None, said: None };
+        let mut watch = Self { files, stamps: Vec::new(), digest: None, said: None, looks: Arc::default() };
         let loaded = watch.look()?.context("TLS files are there at the start")?;
         Ok((watch, loaded))
+    }
+
+    /// Says how it stands: there is always a next look.
+    pub(crate) fn standing(&self) -> impl Fn() -> Standing + Send + use<> {
+        let looks = self.looks.clone();
+        move || Standing { steps: looks.load(Ordering::Relaxed), has_work: true, waits_outside: false }
     }
 
     /// Loads the files if they have changed.
@@ -109,6 +119,7 @@ impl Watch {
                 // Only a panic ends up here, and takes the watch with it.
                 Err(error) => return anyhow::Error::new(error).context("follow the TLS files"),
             };
+            self.looks.fetch_add(1, Ordering::Relaxed);
             match outcome {
                 Ok(None) => {}
                 Ok(Some(loaded)) => self.take(gateway, loaded),

@@ -1,6 +1,6 @@
 //! TLS files that change while devices are connected.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use gateway::identity::Fingerprint;
@@ -238,4 +238,45 @@ async fn new_authority_and_new_server_certificate_drop_nobody() {
         .await;
     }
     assert_alive(&mut client).await;
+}
+
+/// A file that nobody writes: to read it waits, until this is dropped.
+struct Hanging(PathBuf);
+
+impl Hanging {
+    fn make(path: PathBuf) -> Self {
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Hanging {
+    fn drop(&mut self) {
+        // Opened for both, it waits for nobody.
+        let opened = std::fs::OpenOptions::new().read(true).write(true).open(&self.0);
+        assert!(opened.is_ok() || std::thread::panicking());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reader_of_the_files_that_hangs_is_seen() {
+    let stack = Stack::with(&[("STALL_MS_MAX", "1000")]).await;
+    let (path, aside) = (stack.pki.path("device-ca.pem"), stack.pki.path("aside"));
+    let good = std::fs::read(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    // The same file under both names: the one that is read can be replaced while it is held.
+    let hanging = Hanging::make(aside.clone());
+    std::fs::hard_link(&aside, &path).unwrap();
+    wait::until("it is not ready", async || (stack.chassis.readiness.closed() == ["progress"]).then_some(()))
+        .await;
+    assert_eq!(stack.gauge_of("gateway_stalled", "tls-files"), 1.0);
+    wait::until("it is not live", async || (!stack.chassis.liveness.is_live()).then_some(())).await;
+    let draft = stack.pki.path("draft");
+    std::fs::write(&draft, good).unwrap();
+    std::fs::rename(&draft, &path).unwrap();
+    drop(hanging);
+    wait::until("it is ready and live", async || {
+        (stack.chassis.readiness.is_ready() && stack.chassis.liveness.is_live()).then_some(())
+    })
+    .await;
 }

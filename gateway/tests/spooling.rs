@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use rdkafka::admin::{AdminClient, AdminOptions};
@@ -12,6 +13,7 @@ use testkit::broker::Broker;
 use testkit::kafka::{Kafka, Reader};
 use testkit::wait;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::process::Process;
@@ -34,6 +36,8 @@ struct Sender {
     running: JoinHandle<()>,
 }
 
+/// The shortest `STALL_MS_MAX`.
+const STALL: Duration = Duration::from_secs(1);
 /// Messages of one burst.
 const BURST: u16 = 8;
 
@@ -144,6 +148,31 @@ async fn stalled_kafka_delays_no_puback_and_gets_every_reading_in_its_order() {
         (stack.metric("gateway_spool_appended_total"), stack.metric("gateway_spool_forwarded_total"));
     eprintln!("{expected:?} readings, {appended} spooled, {forwarded} forwarded, {again} there twice");
     assert!(appended > 0.0 && forwarded >= appended);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forwarder_that_waits_for_a_frozen_kafka_is_not_stuck() {
+    let (broker, folder) = (Broker::start().await, tempfile::tempdir().unwrap());
+    let [dir, patience] = spool_settings(folder.path());
+    let stack = Stack::boot(broker.topics().await, &[dir, patience, ("STALL_MS_MAX", "1000")]).await;
+    ready(&stack).await;
+    let device = stack.register("a-1").await;
+    let mut client = stack.dial(&device).await;
+    client.enter(4, "c").await;
+    broker.freeze();
+    burst(&mut client, &device.mqtt_topic(), 0).await;
+    let unready = async {
+        while stack.chassis.readiness.closed().is_empty() && stack.chassis.liveness.is_live() {
+            tokio::task::yield_now().await;
+        }
+    };
+    assert!(timeout(STALL * 4, unready).await.is_err(), "its records wait for Kafka");
+    broker.thaw();
+    find_all(
+        &stack.kafka.read(topics::READINGS),
+        &HashMap::from([(device.sensor_id.clone(), u32::from(BURST))]),
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

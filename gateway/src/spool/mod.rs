@@ -26,7 +26,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 
 use parking_lot::Mutex;
@@ -84,6 +84,8 @@ struct Shared {
     /// Whether there is any sensor: spares the lock while nothing is spooled.
     has_sensors: AtomicBool,
     status: watch::Sender<Status>,
+    /// Steps that the thread has begun or ended: odd while one is under way.
+    steps: AtomicU64,
     /// Told when less waits than before.
     room: Notify,
     /// Cancelled when the thread has panicked: nothing is written any more, and only a restart helps.
@@ -266,6 +268,11 @@ impl Spool {
     /// Follows how the spool is.
     pub fn statuses(&self) -> watch::Receiver<Status> {
         self.shared.status.subscribe()
+    }
+
+    /// Returns how many steps the thread has begun or ended; odd while one is under way. A disk that does not answer holds it there.
+    pub fn steps(&self) -> u64 {
+        self.shared.steps.load(Ordering::Relaxed)
     }
 
     /// Resolves when the spool's thread has panicked.

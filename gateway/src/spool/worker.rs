@@ -7,7 +7,7 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Instant;
 
@@ -93,6 +93,7 @@ where
             state: Mutex::new(State { next: 1, ..State::default() }),
             has_sensors: AtomicBool::new(false),
             status: watch::Sender::new(status),
+            steps: AtomicU64::new(0),
             room: Notify::new(),
             broken: CancellationToken::new(),
         });
@@ -126,6 +127,7 @@ where
                     Err(RecvTimeoutError::Disconnected) => break,
                 },
             };
+            self.shared.steps.fetch_add(1, Ordering::Relaxed);
             match command {
                 Command::Append(first) => next = self.append(first),
                 Command::Read { from, records_max, reply } => {
@@ -142,6 +144,7 @@ where
                 }
             }
             self.retry();
+            self.shared.steps.fetch_add(1, Ordering::Relaxed);
             self.shared.room.notify_waiters();
         }
         self.close();

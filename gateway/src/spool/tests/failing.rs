@@ -27,6 +27,8 @@ struct Faults {
     refuses_writes: AtomicBool,
     refuses_syncs: AtomicBool,
     panics: AtomicBool,
+    /// Held by whoever wants syncs to hang.
+    hangs: parking_lot::Mutex<()>,
     syncs: AtomicUsize,
 }
 
@@ -72,6 +74,7 @@ impl StorageBackend for Faulty {
         // Once: the store, when it is dropped, syncs again.
         assert!(!self.disk.0.panics.swap(false, Ordering::Relaxed), "a mistake in the store");
         self.disk.0.syncs.fetch_add(1, Ordering::Relaxed);
+        drop(self.disk.0.hangs.lock());
         if self.disk.0.refuses_syncs.load(Ordering::Relaxed) {
             return Err(io::ErrorKind::TimedOut.into());
         }
@@ -135,6 +138,30 @@ async fn disk_without_room_is_told_and_loses_nothing() {
 #[tokio::test]
 async fn failing_fsync_is_told_and_loses_nothing() {
     fails_and_recovers(|faults| &faults.refuses_syncs, io::ErrorKind::TimedOut).await;
+}
+
+#[tokio::test]
+async fn thread_that_hangs_in_the_disk_shows_a_step_that_does_not_end() {
+    let (dir, disk) = (tempfile::tempdir().unwrap(), Disk::default());
+    let spool = Spool::open_on(dir.path(), ROOMY, disk.open()).await.unwrap();
+    assert_eq!(spool.steps(), 0);
+    let held = disk.0.hangs.lock();
+    let syncs = disk.syncs();
+    let appending = spool.clone();
+    let appending = std::thread::spawn(move || {
+        let (told, outcome) = std::sync::mpsc::channel();
+        assert!(appending.submit(numbered(1), Box::new(move |done| told.send(done).unwrap())).is_ok());
+        outcome.recv().unwrap()
+    });
+    while disk.syncs() == syncs {
+        std::thread::yield_now();
+    }
+    assert_eq!(spool.steps(), 1, "under way");
+    drop(held);
+    assert_eq!(appending.join().unwrap(), Ok(1..=1));
+    spool.append(numbered(2)).await.unwrap();
+    spool.close().await;
+    assert!(spool.steps() >= 4, "each began and ended");
 }
 
 #[tokio::test]
