@@ -90,6 +90,9 @@ enum Command {
         /// The SQL to use for a new database; a database keeps what it began with.
         #[arg(long, value_enum, env = "STORAGE_DIALECT", default_value_t = StorageDialect::Auto)]
         dialect: StorageDialect,
+        /// Then gives the services' roles (`command_svc`, …), which must be there, their rights and no others.
+        #[arg(long)]
+        grants: bool,
     },
     /// Audits what is stored; exit code 1 when something is wrong. The database and the broker are named as
     /// for services, or are those of the local installation.
@@ -294,9 +297,13 @@ async fn dispatch(arguments: Arguments) -> Result<u8> {
             let signer = open_signer(&State::open_installed(named)?, &progress)?;
             println!("{}", signer.mint(&subject, &roles, ttl)?);
         }
-        Command::Migrate { dialect } => {
+        Command::Migrate { dialect, grants } => {
             let mut client = from_env(chassis::postgres::Settings::from_env)?.connect().await?;
-            println!("dialect {}", database::migrate(&mut client, dialect.wanted()).await?.as_str());
+            let dialect = database::migrate(&mut client, dialect.wanted()).await?;
+            if grants {
+                database::grant(&client, dialect).await?;
+            }
+            println!("dialect {}", dialect.as_str());
         }
         Command::Verify(command) => {
             let env = verify::environment(State::find(named)?.as_ref(), offset, &progress)?;

@@ -4,7 +4,7 @@ mod server;
 
 pub use server::Server;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use schema::migrations::{self, Dialect};
 use tokio_postgres::Client;
 
@@ -46,14 +46,37 @@ pub async fn prepare(state: &State, server: &Server, wanted: Option<Dialect>) ->
         let url = server.url_of(&role, &password, NAME);
         files::write(&url_file(state, service), url.as_bytes(), files::Readers::Owner)?;
     }
-    client.batch_execute(GRANTS).await.context("grant the services their rights")?;
+    client.batch_execute("ALTER ROLE cdc_svc REPLICATION").await.context("let cdc-svc read the WAL")?;
+    grant(&client, dialect).await?;
+    Ok(dialect)
+}
+
+/// Gives the services' roles their rights, and nothing else; safe to run again. The client's user owns the tables.
+///
+/// # Errors
+/// A role is missing, cdc-svc's may not read the WAL, or the server refuses.
+pub async fn grant(client: &Client, dialect: Dialect) -> Result<()> {
+    for service in SERVICES {
+        let role = role_of(service);
+        let look = "SELECT rolreplication FROM pg_roles WHERE rolname = $1";
+        let Some(row) = client.query_opt(look, &[&role]).await? else {
+            bail!("there is no role {role}: create it with LOGIN and a password, then run this again");
+        };
+        // An owner of tables may not hand this on; whoever makes the role can.
+        ensure!(
+            service != "cdc-svc" || row.get::<_, bool>(0),
+            "the role {role} may not read the WAL: ALTER ROLE {role} REPLICATION"
+        );
+    }
     let own = match dialect {
         Dialect::Postgres => GRANTS_POSTGRES,
         Dialect::Timescale => GRANTS_TIMESCALE,
         Dialect::Distributed => GRANTS_DISTRIBUTED,
     };
-    client.batch_execute(own).await.context("grant the services their rights")?;
-    Ok(dialect)
+    for rights in [GRANTS, own] {
+        client.batch_execute(rights).await.context("grant the services their rights")?;
+    }
+    Ok(())
 }
 
 /// Names the file with a service's connection URL (`DATABASE_URL_FILE`).

@@ -129,3 +129,34 @@ async fn up_refuses_a_server_that_it_cannot_use_before_it_starts_anything() {
         assert!(!state.join("run").exists(), "it has begun");
     }
 }
+
+#[tokio::test]
+async fn an_owner_who_is_no_superuser_migrates_and_grants_once_the_roles_are_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, port) = own_postgres(folder.path()).await;
+    let admin = Settings::local(server.url("postgres")).connect().await.unwrap();
+    admin.batch_execute("CREATE ROLE fieldline LOGIN PASSWORD 'fieldline'").await.unwrap();
+    admin.batch_execute("CREATE DATABASE fieldline OWNER fieldline").await.unwrap();
+    // Each role's password is its name.
+    let login = |role: &str| Settings::local(format!("postgres://{role}:{role}@127.0.0.1:{port}/fieldline"));
+    let mut owner = login("fieldline").connect().await.unwrap();
+    let dialect = database::migrate(&mut owner, Some(Dialect::Postgres)).await.unwrap();
+
+    let missing = database::grant(&owner, dialect).await.unwrap_err().to_string();
+    assert!(missing.contains("there is no role command_svc"), "{missing}");
+    for service in database::SERVICES {
+        let role = service.replace('-', "_");
+        admin.batch_execute(&format!("CREATE ROLE {role} LOGIN PASSWORD '{role}'")).await.unwrap();
+    }
+    let unfit = database::grant(&owner, dialect).await.unwrap_err().to_string();
+    assert!(unfit.contains("ALTER ROLE cdc_svc REPLICATION"), "{unfit}");
+    admin.batch_execute("ALTER ROLE cdc_svc REPLICATION").await.unwrap();
+    // Twice, as each release does it again.
+    for _ in 0..2 {
+        database::grant(&owner, dialect).await.unwrap();
+    }
+    let device_svc = login("device_svc").connect().await.unwrap();
+    device_svc.batch_execute("DELETE FROM devices").await.unwrap();
+    let refused = device_svc.batch_execute("DELETE FROM readings_ingestion").await.unwrap_err();
+    assert_eq!(refused.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE));
+}

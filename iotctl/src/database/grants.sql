@@ -17,6 +17,5 @@ GRANT SELECT, INSERT, UPDATE ON sensor_latest TO command_svc;
 
 GRANT SELECT ON sensor_reading_hourly_aggregates, sensor_latest, readings_ingestion TO query_svc;
 
--- The WAL, and the two tables whose snapshot begins a stream of changes.
-ALTER ROLE cdc_svc REPLICATION;
+-- The two tables whose snapshot begins a stream of changes; the role itself has REPLICATION.
 GRANT SELECT ON devices, sensor_thresholds TO cdc_svc;
