@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help deps build up down clean test loss abuse fuzz check audit bench-write bench-gateway
+.PHONY: help deps build up down clean test loss abuse fuzz check audit bench-write bench-gateway k8s-check
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -55,6 +55,9 @@ check: deps ## Checks form: fmt, clippy, dependencies, documentation
 audit: ## Looks for published vulnerabilities in the dependencies; needs the network
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny --version $(CARGO_DENY)
 	cargo deny --locked check advisories
+
+k8s-check: ## Builds every overlay of k8s/ and holds it against Kubernetes' types and the services; needs go and node
+	@sh k8s/check/run.sh $(TARGET)/k8s-check
 
 bench-write: ## Measures the write side beside its limits and its peers; ARGS="--rows 500000 --rounds 1" for a short run
 	@sh iotctl/install-deps.sh bench
