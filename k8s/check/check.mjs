@@ -1,12 +1,12 @@
 // Builds every overlay with kustomize and holds each manifest against the types of its kind, as a compiler does: a field that
 // does not exist, a missing one and a wrong value are errors. Then asks what no schema knows: do settings, secrets, ports,
-// accounts and metrics that manifests name exist? Arguments: the repository, kustomize, the folder of node_modules.
+// accounts and metrics that manifests name exist? Arguments: the repository, kustomize, promtool, the folder of node_modules.
 import { execFileSync, spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 
-const [root, kustomize, modules] = process.argv.slice(2);
+const [root, kustomize, promtool, modules] = process.argv.slice(2);
 const require = createRequire(join(modules, "anything.js"));
 const YAML = require("yaml");
 const problems = [];
@@ -181,6 +181,19 @@ function checkRules(overlay, manifests) {
   }
 }
 
+/** Lets promtool read the rules and try each: a test gives the series that make it speak. */
+function testRules(manifests) {
+  const groups = manifests.filter((m) => m.kind === "PrometheusRule").flatMap((m) => m.spec.groups);
+  const tests = readFileSync(join(root, "k8s/check/rules.test.yaml"), "utf8");
+  for (const { alert } of groups.flatMap((group) => group.rules)) {
+    if (!tests.includes(`alertname: ${alert}\n`)) problems.push(`rule ${alert} has no test in k8s/check/rules.test.yaml`);
+  }
+  writeFileSync(join(modules, "rules.yaml"), YAML.stringify({ groups }));
+  writeFileSync(join(modules, "rules.test.yaml"), tests);
+  const tried = spawnSync(promtool, ["test", "rules", join(modules, "rules.test.yaml")], { encoding: "utf8" });
+  if (tried.status !== 0) problems.push(`promtool: ${tried.error ?? tried.stdout + tried.stderr}`);
+}
+
 const names = readdirSync(join(root, "k8s/overlays"));
 const overlays = Object.fromEntries(names.map((name) => [name, build(name)]));
 checkTypes(overlays);
@@ -190,6 +203,7 @@ for (const [overlay, manifests] of Object.entries(overlays)) {
   checkAccounts(overlay, manifests);
   checkRules(overlay, manifests);
 }
+testRules(overlays.production);
 const count = Object.values(overlays).reduce((sum, manifests) => sum + manifests.length, 0);
 for (const problem of [...new Set(problems)]) console.error(problem);
 console.log(`${names.length} overlays, ${count} manifests, ${problems.length} problems`);

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Gets kustomize and the types of Kubernetes resources, each at its pinned version, and runs the check. $1: folder to keep them in.
+# Gets kustomize and the types of Kubernetes resources, each at its pinned version, and promtool, and runs the check. $1: folder to keep them in.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 tools=$1
@@ -17,4 +17,10 @@ cmp -s "$here/package-lock.json" "$tools/modules/package-lock.json" || {
   cp "$here/package.json" "$here/package-lock.json" "$tools/modules/"
   (cd "$tools/modules" && npm ci --silent --no-audit --no-fund)
 }
-exec node "$here/check.mjs" "$here/../.." "$tools/kustomize" "$tools/modules"
+promtool=$(command -v promtool || echo "$tools/prometheus/usr/bin/promtool")
+if ! [ -x "$promtool" ]; then
+  command -v apt-get >/dev/null || { echo "k8s-check needs promtool on the PATH" >&2; exit 1; }
+  # Only unpacked: the package would start a server.
+  (cd "$tools" && apt-get download -qq prometheus 2>/dev/null && dpkg-deb -x prometheus_*.deb prometheus && rm prometheus_*.deb)
+fi
+exec node "$here/check.mjs" "$here/../.." "$tools/kustomize" "$promtool" "$tools/modules"
