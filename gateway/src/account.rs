@@ -31,6 +31,8 @@ const WAIT_MAX: Duration = Duration::from_secs(30);
 const UNIT_BYTES: usize = 1_024;
 /// Bytes of a row beside its attributes, in memory and on disk.
 const ROW_BYTES: usize = 64;
+/// What a byte that nobody can use costs, in bytes: it is kept as it came, beside the readings, for an operator to look at.
+const UNDECODABLE_FACTOR: usize = 4;
 /// Cost of a connection: its handshake is a thousand times the work of a message, but devices on bad lines connect often.
 pub(crate) const CONNECT_COST: u64 = 10;
 
@@ -43,6 +45,11 @@ pub(crate) fn cost(count: usize, bytes: usize) -> u64 {
 /// all attributes of its reading, so that one small message could be megabytes in the database.
 pub(crate) fn cost_of_readings(readings: &[ReadingCreatedEvent], bytes: usize) -> u64 {
     cost(readings.len(), bytes.max(readings.iter().map(row_bytes).sum()))
+}
+
+/// The cost of a message that is kept as a dead letter.
+pub(crate) fn cost_of_undecodable(bytes: usize) -> u64 {
+    cost(1, UNDECODABLE_FACTOR * bytes)
 }
 
 /// The bytes of the rows that a reading becomes.
@@ -167,17 +174,17 @@ impl Account {
         positive(self.state.full_at_ns.load(Ordering::Relaxed).saturating_sub(allowed))
     }
 
-    /// Takes a place for one more connection and charges it; none when the device has as many as it may.
+    /// Charges one more connection and takes a place for it; none when the device has as many as it may.
     pub(crate) fn connect(&self, at: Instant) -> Option<Connected> {
         let connections_max = self.accounts.connections_max;
+        // What it must wait for, its first packet waits for. A handshake that ends in a refusal was no less work.
+        let _ = self.charge(CONNECT_COST, at);
         self.state
             .connections
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
                 (count < connections_max).then_some(count + 1)
             })
             .ok()?;
-        // What it must wait for, its first packet waits for.
-        let _ = self.charge(CONNECT_COST, at);
         Some(Connected { account: self.clone() })
     }
 
@@ -279,6 +286,7 @@ mod tests {
         assert_eq!(cost_of_readings(&[reading(1, 100)], 150), 1);
         assert_eq!(cost_of_readings(&[reading(3, 10), reading(3, 10)], 150), 2);
         assert!(cost_of_readings(&[reading(256, 8 << 10)], 12_000) > 2_048, "two megabytes of rows");
+        assert_eq!((cost_of_undecodable(0), cost_of_undecodable(200 << 10)), (1, 801));
         assert_eq!(cost_of_readings(&[], 0), 1, "what measures nothing costs what a message costs");
     }
 
@@ -296,7 +304,7 @@ mod tests {
         let _second = accounts.of(&"a".into()).connect(start).unwrap();
         assert!(one.connect(start).is_none());
         assert!(accounts.of(&"b".into()).connect(start).is_some());
-        assert_eq!(one.charge(1, start), Some(Duration::from_millis(100)), "two connections cost 20");
+        assert_eq!(one.charge(1, start), Some(Duration::from_millis(1_100)), "two and a refused one cost 30");
         drop(first);
         assert!(one.connect(start).is_some());
     }

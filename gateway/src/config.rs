@@ -73,7 +73,8 @@ pub struct Limits {
     /// single flooder does not take all.
     pub connections_per_address_max: usize,
     /// `CONNECTION_RATE_PER_ADDRESS_MAX` (200): new sockets of one address in a second, once `CONNECTIONS_PER_ADDRESS_MAX` have
-    /// come at once. A handshake is a millisecond of one core before anybody knows who comes, so that this is a fifth of one.
+    /// come at once. A handshake is a millisecond of one core before anybody knows who comes, so that this is a fifth of one. One
+    /// whose device has as many as it may counts as ten.
     pub connection_rate_per_address_max: u32,
     /// `CONNECTIONS_PER_DEVICE_MAX` (32): sockets of one certificate or token, MQTT and HTTPS together. A device has one or two, and
     /// some that have died without a word.
@@ -103,7 +104,7 @@ pub struct Limits {
     pub http_body_bytes_max: usize,
     /// `PUBLISH_RATE_MAX` (1,000): units of cost of one device in a second, over all its connections and requests. A reading is one,
     /// and so is each KiB of a message or of the rows that it becomes; a PINGREQ, a topic filter and a refused topic are one, a
-    /// connection is ten. A sensor has tens at most; beyond this it is a loop gone wild, whose socket then waits. A logger that
+    /// connection is ten; each KiB that cannot be decoded is four. A sensor has tens at most; beyond this it is a loop gone wild, whose socket then waits. A logger that
     /// comes home with a year of minutes has delivered them in nine minutes.
     pub publish_rate_max: u32,
     /// `PUBLISH_BURST_MAX` (5,000): units that pass at once after quiet: what a device kept while it was out of reach for an hour.

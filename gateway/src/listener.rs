@@ -30,6 +30,10 @@ const ACCEPT_RETRY_WAIT: Duration = Duration::from_millis(100);
 /// Addresses that are kept before the first look for those that need not be.
 const ADDRESSES_MIN: usize = 1_024;
 
+/// Connections that one counts as whose device has as many as it may: no device comes to that by itself, and one that goes on
+/// would have a fifth of a core computing handshakes.
+const VAIN_CONNECTIONS: u32 = 10;
+
 /// What newcomers share: places, of MQTT and of HTTPS apart, and turns at the handshake.
 pub(crate) struct Entrance {
     mqtt: Arc<Places>,
@@ -100,7 +104,7 @@ async fn accept(listener: &TcpListener, protocol: Protocol, gateway: &Arc<Gatewa
             let shaken = Box::pin(shake_hands(&gateway, protocol, socket)).await;
             gateway.metrics.tls.handshakes.dec();
             if let Some((identity, stream)) = shaken {
-                enter(&gateway, protocol, identity, stream).await;
+                enter(&gateway, protocol, identity, stream, &place).await;
             }
             gateway.metrics.connections.dec();
             drop(place);
@@ -114,12 +118,14 @@ async fn enter(
     protocol: Protocol,
     identity: Option<Identity>,
     stream: TlsStream<TcpStream>,
+    place: &Place,
 ) {
     let connected = match &identity {
         Some(identity) => match gateway.accounts.of(&identity.sensor_id).connect(Instant::now()) {
             Some(connected) => Some(connected),
             None => {
                 gateway.metrics.refusals.with_label_values(&["connections-per-device-max"]).inc();
+                place.was_in_vain(Instant::now());
                 return;
             }
         },
@@ -292,6 +298,15 @@ struct Place {
     address: IpAddr,
 }
 
+impl Place {
+    /// Has the address wait as if [`VAIN_CONNECTIONS`] had come.
+    fn was_in_vain(&self, now: Instant) {
+        if let Some(one) = self.places.taken.lock().by_address.get_mut(&self.address) {
+            one.rested_at = one.rested_at.max(now) + self.places.interval * (VAIN_CONNECTIONS - 1);
+        }
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         let mut taken = self.places.taken.lock();
@@ -342,6 +357,16 @@ mod tests {
         assert!(places.take(one, at(100)).is_ok());
         assert_eq!(places.take(one, at(199)).unwrap_err(), "connection-rate-per-address-max");
         assert!(places.take(one, at(200)).is_ok());
+    }
+
+    #[test]
+    fn address_that_connects_in_vain_is_slowed_down_more() {
+        let (places, start) = (places(9, 3, 10), Instant::now());
+        let one = "10.0.0.1".parse().unwrap();
+        let at = |ms| start + Duration::from_millis(ms);
+        places.take(one, start).unwrap().was_in_vain(start);
+        assert_eq!(places.take(one, at(799)).unwrap_err(), "connection-rate-per-address-max");
+        assert!(places.take(one, at(800)).is_ok());
     }
 
     #[test]

@@ -111,7 +111,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let bytes = publish.payload.len();
         self.charge(match &readings {
             Ok(readings) => account::cost_of_readings(readings, bytes),
-            Err(_) => account::cost(1, bytes),
+            Err(_) => account::cost_of_undecodable(bytes),
         });
         let records =
             readings.and_then(|readings| readings.iter().map(encode).collect::<Result<VecDeque<_>, _>>());
