@@ -89,8 +89,8 @@ struct Hostile {
 }
 
 /// Starts one; it ends when this is dropped.
-pub(super) async fn start(system: &System, kind: Kind) -> JoinSet<()> {
-    let sensor_id = format!("hostile-{kind:?}");
+pub(super) async fn start(system: &System, kind: Kind, round: usize) -> JoinSet<()> {
+    let sensor_id = format!("hostile-{kind:?}-{round}");
     let certificate = system.register_as(&sensor_id, kind.codec()).await;
     let hostile = Arc::new(Hostile {
         sensor_id,
