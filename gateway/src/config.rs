@@ -8,8 +8,8 @@ use chassis::config::Env;
 use chassis::{auth, kafka};
 
 use crate::decode::TimestampBounds;
-use crate::tls;
-use crate::window::RECORD_OVERHEAD_BYTES;
+use crate::durable::window::RECORD_OVERHEAD_BYTES;
+use crate::listener::tls;
 
 /// What the largest number of readings in a request costs beside its own bytes: 2 KiB for each of 1,024.
 const HTTP_EVENTS_BYTES_MAX: usize = 2 << 20;

@@ -5,10 +5,10 @@
 //! Out:        topic `iot-reading-topic`, key `sensor_id`; topic `iot-producer-dlq` for what cannot be decoded.
 //! Guarantee:  a PUBACK means that Kafka has the reading (acks=all), or the spool's disk; acknowledgements leave in PUBLISH
 //!             order. A device publishes as its certificate's CN, and only while the registry says that it may.
-//! On failure: Kafka away → the spool takes over ([`spool`]), and Kafka gets all of it, in order per sensor, when it is back; some
+//! On failure: Kafka away → the spool takes over ([`durable::spool`]), and Kafka gets all of it, in order per sensor, when it is back; some
 //!             of it twice, with the same event id. Spool full, failing, or none → no PUBACK, then no reading from sockets; what
 //!             fails is never acknowledged and its connection ends.
-//!             A spooled record that Kafka refuses for good → dead letter, or a file ([`refused`]).
+//!             A spooled record that Kafka refuses for good → dead letter, or a file ([`durable::refused`]).
 //!             Undecodable → dead letter, then PUBACK. Unregistered, suspended, retired → refused, or closed while connected.
 //!
 //! What MQTT has and the gateway has not: QoS 2 (MQTT 5 is told so; in 3.1.1 such a PUBLISH ends the connection), retained
@@ -16,37 +16,21 @@
 //! SUBSCRIBE below `devices/{sensor_id}/` is granted, but nothing is delivered there yet.
 
 pub mod decode;
-pub mod identity;
+pub mod device;
+pub mod durable;
 pub mod mqtt;
-pub mod registry;
-pub mod spool;
 
-mod account;
-mod budget;
 mod config;
-mod connection;
 mod deadline;
-mod delivery;
-mod devices;
-mod forward;
 #[cfg(test)]
-#[path = "../fuzz/mod.rs"]
+#[path = "../fuzz/inputs.rs"]
 mod fuzz;
-mod handshake;
+mod gateway;
 mod http;
 mod listener;
 mod metrics;
 mod notices;
-mod private;
-mod publish;
-mod refused;
-mod reload;
-mod session;
-mod sessions;
-mod tls;
 mod watchdog;
-mod window;
-mod wire;
 
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -62,33 +46,21 @@ use schema::topics;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::device::{account, registry, sessions, updates};
+use crate::durable::{delivery, publish, spool};
+use crate::gateway::Gateway;
+use crate::listener::{places, reload, tls};
+
 pub use config::{Config, Limits, Spool as SpoolConfig};
-pub use tls::Files as TlsFiles;
+pub use listener::tls::Files as TlsFiles;
 use watchdog::{Standing, Watchdog};
 
 /// How often Kafka is asked whether it is there; with traffic, delivery reports say so sooner.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// How long closing connections get after the drain, to say good-bye.
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(3);
-
-/// What every connection shares.
-struct Gateway {
-    limits: Limits,
-    timestamps: decode::TimestampBounds,
-    registry: registry::Registry,
-    sessions: Arc<sessions::Sessions>,
-    publisher: publish::Publisher,
-    metrics: metrics::Metrics,
-    tls: tls::Tls,
-    notices: notices::Notices,
-    entrance: listener::Entrance,
-    accounts: Arc<account::Accounts>,
-    tokens: Option<Verifier>,
-    shutdown: CancellationToken,
-}
 
 /// Runs the gateway on the address that the settings name.
 ///
@@ -134,7 +106,7 @@ pub async fn serve(listeners: Listeners, config: Config, chassis: Chassis) -> an
         metrics,
         tls: tls::Tls::new(loaded.clone()),
         notices: notices::Notices::default(),
-        entrance: listener::Entrance::new(&config.limits),
+        entrance: places::Entrance::new(&config.limits),
         accounts: Arc::new(account::Accounts::new(&config.limits)),
         tokens,
         shutdown: chassis.shutdown.clone(),
@@ -156,7 +128,7 @@ pub async fn serve(listeners: Listeners, config: Config, chassis: Chassis) -> an
     let watch = Watch::open(&config.kafka, &chassis, watched)?;
     let watchdog = watchdog(&gateway, &files, config.stall_max, &chassis);
     let mut spooling = pin!(gateway.publisher.run_spool(spool_latch));
-    let apply = |key: &[u8], value: Option<&[u8]>| devices::apply(&gateway, key, value);
+    let apply = |key: &[u8], value: Option<&[u8]>| updates::apply(&gateway, key, value);
     tokio::select! {
         outcome = table::follow(&config.kafka, source, &chassis.shutdown, apply, || loaded.notify_one()) => outcome?,
         outcome = watch.run(|_| true) => outcome?,

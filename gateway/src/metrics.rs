@@ -5,7 +5,7 @@ use prometheus::{
     core::Collector,
 };
 
-use crate::tls::Ends;
+use crate::listener::tls::Ends;
 
 /// Buckets of the acknowledgement time: 1 ms is a good broker nearby, 30 s is when a message is given up.
 const ACK_SECONDS: [f64; 12] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use gateway::identity::Fingerprint;
+use gateway::device::identity::Fingerprint;
 use iotctl::pki::DeviceCertificate;
 use rcgen::{
     CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose,

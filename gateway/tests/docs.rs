@@ -112,7 +112,7 @@ fn every_reason_of_a_dead_letter_is_explained() {
 
 #[test]
 fn every_code_of_mqtt_5_is_explained() {
-    let source = include_str!("../src/mqtt/encode.rs");
+    let source = include_str!("../src/mqtt/packet/encode.rs");
     let codes = source.match_indices("0x").map(|(at, _)| &source[at..at + 4]);
     // What is no reason is a first byte of a packet, a mask, or success.
     let no_reason = ["0x90", "0x40", "0x20", "0xE0", "0x80", "0x7f", "0x00"];

@@ -6,7 +6,7 @@ mod acknowledgement;
 mod certificates;
 mod docs;
 mod flooding;
-#[path = "../fuzz/mod.rs"]
+#[path = "../fuzz/inputs.rs"]
 mod fuzz;
 mod fuzzed;
 mod hardship;

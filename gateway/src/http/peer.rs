@@ -11,10 +11,10 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::problem::Problem;
-use crate::Gateway;
-use crate::account::{Account, Connected};
-use crate::identity::Identity;
-use crate::registry::{Denied, Device};
+use crate::device::account::{Account, Connected};
+use crate::device::identity::Identity;
+use crate::device::registry::{Denied, Device};
+use crate::gateway::Gateway;
 
 /// The device that a request is of.
 pub(super) struct Sender {

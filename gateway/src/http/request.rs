@@ -12,11 +12,11 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::problem::Problem;
-use crate::account;
 use crate::decode::{self, Births, Format, Message, TimestampBounds, Undecodable};
-use crate::publish::Record;
-use crate::registry::Device;
-use crate::session;
+use crate::device::account;
+use crate::device::registry::Device;
+use crate::durable::publish::Record;
+use crate::mqtt::session;
 
 /// Readings of the largest request: a quarter of an hour, one a second, with room. Each becomes an event of its own.
 const READINGS_MAX: usize = 1_024;
@@ -211,7 +211,7 @@ impl<'de> Deserialize<'de> for Pairs<'de> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::Table;
+    use crate::device::registry::Table;
     use proptest::prelude::*;
     use schema::{DeviceRow, DeviceStatus};
     use std::sync::Arc;

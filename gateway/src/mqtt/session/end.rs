@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-use crate::mqtt::{DisconnectReason, Refusal};
-use crate::registry::Denied;
-use crate::window::Closing;
+use crate::device::registry::Denied;
+use crate::durable::window::Closing;
+use crate::mqtt::packet::{DisconnectReason, Refusal};
 
 /// How a session ends.
 #[derive(Clone, Debug, PartialEq, Eq)]

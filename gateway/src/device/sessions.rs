@@ -7,10 +7,10 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 
-use crate::Gateway;
-use crate::identity::Identity;
-use crate::registry::Denied;
-use crate::window::{Closing, Window};
+use crate::device::identity::Identity;
+use crate::device::registry::Denied;
+use crate::durable::window::{Closing, Window};
+use crate::gateway::Gateway;
 
 /// How late a connection may end after its certificate.
 const EXPIRY_LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -122,7 +122,7 @@ impl Drop for Entered {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::NotAfter;
+    use crate::device::identity::NotAfter;
 
     fn identity(sensor_id: &str) -> Identity {
         Identity::of(sensor_id, b"certificate")

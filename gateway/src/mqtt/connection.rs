@@ -9,14 +9,16 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
-use crate::Gateway;
-use crate::account::Connected;
-use crate::identity::Identity;
-use crate::mqtt::{Accepted, Connect, ConnectRefusal, Decoder, Encoder, Packet, Qos, Refusal, Version};
+use crate::device::account::Connected;
+use crate::device::identity::Identity;
+use crate::durable::window::Window;
+use crate::gateway::Gateway;
+use crate::mqtt::packet::{
+    Accepted, Connect, ConnectRefusal, Decoder, Encoder, Packet, Qos, Refusal, Version,
+};
+use crate::mqtt::session::{Admitted, End, Session};
+use crate::mqtt::wire::Wire;
 use crate::notices::Event;
-use crate::session::{Admitted, End, Session};
-use crate::window::Window;
-use crate::wire::Wire;
 
 /// How long a client has to take the last words of the gateway.
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(2);

@@ -19,8 +19,8 @@ use parking_lot::Mutex;
 use schema::ReadingCreatedEvent;
 use tokio::time::Instant;
 
-use crate::budget::{Budget, DeviceBudget};
 use crate::config::Limits;
+use crate::durable::budget::{Budget, DeviceBudget};
 
 /// Accounts that are kept before the first look for those that need not be.
 const ACCOUNTS_MIN: usize = 1_024;

@@ -2,8 +2,8 @@
 
 use schema::{Change, DeviceRow};
 
-use crate::Gateway;
-use crate::registry::Applied;
+use crate::device::registry::Applied;
+use crate::gateway::Gateway;
 
 /// Applies one record and closes the connections of a device that may not publish any more.
 pub(crate) fn apply(gateway: &Gateway, key: &[u8], value: Option<&[u8]>) {

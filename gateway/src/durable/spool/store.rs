@@ -20,7 +20,7 @@ use redb::{
 
 use super::Seq;
 use super::record::{Record, disk_bytes};
-use crate::private;
+use crate::durable::private;
 
 /// The encoded records; the name says which encoding.
 const RECORDS: TableDefinition<'_, Seq, &[u8]> = TableDefinition::new("records/1");

@@ -13,11 +13,11 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::{Delivery, Ticket};
-use crate::budget::{Budget, DeviceBudget};
+use crate::durable::budget::{Budget, DeviceBudget};
+use crate::durable::publish::NotTaken;
+use crate::durable::spool::{Limits, Record, Seq, Spool};
+use crate::durable::window::{Outcome, Promise, Window};
 use crate::metrics::Metrics;
-use crate::publish::NotTaken;
-use crate::spool::{Limits, Record, Seq, Spool};
-use crate::window::{Outcome, Promise, Window};
 
 const SENSORS: usize = 4;
 const PARTITIONS: usize = 2;

@@ -13,11 +13,11 @@ use rdkafka::error::KafkaError;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::delivery::Delivery;
-use crate::forward::Produced;
-use crate::private;
-use crate::publish::{Publisher, header};
-use crate::spool::Record;
+use crate::durable::delivery::Delivery;
+use crate::durable::forward::Produced;
+use crate::durable::private;
+use crate::durable::publish::{Publisher, header};
+use crate::durable::spool::Record;
 
 /// The folder in the spool's.
 const FOLDER: &str = "refused";

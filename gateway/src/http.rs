@@ -38,11 +38,12 @@ use tokio::time::{Instant, sleep};
 use tokio_rustls::server::TlsStream;
 use uuid::Uuid;
 
-use crate::account::{self, Account, Connected};
-use crate::identity::Identity;
-use crate::publish::{NotTaken, Record};
-use crate::window::{Outcome, Promise, RECORD_OVERHEAD_BYTES, Window};
-use crate::{Gateway, budget};
+use crate::device::account::{self, Account, Connected};
+use crate::device::identity::Identity;
+use crate::durable::budget;
+use crate::durable::publish::{NotTaken, Record};
+use crate::durable::window::{Outcome, Promise, RECORD_OVERHEAD_BYTES, Window};
+use crate::gateway::Gateway;
 
 use body::{Body, Received};
 use patient::Patient;

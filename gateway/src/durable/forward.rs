@@ -1,7 +1,7 @@
 //! Spool → Kafka, in order. One task, from the start of the gateway: a former run may have left records.
 //!
 //! What Kafka refuses for itself, another try would not change: it is sent again with fewer others, because a refusal is about
-//! what the producer has put into one request, and when it is refused alone it goes where [`crate::refused`] says.
+//! what the producer has put into one request, and when it is refused alone it goes where [`crate::durable::refused`] says.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -15,10 +15,10 @@ use rdkafka::producer::{Producer, PurgeConfig};
 use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use crate::delivery::Delivery;
+use crate::durable::delivery::Delivery;
+use crate::durable::publish::{Opaque, Publisher, is_refusal};
+use crate::durable::spool::{self, Health, Record, Seq};
 use crate::metrics::Metrics;
-use crate::publish::{Opaque, Publisher, is_refusal};
-use crate::spool::{self, Health, Record, Seq};
 use crate::watchdog::Standing;
 
 /// Records that are forwarded together: a few milliseconds' worth, and few enough to repeat after a crash.

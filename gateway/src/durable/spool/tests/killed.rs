@@ -60,7 +60,7 @@ fn number(record: &Record) -> u32 {
 
 /// Runs the child until it has said so many lines, kills it, and returns all that it said.
 fn run_and_kill(dir: &Path, lines: usize) -> String {
-    let test = "spool::tests::killed::kill_9_at_any_moment_loses_nothing_acknowledged";
+    let test = "durable::spool::tests::killed::kill_9_at_any_moment_loses_nothing_acknowledged";
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture"])
         .env(CHILD_DIR, dir)

@@ -14,7 +14,7 @@ use parking_lot::RwLock;
 use schema::{Change, ChangeError, DeviceRow, DeviceStatus, Order, Verdict};
 
 use crate::decode::Format;
-use crate::identity::{Fingerprint, Identity, Issue};
+use crate::device::identity::{Fingerprint, Identity, Issue};
 
 /// What the gateway needs to know of a registered device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -221,7 +221,7 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::NotAfter;
+    use crate::device::identity::NotAfter;
     use proptest::prelude::*;
     use schema::{Op, Source, Timestamp};
 

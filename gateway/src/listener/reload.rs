@@ -13,8 +13,8 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 
-use crate::Gateway;
-use crate::tls::{Contents, Files, Loaded};
+use crate::gateway::Gateway;
+use crate::listener::tls::{Contents, Files, Loaded};
 use crate::watchdog::Standing;
 
 /// How often the files are looked at: a revoked connection is to be closed within a second.

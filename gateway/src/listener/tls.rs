@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::revocation_list::CertificateRevocationList;
 
-use crate::identity::Issue;
+use crate::device::identity::Issue;
 
 /// Where the gateway's own certificate is, and whose devices it believes. PEM.
 #[derive(Clone, Debug)]

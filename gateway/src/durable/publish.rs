@@ -20,11 +20,11 @@ use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer}
 use schema::{ReadingCreatedEvent, Timestamp, topics};
 use tokio_util::sync::CancellationToken;
 
-use crate::delivery::{Delivery, Ticket};
-use crate::forward::{Batch, Pace};
+use crate::durable::delivery::{Delivery, Ticket};
+use crate::durable::forward::{Batch, Pace};
+use crate::durable::spool;
+use crate::durable::window::{Outcome, Slot};
 use crate::metrics::Metrics;
-use crate::spool;
-use crate::window::{Outcome, Slot};
 
 /// How long the probe waits for a broker's answer.
 const PROBE_WAIT: Duration = Duration::from_secs(3);

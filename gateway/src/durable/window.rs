@@ -13,8 +13,8 @@ use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 use tokio::time::{Duration, Instant};
 
-use crate::budget::Permit;
-use crate::registry::Denied;
+use crate::device::registry::Denied;
+use crate::durable::budget::Permit;
 
 /// What a message in flight costs beside its own bytes: the envelope of its event, its headers, and what the producer and
 /// the window keep about it.
@@ -256,7 +256,7 @@ impl Drop for Slot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::budget::{Budget, DeviceBudget};
+    use crate::durable::budget::{Budget, DeviceBudget};
     use proptest::prelude::*;
 
     fn open(window: &Arc<Window>, budget: &DeviceBudget, packet_id: u16) -> Slot {

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::store::{Store, Total, is_damage};
 use super::{Done, Error, GROUP_BYTES_MAX, Health, Limits, OpenError, READ_BYTES_MAX, ROOM_PERCENT, Record};
 use super::{Seq, Shared, State, Status};
-use crate::private;
+use crate::durable::private;
 use failing::Failing;
 
 /// Locked as long as the spool is open, so that no second process makes or replaces the file.

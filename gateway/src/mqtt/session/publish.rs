@@ -8,12 +8,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::{End, NOT_STORED, OWN_TOPIC_ONLY, Session};
-use crate::account;
-use crate::budget::Share;
 use crate::decode::{self, Message, Undecodable};
-use crate::mqtt::{DisconnectReason, Publish, Qos, Version, topic};
-use crate::publish::{DeadLetter, NotTaken, Record};
-use crate::window::{Outcome, Promise, RECORD_OVERHEAD_BYTES};
+use crate::device::account;
+use crate::durable::budget::Share;
+use crate::durable::publish::{DeadLetter, NotTaken, Record};
+use crate::durable::window::{Outcome, Promise, RECORD_OVERHEAD_BYTES};
+use crate::mqtt::packet::{DisconnectReason, Publish, Qos, Version, topic};
 
 /// Bytes of the largest event: below the million that a Kafka client takes by default, headers and all.
 const EVENT_BYTES_MAX: usize = 900_000;

@@ -19,10 +19,10 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::durable::publish::NotTaken;
+use crate::durable::spool::{Done, Error, Record, Seq, Spool};
+use crate::durable::window::{Outcome, Slot};
 use crate::metrics::Metrics;
-use crate::publish::NotTaken;
-use crate::spool::{Done, Error, Record, Seq, Spool};
-use crate::window::{Outcome, Slot};
 
 /// Number of a record that is produced directly, in the order of producing.
 pub(crate) type Ticket = u64;

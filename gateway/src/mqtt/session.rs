@@ -16,15 +16,15 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use crate::Gateway;
-use crate::account::{self, Connected};
-use crate::budget::Share;
 use crate::decode::Births;
-use crate::identity::Identity;
-use crate::mqtt::{Decoder, DisconnectReason, Encoder, Packet, PubAckReason, SubAckReason, topic};
-use crate::registry::Device;
-use crate::window::{Closing, Outcome, Promise, RECORD_OVERHEAD_BYTES, Window};
-use crate::wire::Wire;
+use crate::device::account::{self, Connected};
+use crate::device::identity::Identity;
+use crate::device::registry::Device;
+use crate::durable::budget::Share;
+use crate::durable::window::{Closing, Outcome, Promise, RECORD_OVERHEAD_BYTES, Window};
+use crate::gateway::Gateway;
+use crate::mqtt::packet::{Decoder, DisconnectReason, Encoder, Packet, PubAckReason, SubAckReason, topic};
+use crate::mqtt::wire::Wire;
 
 use clocks::{Clocks, Due};
 pub(crate) use end::End;

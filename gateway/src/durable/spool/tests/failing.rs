@@ -216,7 +216,8 @@ async fn file_that_the_kernel_lets_grow_no_more_is_told_and_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     // 16 MiB in blocks of 512 bytes; without its signal, a write beyond fails with EFBIG.
     let limited = "trap '' XFSZ; ulimit -f 32768; exec \"$@\"";
-    let test = "spool::tests::failing::file_that_the_kernel_lets_grow_no_more_is_told_and_loses_nothing";
+    let test =
+        "durable::spool::tests::failing::file_that_the_kernel_lets_grow_no_more_is_told_and_loses_nothing";
     let output = Command::new("sh")
         .args(["-c", limited, "sh"])
         .arg(std::env::current_exe().unwrap())

@@ -1,0 +1,8 @@
+//! Devices: who somebody is, whether they may come in, and what they may cost.
+
+pub mod identity;
+pub mod registry;
+
+pub(crate) mod account;
+pub(crate) mod sessions;
+pub(crate) mod updates;

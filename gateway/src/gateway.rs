@@ -1,0 +1,28 @@
+//! What all connections share.
+
+use std::sync::Arc;
+
+use chassis::auth::Verifier;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Limits;
+use crate::device::{account, registry, sessions};
+use crate::durable::publish;
+use crate::listener::{places, tls};
+use crate::{decode, metrics, notices};
+
+/// What every connection shares.
+pub(crate) struct Gateway {
+    pub(crate) limits: Limits,
+    pub(crate) timestamps: decode::TimestampBounds,
+    pub(crate) registry: registry::Registry,
+    pub(crate) sessions: Arc<sessions::Sessions>,
+    pub(crate) publisher: publish::Publisher,
+    pub(crate) metrics: metrics::Metrics,
+    pub(crate) tls: tls::Tls,
+    pub(crate) notices: notices::Notices,
+    pub(crate) entrance: places::Entrance,
+    pub(crate) accounts: Arc<account::Accounts>,
+    pub(crate) tokens: Option<Verifier>,
+    pub(crate) shutdown: CancellationToken,
+}
