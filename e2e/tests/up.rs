@@ -218,6 +218,8 @@ async fn a_newcomer_pastes_what_up_prints_stops_it_and_follows_the_documents() {
     for page in PAGES {
         assert!(checkout.follow(page).await > 0, "{page} has nothing to paste");
     }
+    // A newcomer tries it again: what was there before changes nothing.
+    checkout.follow("README.md").await;
     impossible_rate_is_admitted(&checkout);
     file_with_a_bad_line_says_what_is_stored(&checkout);
     let down = checkout.paste("iotctl down");
