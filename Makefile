@@ -21,7 +21,7 @@ deps: ## Installs the Debian packages that are missing; changes nothing when all
 build: deps ## Builds every service and iotctl
 	cargo build --locked --workspace --bins
 
-up: build ## Starts the whole platform with a simulator and keeps it running until Ctrl-C; ARGS=--lake for Parquet files, too
+up: build ## Starts the whole platform with a simulator and keeps it running until Ctrl-C; ARGS="--with lake-svc" for Parquet files, too
 	@$(IOTCTL) up $(ARGS)
 
 down: ## Stops a platform that `make up` runs in another terminal

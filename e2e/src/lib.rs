@@ -10,12 +10,14 @@ mod service;
 
 pub use fleet::{Acknowledged, Fleet, Member};
 pub use instance::Instance;
+pub use iotctl::services::Service;
 pub use publisher::Publisher;
-pub use service::Service;
 
 use iotctl::pki::DeviceCertificate;
+use iotctl::services::Protocol;
 use iotctl::token::Signer;
 use serde_json::{Value, json};
+use service::ADMIN;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Child;
@@ -38,8 +40,9 @@ pub struct System {
     /// Port of the gateway's HTTPS listener.
     pub http_port: u16,
     folder: TempDir,
-    ports: BTreeMap<&'static str, u16>,
-    processes: BTreeMap<Service, Child>,
+    /// By service and the variable of the listener.
+    ports: BTreeMap<(&'static str, &'static str), u16>,
+    processes: BTreeMap<&'static str, Child>,
     client: reqwest::Client,
     token: String,
 }
@@ -75,32 +78,35 @@ impl System {
             client: reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap(),
             token,
         };
-        for service in Service::ALL {
-            system.ports.insert(service.name(), testkit::free_port());
-            if service.has_rest() {
-                system.ports.insert(service.rest_name(), testkit::free_port());
-            }
+        for service in Service::required() {
+            let listeners = service.listeners.iter();
+            system.ports.extend(listeners.map(|one| match one.protocol {
+                Protocol::Mqtt => ((service.name, one.variable), system.mqtt_port),
+                Protocol::Https => ((service.name, one.variable), system.http_port),
+                Protocol::Rest => ((service.name, one.variable), testkit::free_port()),
+            }));
+            system.ports.insert((service.name, ADMIN), testkit::free_port());
         }
-        for service in Service::ALL {
+        for service in Service::required() {
             system.spawn(service);
         }
-        for service in Service::ALL {
+        for service in Service::required() {
             system.wait_ready(service).await;
         }
         system
     }
 
-    fn spawn(&mut self, service: Service) {
+    fn spawn(&mut self, service: &Service) {
         let child = service::spawn(self, service);
-        self.processes.insert(service, child);
+        self.processes.insert(service.name, child);
     }
 
     /// Ends a service as `kill -9` does, and waits until it is gone.
     ///
     /// # Panics
     /// It does not run.
-    pub fn kill(&mut self, service: Service) {
-        let mut child = self.processes.remove(&service).expect("service runs");
+    pub fn kill(&mut self, service: &Service) {
+        let mut child = self.processes.remove(service.name).expect("service runs");
         child.kill().unwrap();
         child.wait().unwrap();
     }
@@ -109,15 +115,15 @@ impl System {
     ///
     /// # Panics
     /// It does not become ready; its log is printed.
-    pub async fn restart(&mut self, service: Service) {
+    pub async fn restart(&mut self, service: &Service) {
         self.spawn(service);
         self.wait_ready(service).await;
     }
 
-    async fn wait_ready(&self, service: Service) {
-        let url = format!("http://127.0.0.1:{}/readyz", self.ports[service.name()]);
+    async fn wait_ready(&self, service: &Service) {
+        let url = format!("http://127.0.0.1:{}/readyz", self.port(service, ADMIN));
         testkit::wait::until(
-            &format!("{} to be ready, see its log below\n{}", service.name(), self.log(service)),
+            &format!("{} to be ready, see its log below\n{}", service.name, self.log(service)),
             async || {
                 let answer = self.client.get(&url).send().await.ok()?;
                 answer.status().is_success().then_some(())
@@ -126,27 +132,31 @@ impl System {
         .await;
     }
 
-    fn log_file(&self, service: Service) -> PathBuf {
-        self.folder.path().join(format!("{}.log", service.name()))
+    fn log_file(&self, service: &Service) -> PathBuf {
+        self.folder.path().join(format!("{}.log", service.name))
     }
 
     /// Returns what a service has logged.
-    pub fn log(&self, service: Service) -> String {
+    pub fn log(&self, service: &Service) -> String {
         std::fs::read_to_string(self.log_file(service)).unwrap_or_default()
     }
 
     /// Lists the ports of a service that speak plain HTTP: that for the orchestrator, and REST where there is one.
-    pub fn http_ports(&self, service: Service) -> Vec<u16> {
-        let names = [service.name(), service.rest_name()];
-        names[..=usize::from(service.has_rest())].iter().map(|name| self.ports[name]).collect()
+    pub fn http_ports(&self, service: &Service) -> Vec<u16> {
+        let rest = service.listener(Protocol::Rest).map(|listener| self.port(service, listener.variable));
+        [self.port(service, ADMIN)].into_iter().chain(rest).collect()
+    }
+
+    fn port(&self, service: &Service, variable: &str) -> u16 {
+        self.ports[&(service.name, variable)]
     }
 
     /// Returns what a service serves at `/metrics`.
     ///
     /// # Panics
     /// It does not answer.
-    pub async fn metrics(&self, service: Service) -> String {
-        let url = format!("http://127.0.0.1:{}/metrics", self.ports[service.name()]);
+    pub async fn metrics(&self, service: &Service) -> String {
+        let url = format!("http://127.0.0.1:{}/metrics", self.port(service, ADMIN));
         self.client.get(url).send().await.unwrap().text().await.unwrap()
     }
 
@@ -154,15 +164,16 @@ impl System {
     ///
     /// # Panics
     /// It does not run.
-    pub fn resident_kib(&self, service: Service) -> u64 {
-        let status = format!("/proc/{}/status", self.processes[&service].id());
+    pub fn resident_kib(&self, service: &Service) -> u64 {
+        let status = format!("/proc/{}/status", self.processes[service.name].id());
         let status = std::fs::read_to_string(status).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
-    fn url(&self, service: Service, path: &str) -> String {
-        format!("http://127.0.0.1:{}{path}", self.ports[service.rest_name()])
+    fn url(&self, service: &Service, path: &str) -> String {
+        let listener = service.listener(Protocol::Rest).expect("a REST service");
+        format!("http://127.0.0.1:{}{path}", self.port(service, listener.variable))
     }
 
     /// Sends a request to a REST service with an admin's token; returns status and body.
@@ -171,7 +182,7 @@ impl System {
     /// No answer, or one that is not JSON.
     pub async fn rest(
         &self,
-        service: Service,
+        service: &Service,
         method: &str,
         path: &str,
         body: Option<&Value>,
@@ -191,8 +202,8 @@ impl System {
     ///
     /// # Panics
     /// The service does not answer.
-    pub async fn metric(&self, service: Service, name: &str, label: &str) -> f64 {
-        let url = format!("http://127.0.0.1:{}/metrics", self.ports[service.name()]);
+    pub async fn metric(&self, service: &Service, name: &str, label: &str) -> f64 {
+        let url = format!("http://127.0.0.1:{}/metrics", self.port(service, ADMIN));
         let page = self.client.get(&url).send().await.unwrap().text().await.unwrap();
         let quoted = format!("\"{label}\"");
         let line = page.lines().find(|line| line.starts_with(&format!("{name}{{")) && line.contains(&quoted));
@@ -217,7 +228,7 @@ impl System {
             "sensorId": sensor_id, "displayName": sensor_id, "deviceType": "THERMOSTAT", "zoneId": "kitchen",
             "codec": codec, "fingerprints": [certificate.fingerprint_sha256_hex],
         });
-        let (status, answer) = self.rest(Service::Devices, "POST", "/api/v1/devices", Some(&device)).await;
+        let (status, answer) = self.rest(Service::DEVICE, "POST", "/api/v1/devices", Some(&device)).await;
         assert_eq!(status, 201, "{answer}");
         certificate
     }
@@ -230,7 +241,7 @@ impl System {
         let threshold =
             json!({ "sensorId": sensor_id, "metric": metric, "max": max, "severity": "critical" });
         let (status, answer) =
-            self.rest(Service::Thresholds, "POST", "/api/v1/thresholds", Some(&threshold)).await;
+            self.rest(Service::THRESHOLD, "POST", "/api/v1/thresholds", Some(&threshold)).await;
         assert_eq!(status, 201, "{answer}");
         answer
     }
@@ -248,8 +259,8 @@ impl Drop for System {
             let _ = child.wait();
         }
         if std::thread::panicking() {
-            for service in Service::ALL {
-                eprintln!("=== {} ===\n{}", service.name(), self.log(service));
+            for service in Service::required() {
+                eprintln!("=== {} ===\n{}", service.name, self.log(service));
             }
         }
     }

@@ -205,7 +205,7 @@ async fn no_hostile_device_takes_from_good_ones_what_is_theirs() {
     let is_wanted = |kind: &Kind| run.extent.only.as_ref().is_none_or(|only| kind.name().contains(only));
     for kind in Kind::ALL.into_iter().filter(is_wanted) {
         let (metric, label) = kind.held_back_by();
-        let count = async || run.system.metric(Service::Gateway, metric, label).await;
+        let count = async || run.system.metric(Service::GATEWAY, metric, label).await;
         let (mut rounds, first) = (Rounds::default(), count().await);
         rounds.quiet.push(run.observe(async || true).await);
         for round in 0..run.extent.rounds {

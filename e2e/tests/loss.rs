@@ -101,7 +101,7 @@ impl Run {
     async fn suffer(&mut self, fault: Fault) -> (Instant, Instant) {
         let from = Instant::now();
         match fault {
-            Fault::GatewayKilled => self.system.kill(Service::Gateway),
+            Fault::GatewayKilled => self.system.kill(Service::GATEWAY),
             Fault::KafkaFrozen => self.broker.freeze(),
             Fault::KafkaKilled | Fault::KafkaGone => self.broker.kill().await,
         }
@@ -114,7 +114,7 @@ impl Run {
         }
         let to = Instant::now();
         match fault {
-            Fault::GatewayKilled => self.system.restart(Service::Gateway).await,
+            Fault::GatewayKilled => self.system.restart(Service::GATEWAY).await,
             Fault::KafkaFrozen => self.broker.thaw(),
             Fault::KafkaKilled | Fault::KafkaGone => self.broker.restart().await,
         }

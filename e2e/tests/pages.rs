@@ -73,7 +73,7 @@ fn rehearse(line: &str) -> Output {
 #[test]
 fn every_make_line_of_the_readme_names_a_target_that_there_is() {
     let lines = make_lines(&page("README.md"));
-    for known in ["make up", "make test", "make up ARGS=--lake"] {
+    for known in ["make up", "make test", "make up ARGS=\"--with lake-svc\""] {
         assert!(lines.iter().any(|line| line == known), "{known} is not among {lines:?}");
     }
     for line in lines {
@@ -84,9 +84,9 @@ fn every_make_line_of_the_readme_names_a_target_that_there_is() {
 
 #[test]
 fn make_up_is_the_program_that_the_test_of_the_readme_starts() {
-    let output = rehearse("make up ARGS=--lake");
+    let output = rehearse("make up ARGS=\"--with lake-svc\"");
     let said = String::from_utf8(output.stdout).unwrap();
-    assert!(said.trim().ends_with("/debug/iotctl up --lake"), "{said}");
+    assert!(said.trim().ends_with("/debug/iotctl up --with lake-svc"), "{said}");
 }
 
 #[test]

@@ -19,7 +19,7 @@ async fn hours(system: &System, sensor_id: &str) -> Vec<Value> {
     let path = format!(
         "/api/v1/sensors/{sensor_id}/aggregates/hourly?metric=temperature&from=2026-01-02T00:00:00Z&to=2026-01-03T00:00:00Z"
     );
-    let (status, answer) = system.rest(Service::Query, "GET", &path, None).await;
+    let (status, answer) = system.rest(Service::QUERY, "GET", &path, None).await;
     assert_eq!(status, 200, "{answer}");
     answer["resources"].as_array().unwrap().clone()
 }
@@ -61,7 +61,7 @@ async fn a_published_reading_becomes_a_row_an_hour_a_latest_value_and_an_alert()
     assert_eq!((&hour["avg"], &hour["min"], &hour["max"]), (&json!(15.0), &json!(10.0), &json!(20.0)));
     assert!(hour["bucket"].as_str().unwrap().starts_with("2026-01-02T04:00:00"));
     let (status, latest) =
-        system.rest(Service::Query, "GET", "/api/v1/readings/latest?sensorId=thermostat-1", None).await;
+        system.rest(Service::QUERY, "GET", "/api/v1/readings/latest?sensorId=thermostat-1", None).await;
     assert_eq!(status, 200);
     assert_eq!((&latest["total"], &latest["resources"][0]["value"]), (&json!(1), &json!(20.0)));
 
@@ -84,7 +84,7 @@ async fn a_threshold_changed_by_rest_changes_the_next_readings_outcome() {
     let path = format!("/api/v1/thresholds/{id}");
     let changed =
         json!({"sensorId": "thermostat-1", "metric": "temperature", "max": 40.0, "severity": "info"});
-    let (status, answer) = system.rest(Service::Thresholds, "PUT", &path, Some(&changed)).await;
+    let (status, answer) = system.rest(Service::THRESHOLD, "PUT", &path, Some(&changed)).await;
     assert_eq!((status, &answer["version"]), (200, &json!(2)), "{answer}");
     let mut second = 0;
     let alert: Alert = testkit::wait::until("an alert of the changed threshold", async || {

@@ -73,7 +73,7 @@ async fn live_connections_end_within_a_second_of_the_operators_word() {
     for Subject { name, end, connection } in subjects {
         assert!(!connection.is_finished(), "{name} is still connected");
         let path = format!("/api/v1/devices/{name}");
-        let (status, answer) = system.rest(Service::Devices, "PUT", &path, Some(&end)).await;
+        let (status, answer) = system.rest(Service::DEVICE, "PUT", &path, Some(&end)).await;
         let answered = Instant::now();
         assert_eq!(status, 200, "{answer}");
         let closed = timeout(CLOSED_WITHIN, connection).await.expect("the connection ends").unwrap();

@@ -1,17 +1,8 @@
 //! The laws of the workspace, held by a test instead of by reviewers.
 
+use iotctl::services::Service;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-
-const SERVICES: [&str; 8] = [
-    "gateway",
-    "command-svc",
-    "lake-svc",
-    "device-svc",
-    "threshold-svc",
-    "cdc-svc",
-    "alerting-svc",
-    "query-svc",
-];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
@@ -31,10 +22,11 @@ fn dependencies(member: &str) -> Vec<String> {
 
 #[test]
 fn no_service_depends_on_a_service_nor_on_the_test_tools() {
-    for service in SERVICES {
+    for service in Service::ALL.map(|service| service.name) {
         let found = dependencies(service);
         assert!(found.contains(&"chassis".to_owned()), "{service}: {found:?}");
-        for forbidden in SERVICES.iter().chain(&["iotctl", "testkit", "e2e"]) {
+        let services = Service::ALL.into_iter().map(|service| service.name);
+        for forbidden in services.chain(["iotctl", "testkit", "e2e"]) {
             assert!(!found.iter().any(|name| name == forbidden), "{service} depends on {forbidden}");
         }
     }
@@ -49,9 +41,26 @@ fn the_contract_and_the_plumbing_do_not_know_each_other() {
     }
 }
 
+/// A service is a member whose `main.rs` starts as every service does.
+#[test]
+fn the_table_of_services_has_every_service_and_so_has_the_map() {
+    let manifest = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let members = manifest.lines().filter_map(|line| line.trim().strip_prefix('"')?.strip_suffix("\","));
+    let is_service = |member: &&str| {
+        let main = std::fs::read_to_string(root().join(member).join("src/main.rs")).unwrap_or_default();
+        main.contains("chassis::main(")
+    };
+    let found: BTreeSet<&str> = members.filter(is_service).collect();
+    assert_eq!(found, Service::ALL.map(|service| service.name).into_iter().collect());
+    let map = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    for service in Service::ALL {
+        assert!(map.contains(&format!("| `{}/` |", service.name)), "ARCHITECTURE.md lacks {}", service.name);
+    }
+}
+
 #[test]
 fn every_service_says_what_goes_in_and_out_and_what_it_guarantees() {
-    for service in SERVICES {
+    for service in Service::ALL.map(|service| service.name) {
         let lib = std::fs::read_to_string(root().join(service).join("src/lib.rs")).unwrap();
         for word in ["//! In: ", "//! Out: ", "//! Guarantee: ", "//! On failure: "] {
             assert!(lib.contains(word), "{service}/src/lib.rs lacks `{word}`");

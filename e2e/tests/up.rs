@@ -60,7 +60,7 @@ impl Checkout {
 
     fn up(&self) -> Child {
         tokio::process::Command::new(iotctl())
-            .args(["up", "--lake"])
+            .args(["up", "--with", "lake-svc"])
             .current_dir(self.path())
             .env("FIELDLINE_PORT_OFFSET", self.offset.to_string())
             .stdout(Stdio::piped())

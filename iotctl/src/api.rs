@@ -7,6 +7,9 @@ use reqwest::{Method, Response, StatusCode};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::services::Service;
+use crate::state::Ports;
+
 /// How long one request may take.
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(10);
 
@@ -59,13 +62,19 @@ pub struct NewThreshold<'a> {
 }
 
 impl Api {
-    /// Describes the services at these base URLs. Nothing is sent yet.
+    /// Describes the services of a local installation. Nothing is sent yet.
     ///
     /// # Errors
     /// The HTTP client cannot be made.
-    pub fn new(devices: String, thresholds: String, queries: String, token: String) -> Result<Self> {
+    pub fn local(ports: Ports, token: String) -> Result<Self> {
         let client = reqwest::Client::builder().timeout(REQUEST_TIME_MAX).no_proxy().build();
-        Ok(Self { client: client.context("make an HTTP client")?, token, devices, thresholds, queries })
+        Ok(Self {
+            client: client.context("make an HTTP client")?,
+            token,
+            devices: ports.rest(Service::DEVICE),
+            thresholds: ports.rest(Service::THRESHOLD),
+            queries: ports.rest(Service::QUERY),
+        })
     }
 
     /// Registers a device, or adds the fingerprints to the one that is registered; says whether it is new.

@@ -19,6 +19,7 @@ use crate::pki::Pki;
 use crate::process;
 use crate::progress::Progress;
 use crate::servers::run::{self, Given};
+use crate::services::{Protocol, Service};
 use crate::simulate::{self, Profile};
 use crate::state::{Ports, State};
 use crate::token::Signer;
@@ -47,9 +48,9 @@ struct Arguments {
 enum Command {
     /// Starts the whole platform with a simulator and runs it until Ctrl-C.
     Up {
-        /// Also writes the readings to Parquet files, for DuckDB and the like.
-        #[arg(long)]
-        lake: bool,
+        /// Also runs this optional service; several by repeating the option.
+        #[arg(long = "with", value_name = "SERVICE", value_parser = parse_optional_service)]
+        with: Vec<&'static Service>,
         /// File with an administrator's URL of a PostgreSQL server to use instead of starting one; `clean`
         /// leaves its database.
         #[arg(long)]
@@ -270,10 +271,10 @@ async fn dispatch(arguments: Arguments) -> Result<u8> {
     let offset = arguments.port_offset;
     let progress = Progress::new();
     match arguments.command {
-        Command::Up { lake, database_url_file, database_ca_file, dialect } => {
+        Command::Up { with, database_url_file, database_ca_file, dialect } => {
             let ports = Ports::new(offset.unwrap_or(0))?;
             let database = database_url_file.map(|file| given_server(&file, database_ca_file)).transpose()?;
-            let options = up::Options { lake, database, dialect: dialect.wanted() };
+            let options = up::Options { with, database, dialect: dialect.wanted() };
             up::up(&State::open(named)?, ports, &options, &progress).await?;
         }
         Command::Down => match State::find(named)? {
@@ -362,11 +363,11 @@ async fn verify(command: VerifyCommand, mut env: Env, progress: &Progress) -> Re
 
 async fn simulate(state: &State, ports: Ports, options: SimulateOptions, progress: &Progress) -> Result<()> {
     let pki = Pki::open_or_create(&state.pki())?;
-    let url = |name| format!("http://127.0.0.1:{}", ports.of(name));
     let token =
         Signer::open_or_create(&state.jwt())?.mint("simulator", &["operator"], SIMULATION_TOKEN_TTL)?;
-    let api = Api::new(url("device-svc"), url("threshold-svc"), url("query-svc"), token)?;
-    let broker = simulate::Broker { host: "127.0.0.1".to_owned(), port: ports.of("MQTT") };
+    let api = Api::local(ports, token)?;
+    let broker =
+        simulate::Broker { host: "127.0.0.1".to_owned(), port: ports.of(Service::GATEWAY, Protocol::Mqtt) };
     let site = simulate::Site { pki: &pki, api: &api, broker, progress };
     let started = Instant::now();
     let outcome = match options.csv {
@@ -444,6 +445,13 @@ fn print_device(state: &State, name: &str, progress: &Progress) -> Result<()> {
     println!("key          {}", files.key.display());
     println!("fingerprint  {}", files.fingerprint_sha256_hex);
     Ok(())
+}
+
+/// Finds an optional service by its name.
+fn parse_optional_service(name: &str) -> Result<&'static Service> {
+    let names = Service::optional().map(|service| service.name).collect::<Vec<_>>().join(", ");
+    let found = Service::optional().find(|service| service.name == name);
+    found.with_context(|| format!("expected one of: {names}"))
 }
 
 /// Reads a number with the unit `s`, `m`, `h` or `d`.

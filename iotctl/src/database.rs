@@ -9,6 +9,7 @@ use schema::migrations::{self, Dialect};
 use tokio_postgres::Client;
 
 use crate::files;
+use crate::services::Service;
 use crate::state::State;
 
 /// Name of the local installation's database.
@@ -20,9 +21,6 @@ const GRANTS: &str = include_str!("database/grants.sql");
 const GRANTS_POSTGRES: &str = include_str!("database/grants-postgres.sql");
 const GRANTS_TIMESCALE: &str = include_str!("database/grants-timescale.sql");
 const GRANTS_DISTRIBUTED: &str = include_str!("database/grants-distributed.sql");
-
-/// Services that use the database, each by a role of its name with `_` for `-`.
-pub const SERVICES: [&str; 5] = ["command-svc", "device-svc", "threshold-svc", "cdc-svc", "query-svc"];
 
 /// Makes the database, its schema, the roles and their rights, as far as they are not there; passwords are
 /// kept in the state folder. A new database gets the wanted dialect or, without one, what the server offers.
@@ -39,12 +37,12 @@ pub async fn prepare(state: &State, server: &Server, wanted: Option<Dialect>) ->
     let dialect = migrate(&mut client, wanted).await?;
     // A statement that fails would be logged with its password.
     client.batch_execute("SET log_min_error_statement = panic").await?;
-    for service in SERVICES {
-        let password = files::secret_or_new(&state.path(&format!("secrets/{service}.password")))?;
-        let role = role_of(service);
+    for service in Service::ALL.into_iter().filter(|service| service.has_database()) {
+        let password = files::secret_or_new(&state.path(&format!("secrets/{}.password", service.name)))?;
+        let role = service.role();
         make_role(&client, &role, &password).await.with_context(|| format!("make the role {role}"))?;
         let url = server.url_of(&role, &password, NAME);
-        files::write(&url_file(state, service), url.as_bytes(), files::Readers::Owner)?;
+        files::write(&url_file(state, service.name), url.as_bytes(), files::Readers::Owner)?;
     }
     client.batch_execute("ALTER ROLE cdc_svc REPLICATION").await.context("let cdc-svc read the WAL")?;
     grant(&client, dialect).await?;
@@ -56,15 +54,15 @@ pub async fn prepare(state: &State, server: &Server, wanted: Option<Dialect>) ->
 /// # Errors
 /// A role is missing, cdc-svc's may not read the WAL, or the server refuses.
 pub async fn grant(client: &Client, dialect: Dialect) -> Result<()> {
-    for service in SERVICES {
-        let role = role_of(service);
+    for service in Service::ALL.into_iter().filter(|service| service.has_database()) {
+        let role = service.role();
         let look = "SELECT rolreplication FROM pg_roles WHERE rolname = $1";
         let Some(row) = client.query_opt(look, &[&role]).await? else {
             bail!("there is no role {role}: create it with LOGIN and a password, then run this again");
         };
         // An owner of tables may not hand this on; whoever makes the role can.
         ensure!(
-            service != "cdc-svc" || row.get::<_, bool>(0),
+            service.name != Service::CDC.name || row.get::<_, bool>(0),
             "the role {role} may not read the WAL: ALTER ROLE {role} REPLICATION"
         );
     }
@@ -206,10 +204,6 @@ async fn make_role(client: &Client, role: &str, password: &str) -> Result<()> {
     // Names and passwords are letters, digits and underscores: nothing to quote.
     client.batch_execute(&format!("{verb} ROLE {role} LOGIN PASSWORD '{password}'")).await?;
     Ok(())
-}
-
-fn role_of(service: &str) -> String {
-    service.replace('-', "_")
 }
 
 #[cfg(test)]

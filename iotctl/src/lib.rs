@@ -15,6 +15,7 @@ pub mod pki;
 pub mod process;
 pub mod progress;
 pub mod servers;
+pub mod services;
 pub mod simulate;
 pub mod state;
 pub mod token;

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::services::{Protocol, Service};
+
 /// Name of the folder that holds everything a local installation writes.
 const FOLDER: &str = ".fieldline";
 
@@ -122,28 +124,12 @@ pub struct Ports {
     offset: u16,
 }
 
-/// A listener of the local installation: its name and its port without an offset.
-type Port = (&'static str, u16);
-
-/// Every listener; chosen beside the usual ports of PostgreSQL (5432) and Kafka (9092), which the machine may use itself.
-const ALL: [Port; 16] = [
-    ("PostgreSQL", 15432),
-    ("Kafka", 19092),
-    ("Kafka controller", 19093),
-    ("MQTT", 8883),
-    ("HTTPS", 8443),
-    ("query-svc", 8080),
-    ("device-svc", 8081),
-    ("threshold-svc", 8082),
-    ("gateway admin", 9101),
-    ("command-svc admin", 9102),
-    ("device-svc admin", 9103),
-    ("threshold-svc admin", 9104),
-    ("cdc-svc admin", 9105),
-    ("alerting-svc admin", 9106),
-    ("query-svc admin", 9107),
-    ("lake-svc admin", 9108),
-];
+/// Port of PostgreSQL; this and those of Kafka stand beside the usual ones (5432, 9092), which the machine may use itself.
+pub const POSTGRES_PORT: u16 = 15432;
+/// Port of Kafka.
+pub const KAFKA_PORT: u16 = 19092;
+/// Port of Kafka's controller.
+pub const KAFKA_CONTROLLER_PORT: u16 = 19093;
 
 /// Largest offset that keeps every port below 65,536.
 pub const PORT_OFFSET_MAX: u16 = 46_000;
@@ -166,11 +152,29 @@ impl Ports {
         self.offset
     }
 
-    /// Returns the port of the listener `name`, which is one of the table's.
+    /// Shifts a port.
     #[must_use]
-    pub fn of(&self, name: &str) -> u16 {
-        let port = ALL.iter().find(|port| port.0 == name).map(|port| port.1);
-        port.expect("callers name a listener of the table") + self.offset
+    pub fn at(&self, port: u16) -> u16 {
+        port + self.offset
+    }
+
+    /// Returns the port on which a service speaks that protocol.
+    ///
+    /// # Panics
+    /// It does not speak it.
+    #[must_use]
+    pub fn of(&self, service: &Service, protocol: Protocol) -> u16 {
+        let listener = service.listener(protocol).expect("callers name a listener of the table");
+        self.at(listener.port)
+    }
+
+    /// Returns the base of a service's REST resources.
+    ///
+    /// # Panics
+    /// It has none.
+    #[must_use]
+    pub fn rest(&self, service: &Service) -> String {
+        format!("http://127.0.0.1:{}", self.of(service, Protocol::Rest))
     }
 
     /// Checks that nobody listens on any of the ports.
@@ -178,10 +182,10 @@ impl Ports {
     /// # Errors
     /// Some are taken; every one is named.
     pub fn ensure_free(&self) -> Result<()> {
-        let taken: Vec<String> = ALL
-            .iter()
-            .filter(|port| !is_free(port.1 + self.offset))
-            .map(|port| format!("{} (for {})", port.1 + self.offset, port.0))
+        let taken: Vec<String> = self
+            .named()
+            .filter(|(_, port)| !is_free(*port))
+            .map(|(name, port)| format!("{port} (for {name})"))
             .collect();
         if !taken.is_empty() {
             bail!(
@@ -190,6 +194,22 @@ impl Ports {
             );
         }
         Ok(())
+    }
+
+    /// Lists every listener by a name for a person.
+    fn named(&self) -> impl Iterator<Item = (String, u16)> {
+        let servers = [
+            ("PostgreSQL", POSTGRES_PORT),
+            ("Kafka", KAFKA_PORT),
+            ("Kafka controller", KAFKA_CONTROLLER_PORT),
+        ];
+        let servers = servers.into_iter().map(|(name, port)| (name.to_owned(), port));
+        let services = Service::ALL.into_iter().flat_map(|service| {
+            let named = |what: &str| format!("{} {what}", service.name);
+            let listeners = service.listeners.iter().map(move |one| (named(one.protocol.as_str()), one.port));
+            listeners.chain([(named("admin"), service.admin_port)]).collect::<Vec<_>>()
+        });
+        servers.chain(services).map(|(name, port)| (name, self.at(port)))
     }
 }
 
@@ -218,7 +238,7 @@ mod tests {
         let taken = held.local_addr().unwrap().port();
         let ports = Ports::new(offset).unwrap();
         let message = ports.ensure_free().unwrap_err().to_string();
-        assert!(message.contains(&format!("{taken} (for MQTT)")), "{message}");
+        assert!(message.contains(&format!("{taken} (for gateway MQTT)")), "{message}");
         drop(held);
     }
 

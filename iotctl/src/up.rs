@@ -1,13 +1,13 @@
 //! The whole platform on one machine: `iotctl up`, and `down` and `clean`, which end and forget it.
 //!
 //! In:         the state folder, the services' programs beside this one, a PostgreSQL server if one is given.
-//! Out:        private servers, every service (lake-svc if asked for), demo devices, two thresholds, a
-//!             simulator; a text that says what to try.
+//! Out:        private servers, every service (the optional ones if asked for), demo devices, two thresholds,
+//!             a simulator; a text that says what to try.
 //! Guarantee:  what it started ends with it, in reverse order; its data stays for the next start.
 //! On failure: the part that failed is named with the end of its log, and everything is stopped.
 
 mod demo;
-mod services;
+mod programs;
 mod stack;
 
 use std::io::Write as _;
@@ -26,7 +26,8 @@ use crate::pki::Pki;
 use crate::process;
 use crate::progress::Progress;
 use crate::servers::{kafka, postgres};
-use crate::state::{Lock, Ports, State};
+use crate::services::Service;
+use crate::state::{KAFKA_CONTROLLER_PORT, KAFKA_PORT, Lock, POSTGRES_PORT, Ports, State};
 use crate::token::Signer;
 use crate::topics;
 use stack::Stack;
@@ -42,19 +43,17 @@ const WATCH_EVERY: Duration = Duration::from_millis(500);
 /// How long a running platform may take to stop: every service and both servers have grace periods.
 const DOWN_WITHIN: Duration = Duration::from_secs(150);
 
-/// Everything that `up` writes below the state folder, so that `clean` removes nothing else.
-const WRITTEN: [&str; 14] = [
+/// Everything that `up` itself writes below the state folder; services write to theirs. `clean` removes nothing else.
+const WRITTEN: [&str; 12] = [
     "jwt",
     "kafka",
     "kafka-jars",
     "kafka-jars.draft",
-    "lake",
     "logs",
     "pki",
     "postgres",
     "run",
     "secrets",
-    "spool",
     "test",
     "token",
     "up.lock",
@@ -63,8 +62,8 @@ const WRITTEN: [&str; 14] = [
 /// What is asked of a start.
 #[derive(Debug, Default)]
 pub struct Options {
-    /// Whether readings are also written to Parquet files.
-    pub lake: bool,
+    /// The optional services to run, too.
+    pub with: Vec<&'static Service>,
     /// The server to keep the database on, instead of one that is started.
     pub database: Option<database::Server>,
     /// The dialect of a new database, instead of what its server offers.
@@ -82,8 +81,9 @@ pub async fn up(state: &State, ports: Ports, options: &Options, progress: &Progr
     process::record_self(&pid_file(state))?;
     files::write(&offset_file(state), ports.offset().to_string().as_bytes(), Readers::Everyone)?;
     let mut stack = Stack::default();
+    let start = Start { state, ports, options, progress };
     let outcome = tokio::select! {
-        outcome = run(state, ports, options, progress, &mut stack) => outcome,
+        outcome = start.run(&mut stack) => outcome,
         stopped = process::told_to_stop() => stopped,
     };
     if let Err(error) = &outcome {
@@ -145,7 +145,8 @@ pub async fn down(state: &State, progress: &Progress) -> Result<()> {
 /// It does not stop, or a folder cannot be removed.
 pub async fn clean(state: &State, progress: &Progress) -> Result<()> {
     down(state, progress).await?;
-    for name in WRITTEN {
+    let folders = Service::ALL.into_iter().flat_map(|service| service.folders);
+    for name in WRITTEN.iter().chain(folders) {
         remove(&state.path(name))?;
     }
     // Left alone when something else is in it.
@@ -153,118 +154,112 @@ pub async fn clean(state: &State, progress: &Progress) -> Result<()> {
     Ok(())
 }
 
-async fn run(
-    state: &State,
+/// A start and what it is told.
+struct Start<'a> {
+    state: &'a State,
     ports: Ports,
-    options: &Options,
-    progress: &Progress,
-    stack: &mut Stack,
-) -> Result<()> {
-    let prepare = async {
-        let left = stack::end_leftovers(state).await?;
-        ports.ensure_free()?;
-        Ok(if left == 0 { String::new() } else { format!("ended {left} processes of a killed run") })
-    };
-    progress.step("check ports", prepare).await?;
-    let (pki, signer) = (Pki::open_or_create(&state.pki())?, Signer::open_or_create(&state.jwt())?);
-    pki.server_files(&SERVER_NAMES)?;
-    let token = signer.mint("local-admin", &["admin"], TOKEN_TTL)?;
-    files::write(&state.path("token"), token.as_bytes(), Readers::Owner)?;
-    let database_ca = options.database.as_ref().and_then(|server| server.ca().cloned());
-    let local = services::Local { state, ports, pki: &pki, jwks: signer.jwks_file(), database_ca };
-    let mut services = local.all()?;
-    if options.lake {
-        services.push(local.lake()?);
-    }
-    start_servers(state, ports, options, progress, stack).await?;
-    for service in &services {
-        stack.start(service, state)?;
-    }
-    progress.step("services are ready", stack.wait_ready(ports)).await?;
-    let url = |name| format!("http://127.0.0.1:{}", ports.of(name));
-    let api = Api::new(url("device-svc"), url("threshold-svc"), url("query-svc"), token.clone())?;
-    let simulator = local.simulator(&demo::SIMULATED)?;
-    let proof = async {
-        progress.step("devices and thresholds are registered", demo::register(&api, &pki)).await?;
-        let alerts = demo::Alerts::from_now_on(&format!("127.0.0.1:{}", ports.of("Kafka"))).await?;
-        stack.start(&simulator, state)?;
-        demo::wait(&api, alerts, progress).await
-    };
-    if let Err(error) = proof.await {
-        bail!("{error:#}\n{}", stack.describe(state));
-    }
-    if options.lake {
-        progress.note(&format!("readings as Parquet files: {}", state.path("lake/readings").display()));
-    }
-    // Whoever read this may have gone; the platform stays.
-    let _ = writeln!(std::io::stdout().lock(), "{}", demo::what_to_try(state, ports, &pki, &token)?);
-    loop {
-        sleep(WATCH_EVERY).await;
-        stack.report_ended(progress)?;
-    }
+    options: &'a Options,
+    progress: &'a Progress,
 }
 
-async fn start_servers(
-    state: &State,
-    ports: Ports,
-    options: &Options,
-    progress: &Progress,
-    stack: &mut Stack,
-) -> Result<()> {
-    let database = match &options.database {
-        Some(given) => given.clone(),
-        None => start_postgres(state, ports, progress, stack).await?,
-    };
-    let settings = kafka::Settings {
-        folder: state.path("kafka"),
-        jars: state.kafka_jars(),
-        log: state.path("logs/kafka.log"),
-        port: ports.of("Kafka"),
-        controller_port: ports.of("Kafka controller"),
-        short_lived: false,
-    };
-    let resolve = async {
-        Ok(if kafka::resolve_jars(&settings.jars).await? { "from Maven Central" } else { "are there" })
-    };
-    progress.step("Kafka's jars", resolve).await?;
-    let start = async {
-        let broker = kafka::Kafka::start(&settings).await?;
-        let address = broker.bootstrap().to_owned();
-        stack.kafka = Some(broker);
-        Ok(address)
-    };
-    let bootstrap = progress.step("Kafka runs", start).await?;
-    let prepare = async {
-        let dialect = database::prepare(state, &database, options.dialect).await?;
-        let broker = chassis::kafka::Settings::local(bootstrap.as_str(), "");
-        topics::create(&topics::Settings { broker, partitions: PARTITIONS, replication: 1 }).await?;
-        Ok(format!("dialect {}", dialect.as_str()))
-    };
-    progress.step("schema and topics", prepare).await.map(|_| ())
-}
+impl Start<'_> {
+    /// Starts everything and says what to try; ends only with an error, when a server has ended.
+    async fn run(&self, stack: &mut Stack) -> Result<()> {
+        let Self { state, ports, options, progress } = *self;
+        let prepare = async {
+            let left = stack::end_leftovers(state).await?;
+            ports.ensure_free()?;
+            Ok(if left == 0 { String::new() } else { format!("ended {left} processes of a killed run") })
+        };
+        progress.step("check ports", prepare).await?;
+        let (pki, signer) = (Pki::open_or_create(&state.pki())?, Signer::open_or_create(&state.jwt())?);
+        pki.server_files(&SERVER_NAMES)?;
+        let token = signer.mint("local-admin", &["admin"], TOKEN_TTL)?;
+        files::write(&state.path("token"), token.as_bytes(), Readers::Owner)?;
+        let database_ca = options.database.as_ref().and_then(|server| server.ca().cloned());
+        let local = programs::Local { state, ports, pki: &pki, jwks: signer.jwks_file(), database_ca };
+        let services = local.services(&options.with)?;
+        self.start_servers(stack).await?;
+        for service in &services {
+            stack.start(service, state)?;
+        }
+        progress.step("services are ready", stack.wait_ready(ports)).await?;
+        let api = Api::local(ports, token.clone())?;
+        let simulator = local.simulator(&demo::SIMULATED)?;
+        let proof = async {
+            progress.step("devices and thresholds are registered", demo::register(&api, &pki)).await?;
+            let alerts = demo::Alerts::from_now_on(&format!("127.0.0.1:{}", ports.at(KAFKA_PORT))).await?;
+            stack.start(&simulator, state)?;
+            demo::wait(&api, alerts, progress).await
+        };
+        if let Err(error) = proof.await {
+            bail!("{error:#}\n{}", stack.describe(state));
+        }
+        for service in &options.with {
+            for folder in service.folders {
+                progress.note(&format!("{} writes to {}", service.name, state.path(folder).display()));
+            }
+        }
+        // Whoever read this may have gone; the platform stays.
+        let _ = writeln!(std::io::stdout().lock(), "{}", demo::what_to_try(state, ports, &pki, &token)?);
+        loop {
+            sleep(WATCH_EVERY).await;
+            stack.report_ended(progress)?;
+        }
+    }
 
-async fn start_postgres(
-    state: &State,
-    ports: Ports,
-    progress: &Progress,
-    stack: &mut Stack,
-) -> Result<database::Server> {
-    let settings = postgres::Settings {
-        folder: state.path("postgres"),
-        log: state.path("logs/postgres.log"),
-        port: ports.of("PostgreSQL"),
-        durable: true,
-        further: Vec::new(),
-    };
-    let mut database = None;
-    let start = async {
-        let server = postgres::Postgres::start(&settings).await?;
-        database = Some(database::Server::new(&server.url("postgres"), None)?);
-        stack.postgres = Some(server);
-        Ok(format!("127.0.0.1:{}", settings.port))
-    };
-    progress.step("PostgreSQL runs", start).await?;
-    database.context("PostgreSQL was just started")
+    async fn start_servers(&self, stack: &mut Stack) -> Result<()> {
+        let Self { state, ports, options, progress } = *self;
+        let database = match &options.database {
+            Some(given) => given.clone(),
+            None => self.start_postgres(stack).await?,
+        };
+        let settings = kafka::Settings {
+            folder: state.path("kafka"),
+            jars: state.kafka_jars(),
+            log: state.path("logs/kafka.log"),
+            port: ports.at(KAFKA_PORT),
+            controller_port: ports.at(KAFKA_CONTROLLER_PORT),
+            short_lived: false,
+        };
+        let resolve = async {
+            Ok(if kafka::resolve_jars(&settings.jars).await? { "from Maven Central" } else { "are there" })
+        };
+        progress.step("Kafka's jars", resolve).await?;
+        let start = async {
+            let broker = kafka::Kafka::start(&settings).await?;
+            let address = broker.bootstrap().to_owned();
+            stack.kafka = Some(broker);
+            Ok(address)
+        };
+        let bootstrap = progress.step("Kafka runs", start).await?;
+        let prepare = async {
+            let dialect = database::prepare(state, &database, options.dialect).await?;
+            let broker = chassis::kafka::Settings::local(bootstrap.as_str(), "");
+            topics::create(&topics::Settings { broker, partitions: PARTITIONS, replication: 1 }).await?;
+            Ok(format!("dialect {}", dialect.as_str()))
+        };
+        progress.step("schema and topics", prepare).await.map(|_| ())
+    }
+
+    async fn start_postgres(&self, stack: &mut Stack) -> Result<database::Server> {
+        let settings = postgres::Settings {
+            folder: self.state.path("postgres"),
+            log: self.state.path("logs/postgres.log"),
+            port: self.ports.at(POSTGRES_PORT),
+            durable: true,
+            further: Vec::new(),
+        };
+        let mut database = None;
+        let start = async {
+            let server = postgres::Postgres::start(&settings).await?;
+            database = Some(database::Server::new(&server.url("postgres"), None)?);
+            stack.postgres = Some(server);
+            Ok(format!("127.0.0.1:{}", settings.port))
+        };
+        self.progress.step("PostgreSQL runs", start).await?;
+        database.context("PostgreSQL was just started")
+    }
 }
 
 fn offset_file(state: &State) -> std::path::PathBuf {

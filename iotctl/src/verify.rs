@@ -18,7 +18,7 @@ use tokio_postgres::Client;
 
 use crate::database;
 use crate::progress::Progress;
-use crate::state::State;
+use crate::state::{KAFKA_PORT, State};
 use crate::up;
 
 /// Variables that name what to audit. Where one is given, none is made up: an audit of one installation's
@@ -90,7 +90,7 @@ pub fn environment(state: Option<&State>, offset: Option<u16>, progress: &Progre
     if let Some((state, url_file)) = url_file.filter(|(_, file)| file.exists())
         && !NAMED_BY.into_iter().any(is_given)
     {
-        let broker = format!("127.0.0.1:{}", up::ports(state, offset)?.of("Kafka"));
+        let broker = format!("127.0.0.1:{}", up::ports(state, offset)?.at(KAFKA_PORT));
         progress.note(&format!("audits the installation in {}", state.path("").display()));
         variables.insert("DATABASE_URL_FILE".to_owned(), url_file.display().to_string());
         variables.insert("KAFKA_BOOTSTRAP_SERVERS".to_owned(), broker);

@@ -1,5 +1,6 @@
 use chassis::postgres::Settings;
 use iotctl::database;
+use iotctl::services::Service;
 use iotctl::state::State;
 use schema::migrations::Dialect;
 use testkit::postgres::Database;
@@ -69,7 +70,26 @@ async fn each_service_may_do_its_work_and_no_more() {
         let error = login(&state, service).await.batch_execute(statement).await.unwrap_err();
         assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{service}: {statement}: {error}");
     }
+    rights_are_those_of_the_table(&server.url(database::NAME)).await;
     server.stop().await.unwrap();
+}
+
+/// Whoever writes a table inserts into it, and who only reads it does not.
+async fn rights_are_those_of_the_table(url: &str) {
+    let admin = Settings::local(url).connect().await.unwrap();
+    let tables = Service::ALL.iter().flat_map(|service| service.writes);
+    for table in tables {
+        for service in Service::ALL.into_iter().filter(|service| service.has_database()) {
+            for (right, expected) in [
+                ("SELECT", service.writes.contains(table) || service.reads.contains(table)),
+                ("INSERT", service.writes.contains(table)),
+            ] {
+                let asked = "SELECT has_table_privilege($1::text, $2::text, $3::text)";
+                let row = admin.query_one(asked, &[&service.role(), table, &right]).await.unwrap();
+                assert_eq!(row.get::<_, bool>(0), expected, "{}: {right} on {table}", service.name);
+            }
+        }
+    }
 }
 
 /// Says whether the extension is loaded at the server's start and may be more than its Apache-licensed part.
@@ -144,8 +164,7 @@ async fn an_owner_who_is_no_superuser_migrates_and_grants_once_the_roles_are_the
 
     let missing = database::grant(&owner, dialect).await.unwrap_err().to_string();
     assert!(missing.contains("there is no role command_svc"), "{missing}");
-    for service in database::SERVICES {
-        let role = service.replace('-', "_");
+    for role in Service::ALL.into_iter().filter(|service| service.has_database()).map(Service::role) {
         admin.batch_execute(&format!("CREATE ROLE {role} LOGIN PASSWORD '{role}'")).await.unwrap();
     }
     let unfit = database::grant(&owner, dialect).await.unwrap_err().to_string();

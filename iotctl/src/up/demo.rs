@@ -14,8 +14,9 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::api::{Api, NewDevice, NewThreshold, resources};
 use crate::pki::Pki;
 use crate::progress::Progress;
+use crate::services::{Protocol, Service};
 use crate::simulate::Profile;
-use crate::state::{Ports, State};
+use crate::state::{KAFKA_PORT, Ports, State};
 
 /// How long a reading may take to every place where it is waited for; seconds are usual.
 const THROUGH_WITHIN: Duration = Duration::from_secs(60);
@@ -170,7 +171,7 @@ pub(super) fn what_to_try(state: &State, ports: Ports, pki: &Pki, token: &str) -
     let (ca, cert, key) = (pki.ca_file(), files.cert, files.key);
     let (ca, cert, key) = (ca.display(), cert.display(), key.display());
     let bearer = format!("-H \"Authorization: Bearer $(cat {})\"", state.path("token").display());
-    let queries = format!("http://127.0.0.1:{}", ports.of("query-svc"));
+    let queries = ports.rest(Service::QUERY);
     let latest = latest_url(&queries, yours);
     let now = OffsetDateTime::now_utc();
     let hourly = hourly_url(
@@ -181,7 +182,7 @@ pub(super) fn what_to_try(state: &State, ports: Ports, pki: &Pki, token: &str) -
         now + Duration::from_secs(24 * 3600),
     )?;
     let publish = |message: &str| {
-        let mqtt = ports.of("MQTT");
+        let mqtt = ports.of(Service::GATEWAY, Protocol::Mqtt);
         format!(
             "mosquitto_pub -h 127.0.0.1 -p {mqtt} --cafile {ca} --cert {cert} --key {key} -q 1 -t devices/{yours}/readings -m '{message}'"
         )
@@ -189,10 +190,10 @@ pub(super) fn what_to_try(state: &State, ports: Ports, pki: &Pki, token: &str) -
     let (mild, hot) = (publish(r#"{"temperature": 21.5}"#), publish(r#"{"temperature": 35.5}"#));
     let post = format!(
         "curl -s --cacert {ca} --cert {cert} --key {key} -H 'Content-Type: application/json' -d '{{\"temperature\": 22.5}}' https://127.0.0.1:{}/api/v1/readings",
-        ports.of("HTTPS")
+        ports.of(Service::GATEWAY, Protocol::Https)
     );
-    let (devices, thresholds) = (ports.of("device-svc"), ports.of("threshold-svc"));
-    let (kafka, alerts, simulated) = (ports.of("Kafka"), topics::ALERTS.name, SIMULATED.join(", "));
+    let (devices, thresholds) = (ports.rest(Service::DEVICE), ports.rest(Service::THRESHOLD));
+    let (kafka, alerts, simulated) = (ports.at(KAFKA_PORT), topics::ALERTS.name, SIMULATED.join(", "));
     let logs = state.path("logs");
     let logs = logs.display();
     Ok(format!(
@@ -211,7 +212,7 @@ Fieldline runs. The simulator plays {simulated}; {yours} is yours.
   See the hours of a simulated device:
     curl -s {bearer} '{hourly}'
 
-  REST   queries {queries}/api/v1, devices http://127.0.0.1:{devices}/api/v1/devices, thresholds http://127.0.0.1:{thresholds}/api/v1/thresholds
+  REST   queries {queries}/api/v1, devices {devices}/api/v1/devices, thresholds {thresholds}/api/v1/thresholds
   Token  {token}
   Logs   {logs}
 

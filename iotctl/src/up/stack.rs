@@ -5,11 +5,12 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use tokio::time::{Instant, sleep};
 
-use super::services::{LAKE, NAMES, SIMULATOR, Service};
+use super::programs::{Program, SIMULATOR};
 use crate::process::{self, Process, Stop, end_leftover};
 use crate::progress::Progress;
 use crate::servers::kafka::Kafka;
 use crate::servers::postgres::Postgres;
+use crate::services::Service;
 use crate::state::{Ports, State};
 
 /// How long the services may take to become ready together; a debug build on two busy cores is the slowest case.
@@ -28,13 +29,13 @@ pub(super) struct Stack {
 }
 
 impl Stack {
-    pub(super) fn start(&mut self, service: &Service, state: &State) -> Result<()> {
-        let mut command = process::command(&service.program, Stop::TERM.signal);
-        command.args(&service.arguments).env_clear().envs(service.environment.iter().cloned());
+    pub(super) fn start(&mut self, program: &Program, state: &State) -> Result<()> {
+        let mut command = process::command(&program.path, Stop::TERM.signal);
+        command.args(&program.arguments).env_clear().envs(program.environment.iter().cloned());
         command.current_dir(state.path(""));
-        let log = state.path(&format!("logs/{}.log", service.name));
-        let pid_file = state.path(&format!("run/{}.pid", service.name));
-        self.services.push(Process::start(service.name, &mut command, &log, &pid_file, Stop::TERM)?);
+        let log = state.path(&format!("logs/{}.log", program.name));
+        let pid_file = state.path(&format!("run/{}.pid", program.name));
+        self.services.push(Process::start(program.name, &mut command, &log, &pid_file, Stop::TERM)?);
         Ok(())
     }
 
@@ -44,10 +45,10 @@ impl Stack {
         let client = client.context("make an HTTP client")?;
         let deadline = Instant::now() + READY_WITHIN;
         for place in 0..self.services.len() {
-            let url = format!(
-                "http://127.0.0.1:{}/readyz",
-                ports.of(&format!("{} admin", self.services[place].name()))
-            );
+            let name = self.services[place].name();
+            let service = Service::ALL.into_iter().find(|service| service.name == name);
+            let service = service.with_context(|| format!("{name} is no service"))?;
+            let url = format!("http://127.0.0.1:{}/readyz", ports.at(service.admin_port));
             loop {
                 for service in &mut self.services {
                     service.ensure_running()?;
@@ -130,7 +131,7 @@ impl Stack {
 /// Ends what a killed run left behind, services before servers; says how many processes that were.
 pub(super) async fn end_leftovers(state: &State) -> Result<usize> {
     let mut ended = 0;
-    let services = NAMES.into_iter().chain([LAKE, SIMULATOR]).rev();
+    let services = [SIMULATOR].into_iter().chain(Service::ALL.into_iter().map(|service| service.name));
     let services = services.map(|name| (state.path(&format!("run/{name}.pid")), Stop::TERM));
     let servers = [
         (state.path("kafka/kafka.pid"), crate::servers::kafka::STOP),
