@@ -1,4 +1,4 @@
-//! The read model. Every statement is a fixed text: what a caller writes travels as a parameter or chooses a text.
+//! The read model. A statement is made of texts of ours: what a caller writes travels as a parameter or chooses one.
 
 use crate::query::{Direction, Hours, Latest, Sort};
 use chassis::http::{Listing, Problem};
@@ -98,45 +98,37 @@ pub(crate) async fn hours(pool: &Pool, asked: &Hours) -> Result<Listing<Hour>, P
 }
 
 macro_rules! latest {
-    ($columns:literal, $order:literal) => {
+    ($columns:literal) => {
         concat!(
             "SELECT ",
             $columns,
             " FROM sensor_latest WHERE ($1 IS NULL OR sensor_id = $1) AND ($2 IS NULL OR zone_id = $2) \
-             AND ($3 IS NULL OR device_type = $3) AND ($4 IS NULL OR metric = $4)",
-            $order
+             AND ($3 IS NULL OR device_type = $3) AND ($4 IS NULL OR metric = $4)"
         )
-    };
-    ($order:literal) => {
-        latest!("sensor_id, metric, value, reading_at, received_at, device_type, zone_id, event_id", $order)
     };
 }
 
-const LATEST_COUNT: &str = latest!("count(*)", "");
+const LATEST_COUNT: &str = latest!("count(*)");
+const LATEST: &str =
+    latest!("sensor_id, metric, value, reading_at, received_at, device_type, zone_id, event_id");
 
-/// Every order ends in the key, so that pages neither repeat nor skip a row.
-const fn latest_text(sort: Sort, direction: Direction) -> &'static str {
-    use Direction::{Asc, Desc};
-    match (sort, direction) {
-        (Sort::SensorId, Asc) => latest!(" ORDER BY sensor_id, metric LIMIT $5 OFFSET $6"),
-        (Sort::SensorId, Desc) => latest!(" ORDER BY sensor_id DESC, metric DESC LIMIT $5 OFFSET $6"),
-        (Sort::Metric, Asc) => latest!(" ORDER BY metric, sensor_id LIMIT $5 OFFSET $6"),
-        (Sort::Metric, Desc) => latest!(" ORDER BY metric DESC, sensor_id LIMIT $5 OFFSET $6"),
-        (Sort::Value, Asc) => latest!(" ORDER BY value, sensor_id, metric LIMIT $5 OFFSET $6"),
-        (Sort::Value, Desc) => latest!(" ORDER BY value DESC, sensor_id, metric LIMIT $5 OFFSET $6"),
-        (Sort::ReadingAt, Asc) => latest!(" ORDER BY reading_at, sensor_id, metric LIMIT $5 OFFSET $6"),
-        (Sort::ReadingAt, Desc) => latest!(" ORDER BY reading_at DESC, sensor_id, metric LIMIT $5 OFFSET $6"),
-        (Sort::ReceivedAt, Asc) => latest!(" ORDER BY received_at, sensor_id, metric LIMIT $5 OFFSET $6"),
-        (Sort::ReceivedAt, Desc) => {
-            latest!(" ORDER BY received_at DESC, sensor_id, metric LIMIT $5 OFFSET $6")
-        }
-        (Sort::ZoneId, Asc) => latest!(" ORDER BY zone_id, sensor_id, metric LIMIT $5 OFFSET $6"),
-        (Sort::ZoneId, Desc) => latest!(" ORDER BY zone_id DESC, sensor_id, metric LIMIT $5 OFFSET $6"),
-        (Sort::DeviceType, Asc) => latest!(" ORDER BY device_type, sensor_id, metric LIMIT $5 OFFSET $6"),
-        (Sort::DeviceType, Desc) => {
-            latest!(" ORDER BY device_type DESC, sensor_id, metric LIMIT $5 OFFSET $6")
-        }
-    }
+/// Writes the statement of a page. Every order ends in the key, so that pages neither repeat nor skip a row.
+fn latest_text(sort: Sort, direction: Direction) -> String {
+    let way = match direction {
+        Direction::Asc => "",
+        Direction::Desc => " DESC",
+    };
+    let column = match sort {
+        // The key, read forwards or backwards.
+        Sort::SensorId => return format!("{LATEST} ORDER BY sensor_id{way}, metric{way} LIMIT $5 OFFSET $6"),
+        Sort::Metric => "metric",
+        Sort::Value => "value",
+        Sort::ReadingAt => "reading_at",
+        Sort::ReceivedAt => "received_at",
+        Sort::ZoneId => "zone_id",
+        Sort::DeviceType => "device_type",
+    };
+    format!("{LATEST} ORDER BY {column}{way}, sensor_id, metric LIMIT $5 OFFSET $6")
 }
 
 fn read_latest(row: &Row) -> Result<LatestValue, Problem> {
@@ -166,7 +158,7 @@ pub(crate) async fn latest(pool: &Pool, asked: &Latest) -> Result<Listing<Latest
     ];
     let text = latest_text(asked.sort, asked.direction);
     let (totals, rows) =
-        tokio::try_join!(client.query_typed(LATEST_COUNT, &params[..4]), client.query_typed(text, &params))?;
+        tokio::try_join!(client.query_typed(LATEST_COUNT, &params[..4]), client.query_typed(&text, &params))?;
     let total = totals.first().map_or(Ok(0), |row| row.try_get(0))?;
     let resources = rows.iter().map(read_latest).collect::<Result<_, _>>()?;
     Ok(Listing::new(resources, total, asked.page))
