@@ -78,6 +78,11 @@ pub fn bearer(authorization: &str) -> Option<&str> {
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
 }
 
+/// Lists the metrics of verifying tokens, which documents are held against.
+pub fn metric_names() -> Vec<String> {
+    keys::Metrics::names()
+}
+
 /// Verifies tokens. Cheap to clone.
 #[derive(Clone)]
 pub struct Verifier {

@@ -85,6 +85,11 @@ impl From<tokio_postgres::Error> for Problem {
     }
 }
 
+/// Lists the metrics of a REST server, which documents are held against.
+pub fn metric_names() -> Vec<String> {
+    [RequestMetrics::names(), tls::Metrics::names()].concat()
+}
+
 /// Serves the routes that `configure` adds, until shutdown; requests in flight are finished first.
 ///
 /// # Errors
@@ -94,7 +99,7 @@ pub async fn serve(
     settings: &Settings,
     configure: impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
 ) -> anyhow::Result<()> {
-    let metrics = web::Data::new(RequestMetrics::register(chassis)?);
+    let metrics = web::Data::new(RequestMetrics::register(&chassis.registry)?);
     let server = HttpServer::new(move || {
         App::new()
             .app_data(metrics.clone())

@@ -115,3 +115,9 @@ async fn every_get_answers_head_alike() {
         }
     }
 }
+
+#[test]
+fn documentation_names_only_metrics_that_exist() {
+    testkit::docs::assert_metrics_exist("http_", &chassis::http::metric_names());
+    testkit::docs::assert_metrics_exist("auth_", &chassis::auth::metric_names());
+}

@@ -21,13 +21,14 @@ pub use config::{Cache, Config};
 use actix_web::web;
 use anyhow::Context;
 use chassis::{Chassis, rest};
+use metrics::Metrics;
 
 /// Serves until shutdown.
 ///
 /// # Errors
 /// A setting cannot be used, the schema is of another release, or the address cannot be bound (stop).
 pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
-    let metrics = metrics::Metrics::register(&chassis).context("register metrics")?;
+    let metrics = Metrics::register(&chassis.registry).context("register metrics")?;
     let cache = web::Data::new(cache::HoursCache::new(config.cache, metrics));
     rest::run(&config.rest, schema::migrations::VERSIONS, &chassis, move |app| {
         app.app_data(cache.clone()).configure(routes::configure);

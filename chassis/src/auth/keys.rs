@@ -6,13 +6,13 @@
 
 use super::Error;
 use super::settings::{Settings, Source};
-use crate::Chassis;
 use crate::admin::Latch;
 use crate::retry::Backoff;
+use crate::{Chassis, metrics};
 use anyhow::{Context, ensure};
 use jsonwebtoken::jwk::{Jwk, JwkSet};
 use parking_lot::{Mutex, RwLock};
-use prometheus::{IntCounterVec, IntGauge, Opts};
+use prometheus::{IntCounterVec, IntGauge};
 use reqwest_rustls::{Certificate, Client};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -50,9 +50,14 @@ enum Opened {
     Url { client: Client, url: String, interval: Duration },
 }
 
-struct Metrics {
-    reads: IntCounterVec,
-    stale: IntGauge,
+metrics! {
+    /// Counts reads of the keys.
+    pub(super) struct Metrics {
+        /// Reads of the keys for tokens, by outcome.
+        reads: IntCounterVec = "auth_jwks_reads_total" by ["outcome"],
+        /// 1 while the keys for tokens cannot be read again; those in force stay.
+        stale: IntGauge = "auth_jwks_stale_flag",
+    }
 }
 
 impl Keys {
@@ -66,6 +71,10 @@ impl Keys {
             Source::Url { .. } => (JwkSet { keys: Vec::new() }, Vec::new()),
         };
         let latch = present.keys.is_empty().then(|| chassis.readiness.latch("jwks"));
+        let metrics = Metrics::register(&chassis.registry)?;
+        for outcome in ["read", "failed"] {
+            metrics.reads.with_label_values(&[outcome]);
+        }
         let keys = Self(Arc::new(Shared {
             source,
             present: RwLock::new(Arc::new(present)),
@@ -73,7 +82,7 @@ impl Keys {
             asked_at: tokio::sync::Mutex::default(),
             said: Mutex::default(),
             latch,
-            metrics: Metrics::register(chassis)?,
+            metrics,
         }));
         let (shared, shutdown) = (keys.0.clone(), chassis.shutdown.clone());
         tokio::spawn(async move { shutdown.run_until_cancelled(follow(shared)).await });
@@ -224,21 +233,4 @@ fn parse(bytes: &[u8]) -> anyhow::Result<JwkSet> {
     // Without any key nobody could come in: it is more likely a file that is being written.
     ensure!(!keys.keys.is_empty(), "the JWKS holds no key");
     Ok(keys)
-}
-
-impl Metrics {
-    fn register(chassis: &Chassis) -> anyhow::Result<Self> {
-        let reads = Opts::new("auth_jwks_reads_total", "Reads of the keys for tokens, by outcome.");
-        let reads = IntCounterVec::new(reads, &["outcome"])?;
-        let stale = IntGauge::new(
-            "auth_jwks_stale_flag",
-            "1 while the keys for tokens cannot be read again; those in force stay.",
-        )?;
-        for outcome in ["read", "failed"] {
-            reads.with_label_values(&[outcome]);
-        }
-        chassis.registry.register(Box::new(reads.clone()))?;
-        chassis.registry.register(Box::new(stale.clone()))?;
-        Ok(Self { reads, stale })
-    }
 }

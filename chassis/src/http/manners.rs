@@ -3,7 +3,7 @@
 
 use super::Problem;
 use super::change::MERGE_PATCH;
-use crate::Chassis;
+use crate::metrics;
 use crate::problem::MEDIA_TYPE;
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -11,7 +11,7 @@ use actix_web::http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::web;
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts};
+use prometheus::{HistogramVec, IntCounterVec};
 use std::time::Instant;
 
 /// Header that names the formats of a PATCH. Source: RFC 5789, section 3.1.
@@ -65,23 +65,14 @@ fn method_label(method: &Method) -> &'static str {
     }
 }
 
-#[derive(Clone)]
-pub(super) struct RequestMetrics {
-    requests: IntCounterVec,
-    seconds: HistogramVec,
-}
-
-impl RequestMetrics {
-    pub(super) fn register(chassis: &Chassis) -> anyhow::Result<Self> {
-        let labels = ["method", "route", "status"];
-        let requests = IntCounterVec::new(Opts::new("http_requests_total", "Requests answered."), &labels)?;
-        let seconds = HistogramVec::new(
-            HistogramOpts::new("http_request_duration_seconds", "Time from request to answer."),
-            &labels[..2],
-        )?;
-        chassis.registry.register(Box::new(requests.clone()))?;
-        chassis.registry.register(Box::new(seconds.clone()))?;
-        Ok(Self { requests, seconds })
+metrics! {
+    /// Counts requests.
+    #[derive(Clone)]
+    pub(super) struct RequestMetrics {
+        /// Requests answered.
+        requests: IntCounterVec = "http_requests_total" by ["method", "route", "status"],
+        /// Time from request to answer.
+        seconds: HistogramVec = "http_request_duration_seconds" by ["method", "route"] in prometheus::DEFAULT_BUCKETS,
     }
 }
 

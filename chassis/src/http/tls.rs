@@ -1,10 +1,10 @@
 //! A REST server's certificate, followed while it runs: a new one is shown from the next handshake on.
 
 use super::settings::TlsFiles;
-use crate::Chassis;
+use crate::{Chassis, metrics};
 use anyhow::{Context, ensure};
 use parking_lot::{Mutex, RwLock};
-use prometheus::{IntGauge, IntGaugeVec, Opts};
+use prometheus::{IntGauge, IntGaugeVec};
 use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -25,8 +25,18 @@ pub(super) struct Certificate {
     present: RwLock<Arc<CertifiedKey>>,
     /// What was read last, to tell what is new.
     seen: Mutex<Contents>,
-    stale: IntGauge,
-    ends: IntGauge,
+    metrics: Metrics,
+}
+
+metrics! {
+    /// Shows the certificate in force.
+    #[derive(Debug)]
+    pub(super) struct Metrics {
+        /// 1 while TLS_CERT_FILE and TLS_KEY_FILE cannot be used; the certificate in force stays.
+        stale: IntGauge = "http_tls_files_stale_flag",
+        /// When the certificate in force ends, or one between it and its root if that is earlier.
+        ends: IntGaugeVec = "http_tls_ends_timestamp_seconds" by ["file"],
+    }
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -48,28 +58,15 @@ impl Certificate {
     /// They cannot be read or used (stop).
     pub(super) fn open(files: &TlsFiles, chassis: &Chassis) -> anyhow::Result<Arc<Self>> {
         let contents = Contents::read(files)?;
-        let stale = IntGauge::new(
-            "http_tls_files_stale_flag",
-            "1 while TLS_CERT_FILE and TLS_KEY_FILE cannot be used; the certificate in force stays.",
-        )?;
-        chassis.registry.register(Box::new(stale.clone()))?;
-        let ends = IntGaugeVec::new(
-            Opts::new(
-                "http_tls_ends_timestamp_seconds",
-                "When the certificate in force ends, or one between it and its root if that is earlier.",
-            ),
-            &["file"],
-        )?;
-        chassis.registry.register(Box::new(ends.clone()))?;
+        let metrics = Metrics::register(&chassis.registry)?;
         let (present, end) = contents.load()?;
         let certificate = Arc::new(Self {
             files: files.clone(),
             present: RwLock::new(Arc::new(present)),
             seen: Mutex::new(contents),
-            stale,
-            ends: ends.with_label_values(&["certificate"]),
+            metrics,
         });
-        certificate.ends.set(end);
+        certificate.metrics.ends.with_label_values(&["certificate"]).set(end);
         let (follower, shutdown) = (certificate.clone(), chassis.shutdown.clone());
         tokio::spawn(async move { shutdown.run_until_cancelled(follower.follow()).await });
         Ok(certificate)
@@ -94,11 +91,11 @@ impl Certificate {
             let looker = self.clone();
             let looked = tokio::task::spawn_blocking(move || looker.look()).await;
             let Err(error) = looked.map_err(Into::into).flatten() else {
-                self.stale.set(0);
+                self.metrics.stale.set(0);
                 said = None;
                 continue;
             };
-            self.stale.set(1);
+            self.metrics.stale.set(1);
             let text = format!("{error:#}");
             if said.as_ref() != Some(&text) {
                 tracing::error!(error = text, "new TLS files cannot be used; the certificate in force stays");
@@ -114,7 +111,7 @@ impl Certificate {
         }
         let (present, end) = contents.load()?;
         *self.present.write() = Arc::new(present);
-        self.ends.set(end);
+        self.metrics.ends.with_label_values(&["certificate"]).set(end);
         *self.seen.lock() = contents;
         tracing::info!("a new TLS certificate is in force");
         Ok(())
