@@ -27,6 +27,17 @@ use testkit::kafka::Kafka;
 use testkit::pki::TestPki;
 use testkit::postgres::Database;
 
+/// Holds a message against the JSON Schema that consumers are given, and returns what is wrong with it.
+///
+/// # Panics
+/// There is no such schema.
+pub fn complaints(schema: &str, message: &Value) -> Vec<String> {
+    let path = format!("{}/../schema/json/{schema}.schema.json", env!("CARGO_MANIFEST_DIR"));
+    let schema: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let validator = jsonschema::options().should_validate_formats(true).build(&schema).unwrap();
+    validator.iter_errors(message).map(|error| error.to_string()).collect()
+}
+
 /// The services, each a process, and what they stand on.
 pub struct System {
     /// Its topics.

@@ -1,17 +1,14 @@
 //! From a device's PUBLISH to an analyst's hour and a consumer's alert.
 
-use e2e::{Service, System};
+use e2e::{Service, System, complaints};
 use schema::{Alert, Limit, Status, topics};
 use serde_json::{Value, json};
 
 /// Takes a message off a live topic and holds it against the schema that consumers are given.
 async fn keeps_its_schema(system: &System, topic: topics::Topic, schema: &str) {
-    let path = format!("{}/../schema/json/{schema}.schema.json", env!("CARGO_MANIFEST_DIR"));
-    let schema: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-    let validator = jsonschema::options().should_validate_formats(true).build(&schema).unwrap();
     let record = system.kafka.read(topic).next().await;
     let message: Value = serde_json::from_str(record.text()).unwrap();
-    let complaints: Vec<_> = validator.iter_errors(&message).map(|error| error.to_string()).collect();
+    let complaints = complaints(schema, &message);
     assert!(complaints.is_empty(), "{}: {complaints:?} in {message}", topic.name);
 }
 
