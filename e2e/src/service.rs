@@ -1,7 +1,7 @@
 //! The process of a service, and the settings that it is given.
 
 use crate::System;
-use iotctl::services::{Service, Site};
+use iotctl::services::{Installation, Service};
 use std::process::{Child, Command, Stdio};
 
 /// The variable of the listener that every service has.
@@ -13,7 +13,7 @@ pub(crate) fn spawn(system: &System, service: &Service) -> Child {
     let program = own.parent().and_then(|deps| deps.parent()).unwrap().join(service.name);
     assert!(program.is_file(), "{} is not built: run `make test`", program.display());
     let log = std::fs::File::options().create(true).append(true).open(system.log_file(service)).unwrap();
-    let site = Site {
+    let installation = Installation {
         folder: system.folder.path(),
         tls_cert: &system.pki.path("server.pem"),
         tls_key: &system.pki.path("server.key"),
@@ -22,7 +22,7 @@ pub(crate) fn spawn(system: &System, service: &Service) -> Child {
     };
     let listeners = service.listeners.iter().map(|listener| listener.variable).chain([ADMIN]);
     Command::new(program)
-        .envs((service.settings)(&site))
+        .envs((service.settings)(&installation))
         .envs(listeners.map(|variable| (variable, format!("127.0.0.1:{}", system.port(service, variable)))))
         .env("KAFKA_BOOTSTRAP_SERVERS", &system.kafka.bootstrap)
         .env("KAFKA_TOPIC_PREFIX", &system.kafka.prefix)

@@ -37,7 +37,7 @@ pub struct Service {
     /// Folders of a local installation that it writes to. They are there when it starts.
     pub folders: &'static [&'static str],
     /// Names its own settings, those of Kafka, the database and the admin port aside.
-    pub settings: fn(&Site<'_>) -> Vec<Setting>,
+    pub settings: fn(&Installation<'_>) -> Vec<Setting>,
 }
 
 /// A listener of a service.
@@ -74,9 +74,9 @@ impl Protocol {
     }
 }
 
-/// Where an installation keeps what its services are given.
+/// What the services of one installation share: where they write, certificates, keys.
 #[derive(Clone, Copy, Debug)]
-pub struct Site<'a> {
+pub struct Installation<'a> {
     /// Folder below which services write.
     pub folder: &'a Path,
     /// Certificate of the servers, PEM, with what leads from it to a root.
@@ -89,7 +89,7 @@ pub struct Site<'a> {
     pub jwks: &'a Path,
 }
 
-impl Site<'_> {
+impl Installation<'_> {
     fn folder(&self, name: &str) -> String {
         display(&self.folder.join(name))
     }
@@ -132,7 +132,7 @@ impl Service {
             Listener { variable: "HTTP_LISTEN", protocol: Protocol::Https, port: 8443 },
         ],
         folders: &["spool"],
-        settings: |site| site.gateway(),
+        settings: |installation| installation.gateway(),
         ..Self::new("gateway", 9101)
     };
     /// Readings → rows.
@@ -147,21 +147,21 @@ impl Service {
         consumes: &[topics::READINGS],
         is_optional: true,
         folders: &["lake"],
-        settings: |site| site.lake(),
+        settings: |installation| installation.lake(),
         ..Self::new("lake-svc", 9108)
     };
     /// Operators → devices.
     pub const DEVICE: &'static Self = &Self {
         writes: &["devices"],
         listeners: &[rest(8081)],
-        settings: |site| site.tokens(),
+        settings: |installation| installation.tokens(),
         ..Self::new("device-svc", 9103)
     };
     /// Operators → thresholds.
     pub const THRESHOLD: &'static Self = &Self {
         writes: &["sensor_thresholds"],
         listeners: &[rest(8082)],
-        settings: |site| site.tokens(),
+        settings: |installation| installation.tokens(),
         ..Self::new("threshold-svc", 9104)
     };
     /// Rows of devices and thresholds → their topics.
@@ -181,7 +181,7 @@ impl Service {
     pub const QUERY: &'static Self = &Self {
         reads: &["readings_ingestion", "sensor_latest", "sensor_reading_hourly_aggregates"],
         listeners: &[rest(8080)],
-        settings: |site| site.tokens(),
+        settings: |installation| installation.tokens(),
         ..Self::new("query-svc", 9107)
     };
 

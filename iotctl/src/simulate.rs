@@ -46,9 +46,9 @@ const SPREAD_MAX: Duration = Duration::from_secs(1);
 
 /// A simulation that makes its readings up.
 #[derive(Debug, Clone)]
-pub struct Invented {
+pub struct Generated {
     /// The devices, each with its profile.
-    pub cast: Vec<(String, Profile)>,
+    pub devices: Vec<(String, Profile)>,
     /// Time between two messages of a device.
     pub every: Duration,
     /// How long to publish, once all devices are connected; none means until Ctrl-C.
@@ -67,7 +67,7 @@ pub struct Replayed {
 }
 
 /// What every simulation needs.
-pub struct Site<'a> {
+pub struct Environment<'a> {
     /// Signs the devices' certificates.
     pub pki: &'a Pki,
     /// Registers the devices.
@@ -83,7 +83,11 @@ pub struct Site<'a> {
 ///
 /// # Errors
 /// A name begins with no profile and none is given.
-pub fn cast(devices: u16, named: &[String], profile: Option<Profile>) -> Result<Vec<(String, Profile)>> {
+pub fn list_devices(
+    devices: u16,
+    named: &[String],
+    profile: Option<Profile>,
+) -> Result<Vec<(String, Profile)>> {
     if !named.is_empty() {
         let begins = |name: &str| PROFILES.into_iter().find(|profile| name.starts_with(profile.name()));
         let choose = |name: &String| {
@@ -106,17 +110,21 @@ pub fn cast(devices: u16, named: &[String], profile: Option<Profile>) -> Result<
     Ok(turns.iter().cycle().take(devices.into()).map(number).collect())
 }
 
-impl Site<'_> {
-    /// Publishes invented readings until the time is up or `stop` completes.
+impl Environment<'_> {
+    /// Publishes generated readings until the time is up or `stop` completes.
     ///
     /// # Errors
     /// A device cannot be registered or connected, or a message was not acknowledged.
-    pub async fn invent(&self, plan: &Invented, stop: impl Future<Output = Result<()>>) -> Result<Outcome> {
+    pub async fn generate(
+        &self,
+        plan: &Generated,
+        stop: impl Future<Output = Result<()>>,
+    ) -> Result<Outcome> {
         tokio::pin!(stop);
         let mut devices = None;
         let enrol = async {
-            devices = Some(self.enrol_all(&plan.cast).await?);
-            Ok(plan.cast.len().to_string())
+            devices = Some(self.enrol_all(&plan.devices).await?);
+            Ok(plan.devices.len().to_string())
         };
         tokio::select! {
             enrolled = self.progress.step("devices are registered and connected", enrol) => enrolled.map(drop)?,
@@ -125,8 +133,9 @@ impl Site<'_> {
         let (ended, end) = watch::channel(false);
         let mut running = JoinSet::new();
         let started = Instant::now();
-        let spread = plan.every.min(SPREAD_MAX) / u32::try_from(plan.cast.len()).unwrap_or(u32::MAX).max(1);
-        let parts = (0u16..).zip(devices.into_iter().flatten()).zip(&plan.cast);
+        let spread =
+            plan.every.min(SPREAD_MAX) / u32::try_from(plan.devices.len()).unwrap_or(u32::MAX).max(1);
+        let parts = (0u16..).zip(devices.into_iter().flatten()).zip(&plan.devices);
         for ((place, device), &(_, profile)) in parts {
             let begin = started + spread * u32::from(place);
             let schedule = Schedule::new(plan.every, plan.duration);
@@ -198,9 +207,9 @@ impl Site<'_> {
         Ok(())
     }
 
-    /// Registers and connects the devices of a cast, in its order.
-    async fn enrol_all(&self, cast: &[(String, Profile)]) -> Result<Vec<Device>> {
-        let enrolments = cast
+    /// Registers and connects the listed devices, in the order of the list.
+    async fn enrol_all(&self, listed: &[(String, Profile)]) -> Result<Vec<Device>> {
+        let enrolments = listed
             .iter()
             .map(|(sensor_id, profile)| self.enrol(sensor_id, profile.device_type(), profile.zone_id()));
         stream::iter(enrolments).buffered(ENROLLED_AT_A_TIME).try_collect().await
@@ -282,10 +291,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn devices_are_cast_in_turn_and_numbered_within_their_profile() {
+    fn devices_take_profiles_in_turn_and_are_numbered_within_their_profile() {
         let names = |devices, profile| {
-            let cast = cast(devices, &[], profile).unwrap();
-            cast.into_iter().map(|device| device.0).collect::<Vec<_>>()
+            let listed = list_devices(devices, &[], profile).unwrap();
+            listed.into_iter().map(|device| device.0).collect::<Vec<_>>()
         };
         assert_eq!(names(4, None), ["thermostat-1", "heart-rate-1", "car-fuel-1", "thermostat-2"]);
         assert_eq!(names(2, Some(Profile::CarFuel)), ["car-fuel-1", "car-fuel-2"]);
@@ -294,10 +303,10 @@ mod tests {
     #[test]
     fn named_device_has_the_profile_its_name_begins_with() {
         let named = ["heart-rate-7".to_owned(), "kitchen".to_owned()];
-        assert!(cast(1, &named, None).is_err());
-        assert_eq!(cast(1, &named[..1], None).unwrap(), [(named[0].clone(), Profile::HeartRate)]);
+        assert!(list_devices(1, &named, None).is_err());
+        assert_eq!(list_devices(1, &named[..1], None).unwrap(), [(named[0].clone(), Profile::HeartRate)]);
         assert_eq!(
-            cast(1, &named[1..], Some(Profile::CarFuel)).unwrap(),
+            list_devices(1, &named[1..], Some(Profile::CarFuel)).unwrap(),
             [(named[1].clone(), Profile::CarFuel)]
         );
     }

@@ -27,8 +27,8 @@ async fn hours(
     cache: Data<HoursCache>,
 ) -> Result<HttpResponse, Problem> {
     caller.require(&READERS)?;
-    let asked = Hours::read(&sensor_id, Fields::of_query(&request))?;
-    let answer = cache.get(asked.clone(), store::hours(&pool, &asked)).await?;
+    let query = Hours::read(&sensor_id, Fields::of_query(&request))?;
+    let answer = cache.get(query.clone(), store::hours(&pool, &query)).await?;
     let held = is_held(&request, &answer.tag);
     let mut response = if held { HttpResponse::NotModified() } else { HttpResponse::Ok() };
     // Whole seconds, rounded down: a client must not keep it longer than it is fresh here.
@@ -43,8 +43,8 @@ async fn hours(
 
 async fn latest(caller: Caller, request: HttpRequest, pool: Data<Pool>) -> Result<HttpResponse, Problem> {
     caller.require(&READERS)?;
-    let asked = Latest::read(Fields::of_query(&request))?;
-    Ok(HttpResponse::Ok().json(store::latest(&pool, &asked).await?))
+    let query = Latest::read(Fields::of_query(&request))?;
+    Ok(HttpResponse::Ok().json(store::latest(&pool, &query).await?))
 }
 
 async fn latest_of_sensor(
@@ -54,8 +54,8 @@ async fn latest_of_sensor(
     pool: Data<Pool>,
 ) -> Result<HttpResponse, Problem> {
     caller.require(&READERS)?;
-    let asked = Latest::of_sensor(&sensor_id, Fields::of_query(&request))?;
-    let values = store::latest(&pool, &asked).await?;
+    let query = Latest::of_sensor(&sensor_id, Fields::of_query(&request))?;
+    let values = store::latest(&pool, &query).await?;
     if values.total == 0 {
         return Err(Problem::not_found("no reading of this sensor"));
     }

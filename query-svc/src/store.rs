@@ -77,11 +77,11 @@ fn read_hour(row: &Row) -> Result<Hour, Problem> {
 }
 
 /// Reads hours, ordered by bucket, metric, device type and zone.
-pub(crate) async fn hours(pool: &Pool, asked: &Hours) -> Result<Listing<Hour>, Problem> {
+pub(crate) async fn hours(pool: &Pool, query: &Hours) -> Result<Listing<Hour>, Problem> {
     let client = pool.get().await?;
-    let (from, to) = (OffsetDateTime::from(asked.from), OffsetDateTime::from(asked.to));
-    let mut params: Vec<&(dyn ToSql + Sync)> = vec![&asked.sensor_id, &from, &to];
-    let (count, list) = match &asked.metric {
+    let (from, to) = (OffsetDateTime::from(query.from), OffsetDateTime::from(query.to));
+    let mut params: Vec<&(dyn ToSql + Sync)> = vec![&query.sensor_id, &from, &to];
+    let (count, list) = match &query.metric {
         Some(metric) => {
             params.push(metric);
             (METRIC_HOURS_COUNT, METRIC_HOURS)
@@ -89,12 +89,12 @@ pub(crate) async fn hours(pool: &Pool, asked: &Hours) -> Result<Listing<Hour>, P
         None => (HOURS_COUNT, HOURS),
     };
     let count_params = params.clone();
-    params.extend([&asked.page.limit as &(dyn ToSql + Sync), &asked.page.offset]);
+    params.extend([&query.page.limit as &(dyn ToSql + Sync), &query.page.offset]);
     let (count, list) = tokio::try_join!(client.prepare_cached(count), client.prepare_cached(list))?;
     let (total, rows) =
         tokio::try_join!(client.query_one(&count, &count_params), client.query(&list, &params))?;
     let resources = rows.iter().map(read_hour).collect::<Result<_, _>>()?;
-    Ok(Listing::new(resources, total.try_get(0)?, asked.page))
+    Ok(Listing::new(resources, total.try_get(0)?, query.page))
 }
 
 macro_rules! latest {
@@ -146,20 +146,20 @@ fn read_latest(row: &Row) -> Result<LatestValue, Problem> {
 
 /// Reads the latest values that match. They are not prepared statements: planned for these filters, one that is absent
 /// costs nothing, and one sensor is found by its key.
-pub(crate) async fn latest(pool: &Pool, asked: &Latest) -> Result<Listing<LatestValue>, Problem> {
+pub(crate) async fn latest(pool: &Pool, query: &Latest) -> Result<Listing<LatestValue>, Problem> {
     let client = pool.get().await?;
     let params: [(&(dyn ToSql + Sync), Type); 6] = [
-        (&asked.sensor_id, Type::TEXT),
-        (&asked.zone_id, Type::TEXT),
-        (&asked.device_type, Type::TEXT),
-        (&asked.metric, Type::TEXT),
-        (&asked.page.limit, Type::INT8),
-        (&asked.page.offset, Type::INT8),
+        (&query.sensor_id, Type::TEXT),
+        (&query.zone_id, Type::TEXT),
+        (&query.device_type, Type::TEXT),
+        (&query.metric, Type::TEXT),
+        (&query.page.limit, Type::INT8),
+        (&query.page.offset, Type::INT8),
     ];
-    let text = latest_text(asked.sort, asked.direction);
+    let text = latest_text(query.sort, query.direction);
     let (totals, rows) =
         tokio::try_join!(client.query_typed(LATEST_COUNT, &params[..4]), client.query_typed(&text, &params))?;
     let total = totals.first().map_or(Ok(0), |row| row.try_get(0))?;
     let resources = rows.iter().map(read_latest).collect::<Result<_, _>>()?;
-    Ok(Listing::new(resources, total, asked.page))
+    Ok(Listing::new(resources, total, query.page))
 }

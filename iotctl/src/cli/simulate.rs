@@ -61,7 +61,7 @@ pub(super) async fn run(
     let api = Api::local(ports, token)?;
     let broker =
         simulate::Broker { host: "127.0.0.1".to_owned(), port: ports.of(Service::GATEWAY, Protocol::Mqtt) };
-    let site = simulate::Site { pki: &pki, api: &api, broker, progress };
+    let environment = simulate::Environment { pki: &pki, api: &api, broker, progress };
     let started = Instant::now();
     let outcome = match options.csv {
         Some(file) => {
@@ -71,16 +71,19 @@ pub(super) async fn run(
                 sensor_id: options.sensors.into_iter().next(),
                 timestamp: options.timestamp_column,
             };
-            site.replay(&simulate::Replayed { file, columns, device_type: options.device_type }).await?
+            environment
+                .replay(&simulate::Replayed { file, columns, device_type: options.device_type })
+                .await?
         }
         None => {
-            let cast = simulate::cast(options.devices, &options.sensors, options.profile)?;
+            let devices = simulate::list_devices(options.devices, &options.sensors, options.profile)?;
             let every = Duration::from_secs_f64(1.0 / options.rate);
-            site.invent(
-                &simulate::Invented { cast, every, duration: options.duration },
-                process::told_to_stop(),
-            )
-            .await?
+            environment
+                .generate(
+                    &simulate::Generated { devices, every, duration: options.duration },
+                    process::told_to_stop(),
+                )
+                .await?
         }
     };
     let elapsed = started.elapsed();

@@ -23,7 +23,7 @@ pub enum Profile {
     CarFuel,
 }
 
-/// Every profile, in the order in which a mixed simulation casts them.
+/// Every profile, in the order in which a mixed simulation takes them.
 pub const PROFILES: [Profile; 3] = [Profile::Thermostat, Profile::HeartRate, Profile::CarFuel];
 
 impl Profile {

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::database;
 use crate::pki::Pki;
-use crate::services::{Service, Site};
+use crate::services::{Installation, Service};
 use crate::state::{KAFKA_PORT, Ports, State};
 
 /// Variables that a service keeps of this process's environment; anything else might be meant for another program.
@@ -79,14 +79,14 @@ impl Local<'_> {
             own.push(("DATABASE_URL_FILE", display(&database::url_file(self.state, service.name))));
             own.extend(self.database_ca.iter().map(|ca| ("DATABASE_CA_FILE", display(ca))));
         }
-        let site = Site {
+        let installation = Installation {
             folder: &self.state.path(""),
             tls_cert: &self.state.path("pki/server.pem"),
             tls_key: &self.state.path("pki/server.key"),
             device_ca: &self.pki.device_ca_file(),
             jwks: &self.jwks,
         };
-        own.extend((service.settings)(&site));
+        own.extend((service.settings)(&installation));
         let mut environment = inherited();
         environment.extend(own.into_iter().map(|(name, value)| (name.to_owned(), value)));
         Ok(Program { name: service.name, path, arguments: Vec::new(), environment })
