@@ -3,13 +3,12 @@
 //! A line says what happened and never where it was built: what a library logs by the `log` crate carries the
 //! path of its source on the machine that compiled it, which no operator can use.
 
-use std::fmt;
-use std::io::IsTerminal;
-use std::panic::{self, PanicHookInfo};
-
 use serde::Serializer as _;
 use serde::ser::SerializeMap;
 use serde_json::Value;
+use std::fmt;
+use std::io::IsTerminal;
+use std::panic::{self, PanicHookInfo};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::fmt::format::Writer;

@@ -1,14 +1,12 @@
 //! The REST interfaces of a running installation, as far as the command line uses them.
 
-use std::time::Duration;
-
+use crate::services::Service;
+use crate::state::Ports;
 use anyhow::{Context as _, Result, bail};
 use reqwest::{Method, Response, StatusCode};
 use serde::Serialize;
 use serde_json::{Value, json};
-
-use crate::services::Service;
-use crate::state::Ports;
+use std::time::Duration;
 
 /// How long one request may take.
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(10);

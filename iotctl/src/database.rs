@@ -4,13 +4,12 @@ mod server;
 
 pub use server::Server;
 
-use anyhow::{Context as _, Result, bail, ensure};
-use schema::migrations::{self, Dialect};
-use tokio_postgres::Client;
-
 use crate::files;
 use crate::services::Service;
 use crate::state::State;
+use anyhow::{Context as _, Result, bail, ensure};
+use schema::migrations::{self, Dialect};
+use tokio_postgres::Client;
 
 /// Name of the local installation's database.
 pub const NAME: &str = "fieldline";

@@ -1,11 +1,10 @@
 //! Files that are whole or absent, and secret ones that only their owner reads.
 
+use anyhow::{Context as _, Result};
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-
-use anyhow::{Context as _, Result};
 
 /// Who may read a file that is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,17 +10,15 @@
 //! | `server.pem`, `server.key` | server certificate and its authority; its key | the gateway |
 //! | `devices/NAME.pem`, `devices/NAME.key` | device certificate and its authority; its key | the device |
 
-use std::path::{Path, PathBuf};
-
+use crate::files::{self, Readers};
 use anyhow::{Context as _, Result, bail, ensure};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
 };
 use sha2::{Digest as _, Sha256};
+use std::path::{Path, PathBuf};
 use time::{Duration, OffsetDateTime};
-
-use crate::files::{self, Readers};
 
 /// How long an authority is valid: longer than a local stack lives.
 const AUTHORITY_VALIDITY: Duration = Duration::days(3650);

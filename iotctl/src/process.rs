@@ -6,21 +6,19 @@
 //! the process's start time, so that a pid that the system has given to somebody else meanwhile is left
 //! alone.
 
+use crate::files::{self, Readers};
+use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
-
-use anyhow::{Context as _, Result, bail};
-use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
-
-use crate::files::{self, Readers};
 
 /// How often a process that is not our child is looked at while it ends.
 const GONE_POLL: Duration = Duration::from_millis(50);

@@ -3,12 +3,11 @@
 //! Written to standard error; standard output belongs to what a command was asked for. A reader that went away is no reason
 //! to stop the work it watched, so a failed write is ignored.
 
+use anyhow::{Context as _, Result};
+use serde_json::json;
 use std::future::Future;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
-
-use anyhow::{Context as _, Result};
-use serde_json::json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 

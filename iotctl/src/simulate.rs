@@ -12,28 +12,25 @@ mod outcome;
 mod profile;
 mod schedule;
 
+use crate::api::{Api, NewDevice};
+use crate::pki::Pki;
+use crate::progress::Progress;
+use anyhow::{Context as _, Result, ensure};
+pub use device::{Broker, Device};
+use device::{SILENCE_MAX, SILENCE_STOPPED_MAX};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+pub use outcome::Outcome;
+pub use profile::{PROFILES, Profile};
+use schedule::Schedule;
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
-
-use anyhow::{Context as _, Result, ensure};
-use futures::{StreamExt as _, TryStreamExt as _, stream};
-use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
-
-pub use device::{Broker, Device};
-use device::{SILENCE_MAX, SILENCE_STOPPED_MAX};
-pub use outcome::Outcome;
-pub use profile::{PROFILES, Profile};
-use schedule::Schedule;
-
-use crate::api::{Api, NewDevice};
-use crate::pki::Pki;
-use crate::progress::Progress;
 
 /// Most devices of one simulation: each is a connection and a certificate.
 pub const DEVICES_MAX: u16 = 5_000;

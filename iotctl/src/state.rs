@@ -1,12 +1,10 @@
 //! The state folder and the ports of one local installation.
 
+use crate::services::{Protocol, Service};
+use anyhow::{Context as _, Result, bail};
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-
-use anyhow::{Context as _, Result, bail};
-
-use crate::services::{Protocol, Service};
 
 /// Name of the folder that holds everything a local installation writes.
 const FOLDER: &str = ".fieldline";

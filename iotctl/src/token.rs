@@ -2,17 +2,15 @@
 //!
 //! An installation with an identity provider gives its services that provider's JWKS instead; this is for the local stack and tests.
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
+use crate::files::{self, Readers};
 use anyhow::{Context as _, Result};
 use jsonwebtoken::jwk::{Jwk, JwkSet, KeyAlgorithm, PublicKeyUse, ThumbprintHash};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 use time::OffsetDateTime;
-
-use crate::files::{self, Readers};
 
 /// Audience of every token: the services of one installation accept each other's users.
 pub const AUDIENCE: &str = "fieldline";

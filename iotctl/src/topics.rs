@@ -1,13 +1,12 @@
 //! The topics of `schema::topics`, made on a broker.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, Result, bail};
 use chassis::kafka::Settings as Broker;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::types::RDKafkaErrorCode;
 use schema::topics::{ALL, Partitions, Topic};
+use std::time::Duration;
 
 /// How long the broker may take to make all topics.
 const CREATE_WITHIN: Duration = Duration::from_secs(60);

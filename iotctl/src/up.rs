@@ -10,15 +10,6 @@ mod demo;
 mod programs;
 mod stack;
 
-use std::io::Write as _;
-use std::path::Path;
-use std::time::Duration;
-
-use anyhow::{Context as _, Result, bail, ensure};
-use nix::sys::signal::{Signal, kill};
-use schema::migrations::Dialect;
-use tokio::time::{Instant, sleep};
-
 use crate::api::Api;
 use crate::database;
 use crate::files::{self, Readers};
@@ -30,7 +21,14 @@ use crate::services::Service;
 use crate::state::{KAFKA_CONTROLLER_PORT, KAFKA_PORT, Lock, POSTGRES_PORT, Ports, State};
 use crate::token::Signer;
 use crate::topics;
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use schema::migrations::Dialect;
 use stack::Stack;
+use std::io::Write as _;
+use std::path::Path;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
 
 /// Names by which the local gateway is reached.
 const SERVER_NAMES: [&str; 2] = ["localhost", "127.0.0.1"];

@@ -6,20 +6,18 @@
 pub mod aggregates;
 pub mod ledger;
 
-use std::collections::BTreeMap;
-use std::io::{IsTerminal as _, Write as _};
-
-use anyhow::{Context as _, Result, ensure};
-use chassis::config::Env;
-use schema::Timestamp;
-use serde_json::Value;
-use time::OffsetDateTime;
-use tokio_postgres::Client;
-
 use crate::database;
 use crate::progress::Progress;
 use crate::state::{KAFKA_PORT, State};
 use crate::up;
+use anyhow::{Context as _, Result, ensure};
+use chassis::config::Env;
+use schema::Timestamp;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::io::{IsTerminal as _, Write as _};
+use time::OffsetDateTime;
+use tokio_postgres::Client;
 
 /// Variables that name what to audit. Where one is given, none is made up: an audit of one installation's
 /// database against another's broker would find losses that there are not.

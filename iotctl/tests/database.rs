@@ -1,3 +1,4 @@
+use crate::own_postgres;
 use chassis::postgres::Settings;
 use iotctl::database;
 use iotctl::services::Service;
@@ -6,8 +7,6 @@ use schema::migrations::Dialect;
 use testkit::postgres::Database;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
-
-use crate::own_postgres;
 
 async fn login(state: &State, service: &str) -> Client {
     let url = std::fs::read_to_string(database::url_file(state, service)).unwrap();

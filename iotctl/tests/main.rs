@@ -8,9 +8,8 @@ mod servers;
 mod topics;
 mod verify;
 
-use std::path::Path;
-
 use iotctl::servers::postgres::{Postgres, Settings};
+use std::path::Path;
 
 /// Starts a PostgreSQL server of the test's own, since roles belong to a whole server.
 async fn own_postgres(folder: &Path) -> (Postgres, u16) {

@@ -1,16 +1,13 @@
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
-
+use crate::own_postgres;
 use chassis::postgres::Settings;
 use iotctl::servers::kafka;
 use iotctl::state::State;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 use testkit::setting;
-
-use crate::own_postgres;
 
 /// `iotctl servers run` with a PostgreSQL server of its own and the test run's Kafka.
 fn run(state: &Path, script: &str) -> Command {

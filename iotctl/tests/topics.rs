@@ -5,7 +5,6 @@ use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use schema::topics::{ALERTS, ALL, DEVICE_UPDATES, PRODUCER_DLQ, READING_DLQ};
-
 use testkit::setting;
 
 #[tokio::test]

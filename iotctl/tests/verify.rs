@@ -1,8 +1,5 @@
 //! Audits find what was really broken, and nothing else.
 
-use std::process::Output;
-use std::time::Duration;
-
 use chassis::kafka::owned_headers;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
@@ -10,6 +7,8 @@ use schema::dead_letter::{DeadLetter, Origin};
 use schema::migrations::Dialect;
 use schema::{ReadingCreatedEvent, Timestamp, event_id_from_publisher, topics};
 use serde_json::Value;
+use std::process::Output;
+use std::time::Duration;
 use testkit::kafka::{Kafka, Record};
 use testkit::postgres::{Database, dialects};
 use tokio_postgres::Client;

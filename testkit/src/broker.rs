@@ -1,13 +1,12 @@
 //! A Kafka broker of one test's own: one that may be frozen, killed and started again.
 
+use crate::kafka::Kafka;
 use iotctl::process;
 use iotctl::servers::kafka;
 use iotctl::state::State;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
-
-use crate::kafka::Kafka;
 
 /// A broker that ends with this value.
 pub struct Broker {

@@ -1,10 +1,9 @@
 //! The server on which the local installation keeps its database.
 
-use std::path::PathBuf;
-
 use anyhow::{Context as _, Result};
 use chassis::config::{Env, Secret};
 use chassis::postgres::Settings;
+use std::path::PathBuf;
 use tokio_postgres::Client;
 
 /// A PostgreSQL server and the login that may prepare it.

@@ -1,12 +1,10 @@
-use std::os::unix::fs::PermissionsExt as _;
-use std::sync::Arc;
-
+use super::*;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
-
-use super::*;
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
 
 fn chain(pem: &str) -> Vec<CertificateDer<'static>> {
     CertificateDer::pem_slice_iter(pem.as_bytes()).map(Result::unwrap).collect()

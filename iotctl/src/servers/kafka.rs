@@ -1,18 +1,16 @@
 //! A private Apache Kafka broker in KRaft mode, run from jars that Maven resolves.
 
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::Duration;
-
-use anyhow::{Context as _, Result, bail, ensure};
-use nix::sys::signal::Signal;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use tokio::process::Command;
-use tokio::time::{Instant, sleep};
-
 use super::{READY_POLL, READY_WITHIN};
 use crate::files::{self, Readers};
 use crate::process::{self, Process, Stop, end_leftover};
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::signal::Signal;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::process::Command;
+use tokio::time::{Instant, sleep};
 
 const POM: &str = include_str!("../../kafka/pom.xml");
 const LOG4J: &str = include_str!("../../kafka/log4j2.properties");

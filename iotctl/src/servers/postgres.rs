@@ -3,20 +3,18 @@
 //! `initdb` and `postgres` refuse to run as root. When root starts them, they run in a user namespace where root's files
 //! look like an ordinary user's; where the system does not permit that, as the user `postgres`, who is then given the folder.
 
+use super::{READY_POLL, READY_WITHIN};
+use crate::files;
+use crate::process::{self, Process, Stop, end_leftover};
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::signal::Signal;
 use std::ffi::OsStr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
-
-use anyhow::{Context as _, Result, bail, ensure};
-use nix::sys::signal::Signal;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
-
-use super::{READY_POLL, READY_WITHIN};
-use crate::files;
-use crate::process::{self, Process, Stop, end_leftover};
 
 /// SIGINT is PostgreSQL's fast shutdown: it ends sessions and writes a checkpoint. SIGQUIT leaves recovery to the next start.
 pub(crate) const STOP: Stop =

@@ -1,20 +1,18 @@
 //! Runs a command with servers of its own: `iotctl servers run -- cargo test`.
 
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
-
-use anyhow::{Context as _, Result};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use tokio::process::Command;
-use tokio::signal::unix::{SignalKind, signal};
-
 use super::kafka::{self, Kafka};
 use super::postgres::{self, Postgres};
 use crate::files;
 use crate::process::{self, Stop, end_leftover};
 use crate::progress::Progress;
 use crate::state::{Lock, State, free_port};
+use anyhow::{Context as _, Result};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use tokio::process::Command;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Names the superuser's URL of a PostgreSQL server for tests.
 pub const DATABASE_URL: &str = "TEST_DATABASE_URL";

@@ -1,11 +1,10 @@
 //! Rows of a CSV file as readings. Pure but for reading the file.
 
+use anyhow::{Context as _, Result, bail, ensure};
+use csv::{Reader, StringRecord};
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read};
 use std::path::Path;
-
-use anyhow::{Context as _, Result, bail, ensure};
-use csv::{Reader, StringRecord};
 use time::format_description::BorrowedFormatItem;
 use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;

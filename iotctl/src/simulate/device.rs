@@ -1,20 +1,18 @@
 //! One device's connection: a window of unacknowledged messages, kept over reconnects.
 
+use crate::pki::DeviceFiles;
+use anyhow::{Context as _, Result, bail};
+use rumqttc::{
+    AsyncClient, Event, EventLoop, MqttOptions, Outgoing, Packet, QoS, Request, TlsConfiguration, Transport,
+};
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-
-use anyhow::{Context as _, Result, bail};
-use rumqttc::{
-    AsyncClient, Event, EventLoop, MqttOptions, Outgoing, Packet, QoS, Request, TlsConfiguration, Transport,
-};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
-
-use crate::pki::DeviceFiles;
 
 /// Most messages that a device has sent and not seen acknowledged; what the gateway allows by default.
 const WINDOW: u16 = 100;

@@ -1,12 +1,10 @@
 //! What a simulation did, against what it was to do.
 
+use super::schedule::Kept;
+use serde_json::{Value, json};
 use std::fmt;
 use std::ops::AddAssign;
 use std::time::Duration;
-
-use serde_json::{Value, json};
-
-use super::schedule::Kept;
 
 /// Counts what the devices of a simulation were to publish and what became of it: `due` is `published` and
 /// `skipped`.

@@ -1,8 +1,7 @@
 //! What simulated devices measure: a daily curve, noise, and now and then an excursion. Pure.
 
-use std::f64::consts::TAU;
-
 use clap::ValueEnum;
+use std::f64::consts::TAU;
 use time::OffsetDateTime;
 
 /// Every this many readings a device leaves its usual range …

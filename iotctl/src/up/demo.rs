@@ -1,22 +1,20 @@
 //! The demo devices of a local platform, the proof that their readings come through, and what a newcomer can try.
 
-use std::time::Duration;
-
-use anyhow::{Context as _, Result, bail};
-use rdkafka::consumer::{Consumer as _, StreamConsumer};
-use rdkafka::{Message as _, Offset, TopicPartitionList};
-use schema::{Alert, topics};
-use serde_json::Value;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
-use tokio::time::{Instant, sleep, timeout};
-
 use crate::api::{Api, NewDevice, NewThreshold, resources};
 use crate::pki::Pki;
 use crate::progress::Progress;
 use crate::services::{Protocol, Service};
 use crate::simulate::Profile;
 use crate::state::{KAFKA_PORT, Ports, State};
+use anyhow::{Context as _, Result, bail};
+use rdkafka::consumer::{Consumer as _, StreamConsumer};
+use rdkafka::{Message as _, Offset, TopicPartitionList};
+use schema::{Alert, topics};
+use serde_json::Value;
+use std::time::Duration;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::time::{Instant, sleep, timeout};
 
 /// How long a reading may take to every place where it is waited for; seconds are usual.
 const THROUGH_WITHIN: Duration = Duration::from_secs(60);

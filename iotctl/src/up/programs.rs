@@ -1,13 +1,11 @@
 //! The programs of the local platform, and the environment that each of them is given.
 
-use std::path::{Path, PathBuf};
-
-use anyhow::{Context as _, Result, ensure};
-
 use crate::database;
 use crate::pki::Pki;
 use crate::services::{Installation, Service};
 use crate::state::{KAFKA_PORT, Ports, State};
+use anyhow::{Context as _, Result, ensure};
+use std::path::{Path, PathBuf};
 
 /// Variables that a service keeps of this process's environment; anything else might be meant for another program.
 const INHERITED: [&str; 6] = ["PATH", "HOME", "LANG", "TZ", "LOG", "RUST_BACKTRACE"];

@@ -1,10 +1,5 @@
 //! What runs, in the order in which it was started.
 
-use std::time::Duration;
-
-use anyhow::{Context as _, Result, bail};
-use tokio::time::{Instant, sleep};
-
 use super::programs::{Program, SIMULATOR};
 use crate::process::{self, Process, Stop, end_leftover};
 use crate::progress::Progress;
@@ -12,6 +7,9 @@ use crate::servers::kafka::Kafka;
 use crate::servers::postgres::Postgres;
 use crate::services::Service;
 use crate::state::{Ports, State};
+use anyhow::{Context as _, Result, bail};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
 
 /// How long the services may take to become ready together; a debug build on two busy cores is the slowest case.
 const READY_WITHIN: Duration = Duration::from_secs(90);

@@ -4,18 +4,16 @@
 //! findings are streamed. `count`, `min` and `max` must be equal. A sum of floats depends on the order of adding, so `sum`
 //! and `avg` may differ by [`TOLERANCE`] of the sum of the absolute values.
 
-use std::pin::pin;
-
+use super::{Findings, Window, kept_from};
+use crate::progress::Progress;
 use anyhow::{Context as _, Result};
 use futures::TryStreamExt as _;
 use schema::Timestamp;
 use serde_json::{Value, json};
+use std::pin::pin;
 use time::{Duration, OffsetDateTime};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
-
-use super::{Findings, Window, kept_from};
-use crate::progress::Progress;
 
 /// Rounding moves a sum of n values by at most n × 1.1e-16 of the sum of their absolute values: this covers ten million
 /// readings in an hour, and any real fault is larger.

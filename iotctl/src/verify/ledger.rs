@@ -7,11 +7,8 @@
 //! Double means one event and metric under two keys, which the unique key cannot prevent. It is asked of the rows that the
 //! gateway received in the window, and reads the whole table: no index leads from an event to its rows.
 
-use std::collections::{BTreeMap, HashSet};
-use std::fmt;
-use std::pin::pin;
-use std::time::Duration;
-
+use super::{Findings, Window, kept_from};
+use crate::progress::Progress;
 use anyhow::{Context as _, Result, ensure};
 use chassis::kafka::{Settings as Broker, headers_of};
 use futures::TryStreamExt as _;
@@ -23,14 +20,15 @@ use schema::dead_letter::DeadLetter;
 use schema::{ReadingCreatedEvent, Timestamp, topics};
 use serde::Serialize;
 use serde_json::json;
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::pin::pin;
+use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::task::block_in_place;
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
-
-use super::{Findings, Window, kept_from};
-use crate::progress::Progress;
 
 /// The group whose commits say what must be stored.
 const GROUP: &str = "command-svc";
