@@ -1,7 +1,7 @@
 //! `/metrics`, `/livez`, `/readyz` on a port of their own.
 //!
-//! Live means that the loop turned recently and nothing is stuck: restart the process otherwise. Ready means that every dependency
-//! latch is open: send no work when one is not. The two never share an answer.
+//! Live means that the loop turned recently and nothing is stuck: restart the process otherwise. Ready means
+//! that every dependency latch is open: send no work when one is not. The two never share an answer.
 
 use crate::Chassis;
 use actix_web::body::MessageBody;
@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A loop that has not turned for so long is stuck; longer than any single bounded wait of ours.
+/// Age of the last turn from which a loop counts as stuck; longer than any single bounded wait of ours.
 const TURN_AGE_MAX: Duration = Duration::from_secs(60);
 
 /// Holds the latches of a service, all closed at first.
@@ -71,8 +71,8 @@ impl Latch {
     }
 }
 
-/// Remembers when the main loop last turned, and what is stuck beyond help. A service without a loop never beats and counts
-/// as live.
+/// Remembers when the main loop last turned, and what is stuck beyond help. A service without a loop never
+/// beats and counts as live.
 #[derive(Clone, Debug, Default)]
 pub struct Liveness {
     turned: Arc<Mutex<Option<Instant>>>,

@@ -1,4 +1,5 @@
-//! Who calls: JWTs verified locally against a JWKS, from a file or a URL, that is followed while the process runs.
+//! The caller: JWTs verified locally against a JWKS, from a file or a URL, that is followed while the process
+//! runs.
 
 mod keys;
 mod settings;
@@ -17,7 +18,7 @@ use keys::Keys;
 use serde::Deserialize;
 use std::pin::Pin;
 
-/// Clocks may differ by so many seconds before `exp` and `nbf` are held against a token.
+/// Tolerance for the clocks of others when `exp` and `nbf` are checked, in seconds.
 const CLOCK_SKEW_S_MAX: u64 = 30;
 /// Longest token that is looked at, in bytes.
 const TOKEN_BYTES_MAX: usize = 8 * 1024;
@@ -39,7 +40,7 @@ pub enum Role {
     Other,
 }
 
-/// Why a caller is not let in.
+/// The reason for which a caller is not let in.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The request has no bearer token.
@@ -98,8 +99,8 @@ struct Claims {
 }
 
 impl Verifier {
-    /// Reads the keys and follows them until shutdown. Those of a URL may come later: until then the latch `jwks` is
-    /// closed.
+    /// Reads the keys and follows them until shutdown. Those of a URL may come later: until then the latch
+    /// `jwks` is closed.
     ///
     /// # Errors
     /// The file cannot be read or is no JWKS, or the client for the URL cannot be made (stop).
@@ -116,7 +117,8 @@ impl Verifier {
             return Err(invalid("token is too long"));
         }
         let header = decode_header(token).map_err(|_| invalid("token is no JWT"))?;
-        // HS256 with a public key as the secret is the classic forgery; only asymmetric algorithms are accepted.
+        // HS256 with a public key as the secret is the classic forgery; only asymmetric algorithms are
+        // accepted.
         if !matches!(header.alg, Algorithm::RS256 | Algorithm::ES256 | Algorithm::EdDSA) {
             return Err(invalid("token must be signed with RS256, ES256 or EdDSA"));
         }

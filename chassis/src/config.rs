@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-/// Reads variables and collects what is wrong with them. A getter that records a problem returns a placeholder, which
-/// [`Env::finish`] makes sure nobody uses.
+/// Reads variables and collects what is wrong with them. A getter that records a problem returns a
+/// placeholder, which [`Env::finish`] makes sure nobody uses.
 #[derive(Debug)]
 pub struct Env {
     variables: BTreeMap<String, String>,

@@ -1,5 +1,5 @@
-//! REST plumbing: RFC 9457 problems, fields that are all checked before any is refused, conditional requests, request
-//! metrics, a server that drains.
+//! REST plumbing: RFC 9457 problems, fields that are all checked before any is refused, conditional requests,
+//! request metrics, a server that drains.
 
 mod accept;
 mod change;
@@ -29,7 +29,7 @@ use manners::{RequestMetrics, explain, measure};
 
 /// Longest request body, in bytes; the largest of our resources is a certificate of a few KiB.
 const BODY_BYTES_MAX: usize = 256 * 1024;
-/// Requests in flight get this long at shutdown.
+/// Time that requests in flight get at shutdown, in seconds.
 const DRAIN_S_MAX: u64 = 10;
 
 /// 412: the caller has seen another version than the one that stands.
@@ -71,9 +71,9 @@ impl From<deadpool_postgres::PoolError> for Problem {
 
 #[cfg(feature = "postgres")]
 impl From<tokio_postgres::Error> for Problem {
-    /// What may work again is 503: a closed connection, and the SQLSTATE classes connection, rollback, resources,
-    /// operator intervention (timeouts and shutdown are there) and read-only (a failover is under way). Anything else
-    /// is our mistake.
+    /// A failure that may pass is 503: a closed connection, and the SQLSTATE classes connection, rollback,
+    /// resources, operator intervention (timeouts and shutdown are there) and read-only (a failover is under
+    /// way). Anything else is our mistake.
     fn from(error: tokio_postgres::Error) -> Self {
         let transient = |code: &str| {
             ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class)) || code == "25006"

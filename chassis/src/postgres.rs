@@ -16,15 +16,16 @@ use tokio_postgres::{Client, Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::sync::CancellationToken;
 
-/// A server that does not answer for so long is away.
+/// Timeout after which a server counts as unreachable.
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
-/// Unacknowledged bytes for so long mean that the peer is gone, whatever TCP still hopes.
+/// Age of unacknowledged bytes from which the peer counts as gone; TCP alone would hope for a quarter of an
+/// hour.
 const TCP_SILENCE_MAX: Duration = Duration::from_secs(15);
-/// Waits this long for a free connection of the pool before the caller is told.
+/// Longest wait for a free connection of the pool.
 const POOL_WAIT: Duration = Duration::from_secs(5);
 
-/// Tells the server to end our session when we fall silent: what a lost client had locked is free again after half a
-/// minute, and not after the two hours of TCP's own patience.
+/// Statements by which the server ends a session that falls silent: the locks of a lost client are free after
+/// half a minute, and not after the two hours of TCP's own patience.
 const FORGET_SILENT_CLIENTS: [&str; 2] = [
     "SET idle_in_transaction_session_timeout = '30s'",
     "SET tcp_keepalives_idle = 15; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; \
@@ -77,8 +78,8 @@ impl Settings {
         self
     }
 
-    /// Returns how long a statement may take before the server ends it. A client that waits clearly longer for an answer
-    /// waits for one that was lost.
+    /// Returns how long a statement may take before the server ends it. A client that waits clearly longer
+    /// for an answer waits for one that was lost.
     pub fn statement_max(&self) -> Duration {
         self.statement_max
     }
@@ -139,7 +140,8 @@ impl Settings {
             .context("build the connection pool")
     }
 
-    /// Opens one connection without a statement timeout, for migrations and tools. Its task ends with the client.
+    /// Opens one connection without a statement timeout, for migrations and tools. Its task ends with the
+    /// client.
     ///
     /// # Errors
     /// The database cannot be reached (retry) or refuses us (stop).
@@ -183,9 +185,10 @@ fn is_this_host(host: &Host) -> bool {
 
 /// Key of the advisory lock that lets one migrator run at a time; the value only has to be ours.
 const MIGRATION_LOCK: i64 = 0x6669_656c_646c_696e;
-/// So often a migrator without a lock looks again after another one was faster; it can be once for each migration.
+/// Most times that a migrator without a lock tries again after another one was faster: at most once for each
+/// migration.
 const OUTRUN_MAX: u32 = 100;
-/// A failure is looked at so often even when the history has not grown: the other migrator may still be at work.
+/// Tries that a failure gets even when the history has not grown: the other migrator may still be at work.
 const OUTRUN_LOOKS_MIN: u32 = 3;
 
 /// Runs the migrations that the database has not seen, each in a transaction of its own.
@@ -209,8 +212,8 @@ pub async fn migrate(client: &mut Client, migrations: &[Migration]) -> anyhow::R
 
 /// Does what [`migrate`] does on a server without advisory locks.
 ///
-/// Of two migrators that meet, one fails on a table that the other has made. It looks again and goes on from there, as
-/// long as the history grows.
+/// Of two migrators that meet, one fails on a table that the other has made. It looks again and goes on from
+/// there, as long as the history grows.
 ///
 /// # Errors
 /// As [`migrate`].
@@ -329,9 +332,9 @@ pub async fn wait_for_version(
     }
 }
 
-/// Looks at the database so often.
+/// Interval between health probes.
 const PROBE_INTERVAL: Duration = Duration::from_secs(2);
-/// A probe without an answer for so long means that the database is away, or every connection is in use.
+/// Timeout of a probe: without an answer the database is away, or every connection is in use.
 const PROBE_WAIT: Duration = Duration::from_secs(5);
 
 /// Keeps the latch as the database is, by a probe through the pool, until shutdown.

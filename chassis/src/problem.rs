@@ -1,7 +1,8 @@
 //! An error of HTTP as `application/problem+json`, for whatever server answers with it.
 //!
-//! Source: RFC 9457. A `type` of `about:blank` says that the status says it all; where a status has several reasons that a
-//! program may want to tell apart, the service names one by a path below `/problems/`, which is a name and no page.
+//! Source: RFC 9457. A `type` of `about:blank` says that the status says it all; where a status has several
+//! reasons that a program may want to tell apart, the service names one by a path below `/problems/`, which
+//! is a name and no page.
 
 use serde::Serialize;
 use std::borrow::Cow;
@@ -14,7 +15,8 @@ pub const MEDIA_TYPE: &str = "application/problem+json";
 /// Names one bad field of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FieldError {
-    /// Its name as the client wrote it, dotted where it is nested; a query parameter or path segment by its name.
+    /// Its name as the client wrote it, dotted where it is nested; a query parameter or path segment by its
+    /// name.
     pub field: String,
     /// What it must be.
     pub detail: String,
@@ -75,7 +77,8 @@ impl Problem {
         Self { kind, ..Self::new(409_u16, detail) }
     }
 
-    /// Makes a 503 with `Retry-After`, when a dependency is away. The cause is logged here, once, and not shown.
+    /// Makes a 503 with `Retry-After`, when a dependency is away. The cause is logged here, once, and not
+    /// shown.
     pub fn unavailable(cause: &dyn fmt::Display) -> Self {
         tracing::warn!(%cause, "a dependency is away");
         Self::new(503_u16, "a dependency is away; try again").retry_after(Duration::from_secs(2))

@@ -1,5 +1,5 @@
-//! What every REST service over the database starts with: tokens that are verified, a pool, a latch that follows the
-//! database, a server that drains.
+//! The start of every REST service over the database: tokens that are verified, a pool, a latch that follows
+//! the database, a server that drains.
 
 use crate::auth::Verifier;
 use crate::config::Env;
@@ -9,14 +9,14 @@ use anyhow::Context;
 use std::ops::RangeInclusive;
 use tokio_util::task::AbortOnDropHandle;
 
-/// Says where a REST service listens, whom it believes and where its database is.
+/// Says where a REST service listens, which tokens it accepts and where its database is.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// `HTTP_LISTEN`, `TLS_CERT_FILE`, `TLS_KEY_FILE`, `HTTP_BEHIND_TLS_PROXY`: where the REST server listens; see
-    /// [`http::Settings::from_env`].
+    /// `HTTP_LISTEN`, `TLS_CERT_FILE`, `TLS_KEY_FILE`, `HTTP_BEHIND_TLS_PROXY`: where the REST server
+    /// listens; see [`http::Settings::from_env`].
     pub http: http::Settings,
-    /// `JWT_JWKS_FILE` or `JWT_JWKS_URL`, `JWT_ISSUER`, `JWT_AUDIENCE` and more: which tokens are accepted; see
-    /// [`auth::Settings::from_env`].
+    /// `JWT_JWKS_FILE` or `JWT_JWKS_URL`, `JWT_ISSUER`, `JWT_AUDIENCE` and more: which tokens are accepted;
+    /// see [`auth::Settings::from_env`].
     pub auth: auth::Settings,
     /// `DATABASE_URL_FILE` and the other `DATABASE_` variables; see [`postgres::Settings::from_env`].
     pub database: postgres::Settings,
@@ -33,10 +33,11 @@ impl Settings {
     }
 }
 
-/// Waits for a database whose schema has one of `versions`, then serves the routes that `configure` adds, until shutdown.
+/// Waits for a database whose schema has one of `versions`, then serves the routes that `configure` adds,
+/// until shutdown.
 ///
-/// Handlers find the pool as `Data<Pool>` and ask for the caller by [`auth::Caller`]. The latch `postgres` follows the
-/// database.
+/// Handlers find the pool as `Data<Pool>` and ask for the caller by [`auth::Caller`]. The latch `postgres`
+/// follows the database.
 ///
 /// # Errors
 /// A setting cannot be used, the schema is of another release, or the address cannot be bound (stop).

@@ -18,7 +18,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{EnvFilter, fmt::layer, prelude::*};
 
 /// Directives that stand before those of `LOG`, which may overrule them: rustls warns once for each client
-/// that dials an IP address, and whoever refuses a connection says so itself.
+/// that dials an IP address, and a server that refuses a connection logs it itself.
 const QUIET: &str = "rustls=error";
 
 /// Installs the subscriber of the process. A second call changes nothing.

@@ -9,7 +9,8 @@ use serde_json::Value;
 const DISPLAY_NAME_CHARS_MAX: usize = 200;
 /// Longest device type and zone id, in bytes; both travel with every reading.
 const LABEL_BYTES_MAX: usize = 64;
-/// Most certificates of a device at one time: the present one, its successor, and room for a fleet that rotates late.
+/// Most certificates of a device at one time: the present one, its successor, and room for a fleet that
+/// rotates late.
 const FINGERPRINTS_MAX: usize = 8;
 /// Bytes of a SHA-256.
 const FINGERPRINT_BYTES: usize = 32;
@@ -17,7 +18,8 @@ const FINGERPRINT_BYTES: usize = 32;
 /// The codec of a device that is registered without one.
 const CODEC_DEFAULT: Codec = Codec::Json;
 
-/// Fields that only the service writes; who registers a device with them expects something that will not happen.
+/// Fields that only the service writes; a registration that names them expects something that will not
+/// happen.
 const READ_ONLY: [&str; 3] = ["version", "createdAt", "updatedAt"];
 const RULES: Rules<'_> = Rules {
     required: &["deviceType", "zoneId"],
@@ -84,8 +86,8 @@ impl Draft {
         Ok((sensor_id, Self::read(fields)?))
     }
 
-    /// Applies a change to a device: what is not named stays, so that who renames a suspended device does not let it in
-    /// again. A layout goes with the codec that it belongs to.
+    /// Applies a change to a device: what is not named stays, so that renaming a suspended device does not
+    /// let it in again. A layout goes with the codec that it belongs to.
     ///
     /// # Errors
     /// 400 that names every bad field; 412 for another version.
@@ -144,7 +146,8 @@ fn check_label(text: &str) -> Result<(), &'static str> {
     if valid { Ok(()) } else { Err("must match [A-Za-z0-9][A-Za-z0-9_.-]{0,63}") }
 }
 
-/// Takes the codec and what belongs to it, so that no device is registered whose readings all go to the dead letters.
+/// Takes the codec and what belongs to it, so that no device is registered whose readings all go to the dead
+/// letters.
 fn take_codec(fields: &mut Fields) -> (Codec, Option<String>) {
     let words = Codec::ALL.map(|codec| (codec.as_str(), codec));
     let codec = fields.one_of("codec", &words);

@@ -33,7 +33,7 @@ const INSERT: &str = concat!(
 const SELECT: &str = concat!("SELECT ", columns!(), " FROM devices WHERE sensor_id = $1");
 const COUNT: &str = concat!("SELECT count(*)", filtered!());
 const LIST: &str = concat!("SELECT ", columns!(), filtered!(), " ORDER BY sensor_id LIMIT $4 OFFSET $5");
-// Whoever else changes the row waits until this change is made.
+// Other writers of the row wait until this change is made.
 const LOCK: &str = concat!("SELECT ", columns!(), " FROM devices WHERE sensor_id = $1 FOR UPDATE");
 const UPDATE: &str = concat!(
     "UPDATE devices SET display_name = $2, device_type = $3, zone_id = $4, codec = $5, status = $6, \
@@ -141,7 +141,8 @@ pub(crate) async fn change(
     read(&row)
 }
 
-/// Removes a row, if it has one of the expected versions. A retired device stays, so that nobody gets its name again.
+/// Removes a row, if it has one of the expected versions. A retired device stays, so that nobody gets its
+/// name again.
 pub(crate) async fn delete(pool: &Pool, sensor_id: &str, expected: Option<&[i64]>) -> Result<(), Problem> {
     let mut client = pool.get().await?;
     let transaction = client.transaction().await?;

@@ -27,7 +27,7 @@ async fn a_read_in_another_format_than_there_is_is_refused_and_a_write_is_not() 
     }
     let refused = world.rest.call("GET", &one).header("accept", "text/csv").send().await.problem(406);
     assert!(refused.body["detail"].as_str().unwrap().contains("application/json"), "{:?}", refused.body);
-    // What is not there is not there in any format.
+    // A resource that is missing is missing in any format.
     world.rest.call("GET", "/nowhere").header("accept", "text/csv").send().await.problem(404);
     assert_eq!(world.rest.get(&one).await.ok(200).body, created);
 }
@@ -70,7 +70,8 @@ async fn a_problem_says_what_only_its_status_does_not() {
     }
 }
 
-/// Sends a request by hand, since clients hide the body of an answer to HEAD; returns status and all that follows the head.
+/// Sends a request by hand, since clients hide the body of an answer to HEAD; returns status and all that
+/// follows the head.
 async fn raw(listen: SocketAddr, method: &str, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(listen).await.ok()?;
     let request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");

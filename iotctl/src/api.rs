@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// How long one request may take.
+/// Longest time for one request.
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Where the three services answer, and a token for them.

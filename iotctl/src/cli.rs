@@ -55,10 +55,12 @@ enum Command {
     Pki(PkiCommand),
     /// Prints a token for the REST interfaces.
     Token(TokenOptions),
-    /// Kafka topics. The broker is named by KAFKA_BOOTSTRAP_SERVERS and the variables that services take beside it.
+    /// Kafka topics. The broker is named by KAFKA_BOOTSTRAP_SERVERS and the variables that services take
+    /// beside it.
     #[command(subcommand)]
     Topics(TopicsCommand),
-    /// Brings a database to this release's schema. It is named by DATABASE_URL_FILE, as services take it; its user owns the tables.
+    /// Brings a database to this release's schema. It is named by DATABASE_URL_FILE, as services take it; its
+    /// user owns the tables.
     Migrate(MigrateOptions),
     /// Audits what is stored; exit code 1 when something is wrong. The database and the broker are named as
     /// for services, or are those of the local installation.

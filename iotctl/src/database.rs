@@ -1,4 +1,5 @@
-//! A database for the services: its schema, and one login role per service with no more rights than its work needs.
+//! A database for the services: its schema, and one login role per service with no more rights than its work
+//! needs.
 
 mod server;
 
@@ -16,7 +17,7 @@ pub const NAME: &str = "fieldline";
 
 /// Rights on the tables of the schema, for roles named after their services.
 const GRANTS: &str = include_str!("database/grants.sql");
-/// The same, for what a dialect has of its own.
+/// Rights on the parts that only one dialect has.
 const GRANTS_POSTGRES: &str = include_str!("database/grants-postgres.sql");
 const GRANTS_TIMESCALE: &str = include_str!("database/grants-timescale.sql");
 const GRANTS_DISTRIBUTED: &str = include_str!("database/grants-distributed.sql");
@@ -48,7 +49,8 @@ pub async fn prepare(state: &State, server: &Server, wanted: Option<Dialect>) ->
     Ok(dialect)
 }
 
-/// Gives the services' roles their rights, and nothing else; safe to run again. The client's user owns the tables.
+/// Gives the services' roles their rights, and nothing else; safe to run again. The client's user owns the
+/// tables.
 ///
 /// # Errors
 /// A role is missing, cdc-svc's may not read the WAL, or the server refuses.
@@ -82,8 +84,8 @@ pub fn url_file(state: &State, service: &str) -> std::path::PathBuf {
     state.path(&format!("secrets/{service}.url"))
 }
 
-/// Brings the schema to this build's version, in the dialect that the database has. A new database gets the wanted
-/// dialect or, without one, what its server offers.
+/// Brings the schema to this build's version, in the dialect that the database has. A new database gets the
+/// wanted dialect or, without one, what its server offers.
 ///
 /// # Errors
 /// The server refuses, the database's history is not ours, or it has another dialect than the wanted one.
@@ -123,7 +125,7 @@ async fn recorded(client: &Client) -> Result<Option<Dialect>> {
 const PLACED_BY_SENSOR: [&str; 3] =
     ["readings_ingestion", "sensor_latest", "sensor_reading_hourly_aggregates"];
 
-/// What the common migrations have and portable SQL has not.
+/// Statements of the common migrations that portable SQL lacks.
 const PUBLICATION: &str = "
     ALTER TABLE devices REPLICA IDENTITY FULL;
     ALTER TABLE sensor_thresholds REPLICA IDENTITY FULL;

@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-/// Who may read a file that is written.
+/// The users that may read a file that is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readers {
     /// The owner alone: private keys, passwords, tokens.
@@ -46,7 +46,8 @@ pub fn read(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("read {}", path.display()))
 }
 
-/// Returns the secret in `path`, and makes it from 32 random letters and digits (190 bits) when there is none yet.
+/// Returns the secret in `path`, and makes it from 32 random letters and digits (190 bits) when there is none
+/// yet.
 ///
 /// # Errors
 /// The file can be neither read nor written.
@@ -70,7 +71,7 @@ pub fn random_name(length: usize) -> String {
 #[must_use]
 pub fn tail(path: &Path, lines: usize) -> String {
     use std::io::{Read as _, Seek as _, SeekFrom};
-    /// Enough for a stack trace; a log may be gigabytes.
+    /// Most bytes of a log that are read: enough for a stack trace; a log may be gigabytes.
     const TAIL_BYTES_MAX: u64 = 16 * 1024;
     let read_end = || -> std::io::Result<Vec<u8>> {
         let mut file = fs::File::open(path)?;

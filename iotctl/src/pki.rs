@@ -1,7 +1,8 @@
-//! The certificates of an installation: a root, one authority for devices, one for servers, and what those two sign.
+//! The certificates of an installation: a root, one authority for devices, one for servers, and what those
+//! two sign.
 //!
-//! Two authorities, so that the gateway can trust device certificates alone: a server's certificate is no device.
-//! Every key is ECDSA P-256, the curve that small TLS stacks in firmware have.
+//! Two authorities, so that the gateway can trust device certificates alone: a server's certificate is no
+//! device. Every key is ECDSA P-256, the curve that small TLS stacks in firmware have.
 //!
 //! | file | holds | who uses it |
 //! |---|---|---|
@@ -20,13 +21,13 @@ use sha2::{Digest as _, Sha256};
 use std::path::{Path, PathBuf};
 use time::{Duration, OffsetDateTime};
 
-/// How long an authority is valid: longer than a local stack lives.
+/// Validity of an authority: longer than a local stack lives.
 const AUTHORITY_VALIDITY: Duration = Duration::days(3650);
-/// How long a server or device certificate is valid: what public authorities allowed before 2026.
+/// Validity of a server or device certificate: what public authorities allowed before 2026.
 const LEAF_VALIDITY: Duration = Duration::days(397);
-/// A certificate with less than this left is issued anew at the next start.
+/// Remaining validity below which a certificate is issued anew at the next start.
 const RENEWAL_BEFORE: Duration = Duration::days(30);
-/// A device whose clock is behind by less than this still accepts a certificate made now.
+/// Age that a new certificate claims, for devices whose clocks are behind.
 const CLOCK_SKEW: Duration = Duration::hours(1);
 
 /// The folder of an installation's certificates, opened for signing.
@@ -184,7 +185,8 @@ impl Pki {
         Ok(DeviceFiles { cert, key, fingerprint_sha256_hex: issued.fingerprint_sha256_hex })
     }
 
-    /// Returns the certificate and key file of the local servers, known by `names`; issues them as [`Pki::device_files`] does.
+    /// Returns the certificate and key file of the local servers, known by `names`; issues them as
+    /// [`Pki::device_files`] does.
     ///
     /// # Errors
     /// As [`Pki::issue_server`], or a file cannot be written.
@@ -256,7 +258,8 @@ fn named(common_name: &str) -> DistinguishedName {
     name
 }
 
-/// Returns the DER of the first certificate in `cert` if it and its key are there and it is not about to expire.
+/// Returns the DER of the first certificate in `cert` if it and its key are there and it is not about to
+/// expire.
 fn current_leaf(cert: &Path, key: &Path) -> Option<Vec<u8>> {
     let chain = std::fs::read(cert).ok().filter(|_| key.exists())?;
     let (_, pem) = x509_parser::pem::parse_x509_pem(&chain).ok()?;

@@ -20,9 +20,9 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
-/// How often a process that is not our child is looked at while it ends.
+/// Interval between looks at a process that ends and is not our child.
 const GONE_POLL: Duration = Duration::from_millis(50);
-/// How many lines of a dead process's log are shown.
+/// Lines of a dead process's log that are shown.
 const TAIL_LINES: usize = 15;
 
 /// How a process is asked to end.
@@ -64,7 +64,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command` with its output in `log` and its pid in `pid_file`; the log of the run before is kept as `*.log.1`.
+    /// Starts `command` with its output in `log` and its pid in `pid_file`; the log of the run before is kept
+    /// as `*.log.1`.
     ///
     /// # Errors
     /// The program is not there or cannot be run, or its log or pid file cannot be written.
@@ -167,7 +168,8 @@ impl Drop for Process {
     }
 }
 
-/// Ends the process that a killed run left behind, if `pid_file` names one that still runs; says whether it did.
+/// Ends the process that a killed run left behind, if `pid_file` names one that still runs; says whether it
+/// did.
 ///
 /// # Errors
 /// It is there and cannot be ended.

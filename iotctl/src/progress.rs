@@ -1,7 +1,7 @@
 //! Says what a command is doing: one line per step with its elapsed time on a terminal, JSON lines in a pipe.
 //!
-//! Written to standard error; standard output belongs to what a command was asked for. A reader that went away is no reason
-//! to stop the work it watched, so a failed write is ignored.
+//! Written to standard error; standard output belongs to what a command was asked for. A reader that went
+//! away is no reason to stop the work it watched, so a failed write is ignored.
 
 use anyhow::{Context as _, Result};
 use serde_json::json;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// How often a running step's elapsed time is drawn on a terminal.
+/// Interval at which a running step's elapsed time is drawn on a terminal.
 const REDRAW_EVERY: Duration = Duration::from_millis(500);
 
 /// Where steps are reported.

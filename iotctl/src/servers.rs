@@ -8,7 +8,7 @@ pub mod kafka;
 pub mod postgres;
 pub mod run;
 
-/// How often a starting server is asked whether it answers.
+/// Interval between questions to a starting server.
 const READY_POLL: Duration = Duration::from_millis(100);
-/// How long a server may take to answer: recovery after a `kill -9` on a slow disk is the longest case.
+/// Longest time until a server answers: recovery after a `kill -9` on a slow disk is the longest case.
 const READY_WITHIN: Duration = Duration::from_secs(120);

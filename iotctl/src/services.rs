@@ -1,7 +1,8 @@
-//! Every service of the platform, in data-flow order: the one place that knows them all.
+//! Every service of the platform, in data-flow order. No other place lists them all.
 //!
-//! The local platform (programs, ports, database roles, settings), the whole-system tests and the tests of form are made
-//! from this table or held against it. A new service is a folder, an entry here and a member of the workspace.
+//! The local platform (programs, ports, database roles, settings), the whole-system tests and the tests of
+//! form are made from this table or held against it. A new service is a folder, an entry here and a member of
+//! the workspace.
 
 use crate::token::{AUDIENCE, ISSUER};
 use schema::topics::{self, Topic};
@@ -9,7 +10,8 @@ use std::path::Path;
 
 /// Age at which a local lake writes a file, in milliseconds: somebody is looking.
 const LAKE_FILE_AGE_MS: &str = "10000";
-/// Age up to which a local gateway takes readings, in days: old series are replayed here with their own timestamps.
+/// Age up to which a local gateway takes readings, in days: old series are replayed here with their own
+/// timestamps.
 const READING_AGE_DAYS: &str = "10000";
 
 /// A setting of a service: the variable and its value.

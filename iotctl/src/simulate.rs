@@ -3,8 +3,10 @@
 //! In:         a profile per device, or the rows of a CSV file.
 //! Out:        MQTT QoS 1 messages on `devices/{sensor_id}/readings`, one connection per device.
 //! Guarantee:  every message is acknowledged at the end, or the command says how many are not and fails.
-//!             What was due and not published, because a device could not keep its rate, is counted.
-//! On failure: connection lost → connect again and send again what was not acknowledged; gone for long → error.
+//!             Readings that were due and not published, because a device could not keep its rate, are
+//!             counted.
+//! On failure: connection lost → connect again and send again what was not acknowledged; gone for long →
+//!             error.
 
 pub mod csv;
 mod device;
@@ -63,7 +65,7 @@ pub struct Replayed {
     pub device_type: String,
 }
 
-/// What every simulation needs.
+/// The surroundings of a simulation.
 pub struct Environment<'a> {
     /// Signs the devices' certificates.
     pub pki: &'a Pki,
@@ -75,8 +77,9 @@ pub struct Environment<'a> {
     pub progress: &'a Progress,
 }
 
-/// Lists the devices of a simulation: those named, or `devices` of them as `thermostat-1`, `heart-rate-1`, `car-fuel-1`,
-/// `thermostat-2` and so on. A named one has the given profile, or the one that its name begins with.
+/// Lists the devices of a simulation: those named, or `devices` of them as `thermostat-1`, `heart-rate-1`,
+/// `car-fuel-1`, `thermostat-2` and so on. A named one has the given profile, or the one that its name begins
+/// with.
 ///
 /// # Errors
 /// A name begins with no profile and none is given.
@@ -159,7 +162,7 @@ impl Environment<'_> {
     ///
     /// # Errors
     /// The file cannot be read as described, a device cannot be registered or connected, or a message was not
-    /// acknowledged. What was published before a row that cannot be read is acknowledged, and the message
+    /// acknowledged. Readings published before a row that cannot be read are acknowledged, and the message
     /// says how much that is.
     pub async fn replay(&self, plan: &Replayed) -> Result<Outcome> {
         let mut devices = BTreeMap::new();

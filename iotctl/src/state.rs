@@ -16,7 +16,8 @@ pub struct State {
 }
 
 impl State {
-    /// Uses `folder`, or when that is not given the nearest `.fieldline` at or above the working folder, or makes one in it.
+    /// Uses `folder`, or when that is not given the nearest `.fieldline` at or above the working folder, or
+    /// makes one in it.
     ///
     /// # Errors
     /// The folder cannot be made or named.
@@ -122,7 +123,8 @@ pub struct Ports {
     offset: u16,
 }
 
-/// Port of PostgreSQL; this and those of Kafka stand beside the usual ones (5432, 9092), which the machine may use itself.
+/// Port of PostgreSQL; this and those of Kafka stand beside the usual ones (5432, 9092), which the machine
+/// may use itself.
 pub const POSTGRES_PORT: u16 = 15432;
 /// Port of Kafka.
 pub const KAFKA_PORT: u16 = 19092;

@@ -1,6 +1,8 @@
-//! JSON Web Tokens of a local installation: one ES256 key, its public half as a JWKS, and tokens signed with it.
+//! JSON Web Tokens of a local installation: one ES256 key, its public half as a JWKS, and tokens signed with
+//! it.
 //!
-//! An installation with an identity provider gives its services that provider's JWKS instead; this is for the local stack and tests.
+//! An installation with an identity provider gives its services that provider's JWKS instead; this is for the
+//! local stack and tests.
 
 use crate::files::{self, Readers};
 use anyhow::{Context as _, Result};
@@ -23,11 +25,11 @@ const KEY_FILE: &str = "signing.key";
 /// What a token says.
 #[derive(Debug, Clone, Serialize)]
 pub struct Claims {
-    /// Who signed it.
+    /// The issuer, which signed it.
     pub iss: String,
     /// Whom it is for.
     pub aud: String,
-    /// Who uses it.
+    /// The user.
     pub sub: String,
     /// What its user may do: `device`, `analyst`, `operator`, `admin`.
     pub roles: Vec<String>,

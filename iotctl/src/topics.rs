@@ -8,7 +8,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use schema::topics::{ALL, Partitions, Topic};
 use std::time::Duration;
 
-/// How long the broker may take to make all topics.
+/// Longest time for the broker to make all topics.
 const CREATE_WITHIN: Duration = Duration::from_secs(60);
 
 /// How topics are made.

@@ -34,14 +34,15 @@ use tokio::time::{Instant, sleep};
 const SERVER_NAMES: [&str; 2] = ["localhost", "127.0.0.1"];
 /// Partitions of the local topics that scale: several, so that a key's place matters as it does elsewhere.
 const PARTITIONS: i32 = 6;
-/// How long the token that is printed is valid.
+/// Validity of the token that is printed.
 const TOKEN_TTL: Duration = Duration::from_secs(12 * 3600);
-/// How often the running processes are looked at.
+/// Interval between looks at the running processes.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
-/// How long a running platform may take to stop: every service and both servers have grace periods.
+/// Longest time for a running platform to stop: every service and both servers have grace periods.
 const DOWN_WITHIN: Duration = Duration::from_secs(150);
 
-/// Everything that `up` itself writes below the state folder; services write to theirs. `clean` removes nothing else.
+/// Everything that `up` itself writes below the state folder; services write to theirs. `clean` removes
+/// nothing else.
 const WRITTEN: [&str; 12] = [
     "jwt",
     "kafka",
@@ -57,7 +58,7 @@ const WRITTEN: [&str; 12] = [
     "up.lock",
 ];
 
-/// What is asked of a start.
+/// The choices for a start.
 #[derive(Debug, Default)]
 pub struct Options {
     /// The optional services to run, too.
@@ -71,7 +72,8 @@ pub struct Options {
 /// Starts everything, says what to try, and runs until Ctrl-C or SIGTERM, which stops everything.
 ///
 /// # Errors
-/// It runs already, a port is taken, or a part cannot be started; the message says which and where its log is.
+/// It runs already, a port is taken, or a part cannot be started; the message says which and where its log
+/// is.
 pub async fn up(state: &State, ports: Ports, options: &Options, progress: &Progress) -> Result<()> {
     let Some(_lock) = Lock::take(&state.path("up.lock"))? else {
         bail!("it runs already; `make down` stops it");
@@ -198,7 +200,7 @@ impl Start<'_> {
                 progress.note(&format!("{} writes to {}", service.name, state.path(folder).display()));
             }
         }
-        // Whoever read this may have gone; the platform stays.
+        // The reader may have gone; the platform stays.
         let _ = writeln!(std::io::stdout().lock(), "{}", demo::what_to_try(state, ports, &pki, &token)?);
         loop {
             sleep(WATCH_EVERY).await;

@@ -1,7 +1,7 @@
 //! Audits: the hourly read model against the raw rows, and the raw rows against what Kafka holds.
 //!
-//! Findings go to standard output as they are found, one line each: text on a terminal, JSON in a pipe. Nothing is
-//! written to the database or to Kafka.
+//! Findings go to standard output as they are found, one line each: text on a terminal, JSON in a pipe.
+//! Nothing is written to the database or to Kafka.
 
 pub mod aggregates;
 pub mod ledger;
@@ -62,7 +62,7 @@ impl Findings {
     /// Prints one finding: a line for people, the same for programs.
     pub fn found(&self, line: &str, json: &Value) {
         let mut out = std::io::stdout().lock();
-        // Whoever reads may stop reading; the exit code still tells the outcome.
+        // The reader may stop reading; the exit code still tells the outcome.
         let _ = if self.terminal { writeln!(out, "\r\x1b[K{line}") } else { writeln!(out, "{json}") };
     }
 }

@@ -73,7 +73,7 @@ async fn each_service_may_do_its_work_and_no_more() {
     server.stop().await.unwrap();
 }
 
-/// Whoever writes a table inserts into it, and who only reads it does not.
+/// The writer of a table may insert into it, and its readers may only read.
 async fn rights_are_those_of_the_table(url: &str) {
     let admin = Settings::local(url).connect().await.unwrap();
     let tables = Service::ALL.iter().flat_map(|service| service.writes);

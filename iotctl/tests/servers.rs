@@ -23,7 +23,8 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-/// How long a state may take: two servers that start, one after the other, on a machine that is busy with other tests.
+/// How long a state may take: two servers that start, one after the other, on a machine that is busy with
+/// other tests.
 const PATIENCE: Duration = Duration::from_secs(240);
 
 /// Waits for a state with a deadline.

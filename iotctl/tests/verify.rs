@@ -105,7 +105,7 @@ async fn every_hour_that_differs_from_its_raw_rows_is_printed() {
         assert_eq!((&lines[1]["raw"]["count"], &lines[1]["stored"]["count"]), (&2.into(), &3.into()));
         assert!(lines[2]["stored"].is_null() && lines[3]["raw"].is_null());
 
-        // What retention has dropped cannot be compared and is nobody's fault.
+        // Days that retention has dropped cannot be compared, and that is no fault.
         let kept = "UPDATE storage_contract SET readings_kept_from = '2026-03-30 01:00Z'";
         client.batch_execute(kept).await.unwrap();
         let (output, lines) = verify(&database, None, &arguments).await;

@@ -1,4 +1,4 @@
-//! Answers about hours, kept for a bounded time and shared by those who ask the same at once.
+//! Answers about hours, kept for a bounded time and shared by concurrent callers that ask the same.
 
 use crate::config;
 use crate::metrics::Metrics;
@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What an entry weighs beside its texts: the key, the tag and the cache's own bookkeeping, rounded up.
+/// Bytes of an entry beside its texts: the key, the tag and the cache's own bookkeeping, rounded up.
 const ENTRY_BYTES: usize = 512;
 /// Bytes of the body's hash that make its tag: no two bodies meet by chance.
 const TAG_BYTES: usize = 16;
@@ -62,7 +62,8 @@ impl HoursCache {
         Self { answers, config, metrics }
     }
 
-    /// Returns the answer that is kept, or loads it; who asks meanwhile waits for the same load. An error is not kept.
+    /// Returns the answer that is kept, or loads it; concurrent callers wait for one load. An error is not
+    /// kept.
     ///
     /// # Errors
     /// The problem of the load.

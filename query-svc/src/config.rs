@@ -7,7 +7,7 @@ use std::time::Duration;
 /// Holds every setting of the service.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// What every REST service is given; see [`rest::Settings::from_env`].
+    /// The settings of every REST service; see [`rest::Settings::from_env`].
     pub rest: rest::Settings,
     /// How answers are kept.
     pub cache: Cache,
@@ -20,8 +20,8 @@ pub struct Cache {
     pub bytes_max: u64,
     /// `CACHE_OPEN_MS_MAX`: longest age of an answer about the present hour; default 2,000, 0 to 60,000.
     pub open_age_max: Duration,
-    /// `CACHE_CLOSED_MS_MAX`: longest age of an answer about hours that are over; late readings may still change them.
-    /// Default 10,000, 0 to 3,600,000.
+    /// `CACHE_CLOSED_MS_MAX`: longest age of an answer about hours that are over; late readings may still
+    /// change them. Default 10,000, 0 to 3,600,000.
     pub closed_age_max: Duration,
 }
 

@@ -2,12 +2,12 @@
 //!
 //! In:         HTTP requests with a JWT: role analyst or operator; the read model, which command-svc writes.
 //! Out:        nothing but answers; the service keeps no state that it could lose.
-//! Guarantee:  an answer about hours is at most as old as `CACHE_OPEN_MS_MAX` (a range that reaches into the present
-//!             hour) or `CACHE_CLOSED_MS_MAX` (a range that is over), plus the time of its statement; what a client
-//!             may keep counts into that age. Every other answer is read when it is asked for. Aggregates never touch
-//!             the raw table.
-//! On failure: a bad request → 400 that names every bad parameter. Database away or statement too long → 503 with
-//!             `Retry-After`, and not ready while it is away; a failure is never cached.
+//! Guarantee:  an answer about hours is at most as old as `CACHE_OPEN_MS_MAX` (a range that reaches into the
+//!             present hour) or `CACHE_CLOSED_MS_MAX` (a range that is over), plus the time of its statement;
+//!             what a client may keep counts into that age. Every other answer is read when it is asked for.
+//!             Aggregates never touch the raw table.
+//! On failure: a bad request → 400 that names every bad parameter. Database away or statement too long → 503
+//!             with `Retry-After`, and not ready while it is away; a failure is never cached.
 
 mod cache;
 mod config;

@@ -6,7 +6,8 @@ use schema::{Timestamp, check_metric, check_sensor_id};
 /// Hours of a page when the caller names no number, and most of them: a year of one metric at once, 2 MB.
 const HOURS_DEFAULT: i64 = 1_000;
 const HOURS_MAX: i64 = 10_000;
-/// Longest range: ten years are 87,672 hours a metric, which one index scan still counts within a statement's time.
+/// Longest range: ten years are 87,672 hours a metric, which one index scan still counts within a statement's
+/// time.
 const RANGE_MICROS_MAX: i64 = 3_653 * 24 * HOUR_MICROS;
 const HOUR_MICROS: i64 = 3_600_000_000;
 /// Latest values of a page when the caller names no number, and most of them: about 250 bytes each.
@@ -70,8 +71,8 @@ fn parse_instant(text: &str) -> Result<Timestamp, String> {
     Timestamp::parse(text).map_err(|error| format!("{error}, such as 2026-01-02T03:00:00Z; write + as %2B"))
 }
 
-/// Returns the first bucket that does not begin before the instant. The rows are the same, and a client that asks up
-/// to "now" asks the same question all hour long.
+/// Returns the first bucket that does not begin before the instant. The rows are the same, and a client that
+/// asks up to "now" asks the same question all hour long.
 fn next_bucket(instant: Timestamp) -> Timestamp {
     let hour = instant.hour();
     if hour == instant {

@@ -1,4 +1,5 @@
-//! The read model. A statement is made of texts of ours: what a caller writes travels as a parameter or chooses one.
+//! The read model. A statement is made of texts of ours: what a caller writes travels as a parameter or
+//! chooses one.
 
 use crate::query::{Direction, Hours, Latest, Sort};
 use chassis::http::{Listing, Problem};
@@ -50,7 +51,8 @@ macro_rules! hours {
     };
 }
 
-// With and without a metric are two texts, so that the one with it uses the whole key (sensor_id, metric, bucket).
+// With and without a metric are two texts, so that the one with it uses the whole key (sensor_id, metric,
+// bucket).
 const HOURS_COUNT: &str = hours!("count(*)", "");
 const HOURS: &str = hours!(
     "bucket, metric, device_type, zone_id, avg, min, max, count, sum",
@@ -144,8 +146,8 @@ fn read_latest(row: &Row) -> Result<LatestValue, Problem> {
     })
 }
 
-/// Reads the latest values that match. They are not prepared statements: planned for these filters, one that is absent
-/// costs nothing, and one sensor is found by its key.
+/// Reads the latest values that match. They are not prepared statements: planned for these filters, one that
+/// is absent costs nothing, and one sensor is found by its key.
 pub(crate) async fn latest(pool: &Pool, query: &Latest) -> Result<Listing<LatestValue>, Problem> {
     let client = pool.get().await?;
     let params: [(&(dyn ToSql + Sync), Type); 6] = [

@@ -133,7 +133,7 @@ async fn client_that_holds_the_answer_gets_no_second_copy() {
             answer.header("cache-control").unwrap().strip_prefix("private, max-age=").unwrap().to_owned();
         age.parse::<u64>().unwrap()
     };
-    // What the client may keep counts into the age, so it is never the whole of it.
+    // The time for which a client may keep it counts into the age, so it is never the whole of it.
     assert!(seconds(&first) < 100);
     let ask = async |query: &str, tag: &str| {
         world.rest.call("GET", &format!("{PATH}?{query}")).header("if-none-match", tag).send().await
@@ -159,7 +159,8 @@ async fn aggregates_never_touch_the_raw_table() {
     let world = start(Duration::ZERO, Duration::ZERO).await;
     world.three_hours().await;
     if world.database.dialect == Dialect::Postgres {
-        // The other dialect's read model is a view, which TimescaleDB completes from the raw rows of the last hours.
+        // The other dialect's read model is a view, which TimescaleDB completes from the raw rows of the last
+        // hours.
         world.sql("DROP TABLE readings_ingestion").await;
     }
     assert_eq!(numbers(&world.hours(DAY).await), [4, 4, 0]);

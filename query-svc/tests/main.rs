@@ -12,7 +12,7 @@ use std::time::Duration;
 use testkit::postgres::Database;
 use testkit::rest::{Answer, Rest};
 
-/// No test takes so long: what is kept so long is kept until its end.
+/// Age to which an answer is kept until the end of a test.
 const EVER: Duration = Duration::from_secs(3_600);
 
 /// What a caller may write instead of a name, a number or an instant.

@@ -6,8 +6,8 @@ use std::path::Path;
 /// Endings that a histogram's series add to its name.
 const SERIES: [&str; 3] = ["_bucket", "_count", "_sum"];
 
-/// Asserts that the pages of `docs/` and the README name only metrics that exist, of those that begin with the
-/// prefix, and that they name at least one.
+/// Asserts that the pages of `docs/` and the README name only metrics that exist, of those that begin with
+/// the prefix, and that they name at least one.
 ///
 /// # Panics
 /// They do not, or cannot be read.

@@ -1,7 +1,8 @@
-//! What tests need: real servers named by the environment, one device's view of the gateway, and waits with a deadline.
+//! The needs of tests: real servers named by the environment, one device's view of the gateway, and waits
+//! with a deadline.
 //!
-//! `TEST_DATABASE_URL` and `TEST_KAFKA_BOOTSTRAP` name the servers; `make test` starts them and sets both. Every test
-//! makes its own database and its own topic prefix, so tests run side by side.
+//! `TEST_DATABASE_URL` and `TEST_KAFKA_BOOTSTRAP` name the servers; `make test` starts them and sets both.
+//! Every test makes its own database and its own topic prefix, so tests run side by side.
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
 pub mod broker;

@@ -15,7 +15,8 @@ async fn offered() -> Dialect {
     *OFFERED.get_or_init(ask).await
 }
 
-/// Lists the dialects that the test server understands: its own and the portable one, and on PostgreSQL the plain one.
+/// Lists the dialects that the test server understands: its own and the portable one, and on PostgreSQL the
+/// plain one.
 ///
 /// # Panics
 /// The server does not answer.

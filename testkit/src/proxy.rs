@@ -1,5 +1,6 @@
-//! A TCP proxy that can fall silent, as a network that loses packets or a frozen server does: nothing is closed, nothing
-//! is refused, nothing answers. It can also be cut, as when a server has ended: everything is closed at once.
+//! A TCP proxy that can fall silent, as a network that loses packets or a frozen server does: nothing is
+//! closed, nothing is refused, nothing answers. It can also be cut, as when a server has ended: everything is
+//! closed at once.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
-/// How long a test's token is valid; no test takes so long.
+/// Validity of a test's token; longer than any test.
 const TOKEN_TTL: Duration = Duration::from_secs(3_600);
 
 /// A signing key in a folder that goes with this value.
@@ -106,7 +106,7 @@ pub struct Rest {
     pub listen: SocketAddr,
     base: String,
     client: Client,
-    /// Who may call it.
+    /// The tokens that it accepts.
     pub tokens: Tokens,
     /// Its chassis, to look at metrics and readiness.
     pub chassis: Chassis,
@@ -126,7 +126,8 @@ impl Rest {
         let (chassis, port) = (Chassis::new(), crate::free_port());
         let listen = SocketAddr::from(([127, 0, 0, 1], port));
         let task = tokio::spawn(run(http::Settings::plain(listen), tokens.settings(), chassis.clone()));
-        // A pooled connection that the server is about to close would fail a request for no reason of the service's.
+        // A pooled connection that the server is about to close would fail a request for no reason of the
+        // service's.
         let client = Client::builder().pool_max_idle_per_host(0).build().unwrap();
         let rest = Self { listen, base: format!("http://{listen}"), client, tokens, chassis, task };
         crate::wait::until("a REST service that is ready", async || {

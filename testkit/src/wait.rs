@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-/// How long a state may take on a slow machine; a passing test never waits for it.
+/// Longest time for a state to come on a slow machine; a passing test never waits for it.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-/// How often a state is looked at.
+/// Interval between looks at a state.
 const POLL: Duration = Duration::from_millis(20);
 
 /// Calls `look` until it returns something.

@@ -1,8 +1,9 @@
 //! The keys that tokens are verified with, followed while the process runs.
 //!
-//! A file is read every second, a URL every `JWT_JWKS_REFRESH_MS`. A token with a key that is not known makes it be read
-//! once more at once, and the next such token not before [`ASKED_INTERVAL`]: strangers choose the names of keys, too. What
-//! cannot be read or used changes nothing: the keys in force stay, and `auth_jwks_stale_flag` says so.
+//! A file is read every second, a URL every `JWT_JWKS_REFRESH_MS`. A token with a key that is not known makes
+//! it be read once more at once, and the next such token not before [`ASKED_INTERVAL`]: strangers choose the
+//! names of keys, too. Keys that cannot be read or used change nothing: those in force stay, and
+//! `auth_jwks_stale_flag` says so.
 
 use super::Error;
 use super::settings::{Settings, Source};
@@ -19,7 +20,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Time between two reads of a file: it is a few kilobytes, and a key that was taken out is to be out at once.
+/// Time between two reads of a file: it is a few kilobytes, and a key that was taken out is to be out at
+/// once.
 const FILE_INTERVAL: Duration = Duration::from_secs(1);
 /// Time after which another unknown key may make the keys be read again.
 const ASKED_INTERVAL: Duration = Duration::from_secs(10);
@@ -35,11 +37,12 @@ pub(super) struct Keys(Arc<Shared>);
 struct Shared {
     source: Opened,
     present: RwLock<Arc<JwkSet>>,
-    /// What was read last, to tell what is new.
+    /// The bytes that were read last, to tell what is new.
     seen: Mutex<Vec<u8>>,
-    /// When an unknown key last made the keys be read; held during every read, so that all who ask share one.
+    /// When an unknown key last made the keys be read; held during every read, so that concurrent callers
+    /// share one.
     asked_at: tokio::sync::Mutex<Option<Instant>>,
-    /// What was said last about keys that cannot be read.
+    /// The last message about keys that cannot be read.
     said: Mutex<Option<String>>,
     latch: Option<Latch>,
     metrics: Metrics,
@@ -94,7 +97,7 @@ impl Keys {
         if let Some(key) = self.present(name) {
             return Ok(key);
         }
-        // In a task, so that a caller who hangs up does not take the answer from those who wait for the same one.
+        // In a task, so that a caller that hangs up does not take the answer from others that wait for it.
         let shared = self.0.clone();
         let _ = tokio::spawn(async move { shared.read_when_asked().await }).await;
         let unknown = || {
@@ -135,7 +138,8 @@ async fn follow(shared: Arc<Shared>) {
 }
 
 impl Shared {
-    /// Reads the keys, unless an unknown key made them be read a moment ago; who asks meanwhile waits for the same read.
+    /// Reads the keys, unless an unknown key made them be read a moment ago. Concurrent callers wait for one
+    /// read.
     async fn read_when_asked(&self) {
         let mut asked_at = self.asked_at.lock().await;
         if asked_at.is_none_or(|at| at.elapsed() >= ASKED_INTERVAL) {

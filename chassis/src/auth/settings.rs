@@ -4,7 +4,8 @@ use crate::config::Env;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Longest time between two looks at a JWKS URL, in milliseconds: a day, after which a stolen key is past help.
+/// Longest time between two looks at a JWKS URL, in milliseconds: a day, after which a stolen key is past
+/// help.
 const REFRESH_MS_MAX: u64 = 86_400_000;
 
 /// Says which tokens are accepted.
@@ -21,16 +22,17 @@ pub(super) enum Source {
     File(PathBuf),
     Url {
         url: String,
-        /// What the server's certificate must chain to; none means the system's authorities.
+        /// The authority of the server's certificate; none means those of the system.
         ca: Option<PathBuf>,
         refresh_interval: Duration,
     },
 }
 
 impl Settings {
-    /// Reads `JWT_JWKS_FILE` or `JWT_JWKS_URL`, `JWT_ISSUER` and `JWT_AUDIENCE`; all are required, there is no way to
-    /// switch it off. With a URL, `JWT_JWKS_CA_FILE` names the authority of its server (default: those of the system) and
-    /// `JWT_JWKS_REFRESH_MS` the time between two looks (default 300,000; 1,000 to 86,400,000).
+    /// Reads `JWT_JWKS_FILE` or `JWT_JWKS_URL`, `JWT_ISSUER` and `JWT_AUDIENCE`; all are required, there is
+    /// no way to switch it off. With a URL, `JWT_JWKS_CA_FILE` names the authority of its server (default:
+    /// those of the system) and `JWT_JWKS_REFRESH_MS` the time between two looks (default 300,000; 1,000 to
+    /// 86,400,000).
     pub fn from_env(env: &mut Env) -> Self {
         let source = match env.text_optional("JWT_JWKS_URL") {
             Some(url) => Self::url_from_env(url, env),

@@ -25,8 +25,8 @@ pub(super) async fn negotiate(
     next.call(request).await
 }
 
-/// Says whether some media ranges take JSON. The most specific one that names it decides; without any range, everything
-/// is taken, and one that cannot be read counts for nothing.
+/// Says whether some media ranges take JSON. The most specific one that names it decides; without any range,
+/// everything is taken, and one that cannot be read counts for nothing.
 fn takes_json<'a>(ranges: impl Iterator<Item = &'a str>) -> bool {
     let (mut has_range, mut best) = (false, (0, false));
     for range in ranges {

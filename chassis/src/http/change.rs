@@ -1,9 +1,11 @@
 //! Changes of a resource that is there: PUT and PATCH, both read against what stands.
 //!
-//! A PUT names at least what a registration has to name; what else it does not name stays. A PATCH is a merge patch and
-//! has to name nothing. In both, `null` takes a field away, and who sends back what a GET gave changes nothing.
+//! A PUT names at least what a registration has to name; what else it does not name stays. A PATCH is a merge
+//! patch and has to name nothing. In both, `null` takes a field away, and the answer to a GET, sent back,
+//! changes nothing.
 //!
-//! Source: RFC 7396 (merge patch); RFC 9110, section 13.1.1, whose `If-Match` a `version` in the body is read as.
+//! Source: RFC 7396 (merge patch); RFC 9110, section 13.1.1, whose `If-Match` a `version` in the body is read
+//! as.
 
 use super::{Fields, Problem, stale};
 use actix_web::http::Method;
@@ -47,7 +49,8 @@ impl Change {
         self.members.get(name)
     }
 
-    /// Applies the change to the resource as it is answered, and returns the fields of the whole resource as it is to be.
+    /// Applies the change to the resource as it is answered, and returns the fields of the whole resource as
+    /// it is to be.
     ///
     /// # Errors
     /// 412 when the body names another `version` than the resource has.

@@ -12,9 +12,11 @@ pub fn version_tag(version: i64) -> ETag {
     ETag(EntityTag::new_strong(version.to_string()))
 }
 
-/// Reads which versions of a row the caller is ready to change; `None` is any, because the header is absent or `*`.
+/// Reads which versions of a row the caller is ready to change; `None` is any, because the header is absent
+/// or `*`.
 ///
-/// Tags are compared strongly, so a weak one matches nothing, and neither does one that is no version of ours.
+/// Tags are compared strongly, so a weak one matches nothing, and neither does one that is no version of
+/// ours.
 ///
 /// # Errors
 /// 400 when the header cannot be read: to ignore it would lose an update that the caller meant to protect.

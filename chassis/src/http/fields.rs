@@ -11,7 +11,7 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// A body that is not whole after so long is given up, so that a slow sender holds no memory.
+/// Time after which a body that is not whole is given up, so that a slow sender holds no memory.
 const BODY_WAIT: Duration = Duration::from_secs(10);
 /// Most bad fields that one answer names; the rest of a hostile request is not echoed.
 const ERRORS_MAX: usize = 50;
@@ -61,8 +61,8 @@ impl Fields {
     /// Reads the whole body, bounded in size and time, as one JSON object.
     ///
     /// # Errors
-    /// 400 when it is no JSON object, 408 when it does not come in time, 413 when it is too long, 415 when it says that
-    /// it is something else.
+    /// 400 when it is no JSON object, 408 when it does not come in time, 413 when it is too long, 415 when it
+    /// says that it is something else.
     pub async fn of_body(request: &HttpRequest, payload: web::Payload) -> Result<Self, Problem> {
         check_format(request)?;
         let read = tokio::time::timeout(BODY_WAIT, payload.to_bytes_limited(BODY_BYTES_MAX)).await;
@@ -109,7 +109,8 @@ impl Fields {
     /// Takes the parameters of the query string; one that is given twice is a problem.
     pub fn of_query(request: &HttpRequest) -> Self {
         let mut fields = Self::of_members(Map::new());
-        // Pairs of texts can be made of any query string: bytes that are no UTF-8 are replaced, and then refused by a check.
+        // Pairs of texts can be made of any query string: bytes that are no UTF-8 are replaced, and then
+        // refused by a check.
         let pairs = web::Query::<Vec<(String, String)>>::from_query(request.query_string());
         for (name, value) in pairs.map(web::Query::into_inner).unwrap_or_default() {
             if fields.values.contains_key(&name) {
@@ -252,8 +253,8 @@ impl Fields {
         self.require(name, flag, before)
     }
 
-    /// Takes `offset` and the size of a page, whose default and maximum the endpoint chooses. The size is called `limit`,
-    /// or `count`; both at once contradict each other.
+    /// Takes `offset` and the size of a page, whose default and maximum the endpoint chooses. The size is
+    /// called `limit`, or `count`; both at once contradict each other.
     pub fn page(&mut self, size_default: i64, size_max: i64) -> Page {
         let is_count = self.values.contains_key("count");
         if is_count {
@@ -280,8 +281,8 @@ impl Fields {
     }
 }
 
-/// Checks a text for people: bounded, and without control characters but line ends and tabs. A NUL in particular is
-/// valid JSON that PostgreSQL cannot store.
+/// Checks a text for people: bounded, and without control characters but line ends and tabs. A NUL in
+/// particular is valid JSON that PostgreSQL cannot store.
 ///
 /// # Errors
 /// What it must be.

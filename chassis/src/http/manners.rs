@@ -1,5 +1,5 @@
-//! What every REST resource does alike: OPTIONS, a 405 that explains itself, and request metrics whose labels come from
-//! fixed sets.
+//! The behaviour that every REST resource shares: OPTIONS, a 405 that explains itself, and request metrics
+//! whose labels come from fixed sets.
 
 use super::Problem;
 use super::change::MERGE_PATCH;
@@ -17,7 +17,8 @@ use std::time::Instant;
 /// Header that names the formats of a PATCH. Source: RFC 5789, section 3.1.
 const ACCEPT_PATCH: HeaderName = HeaderName::from_static("accept-patch");
 
-/// Gives the bodiless 405 of the framework a problem and its whole `Allow`, and turns it into the answer to an OPTIONS.
+/// Gives the bodiless 405 of the framework a problem and its whole `Allow`, and turns it into the answer to
+/// an OPTIONS.
 pub(super) async fn explain(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
@@ -51,7 +52,8 @@ pub(super) async fn explain(
     }))
 }
 
-/// Names a method for a label. A client may invent any token as a method, and every label value is a series for ever.
+/// Names a method for a label. A client may invent any token as a method, and every label value is a series
+/// for ever.
 fn method_label(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",

@@ -19,11 +19,12 @@ pub(super) struct TlsFiles {
 }
 
 impl Settings {
-    /// Reads `HTTP_LISTEN`; `TLS_CERT_FILE` (the certificate and what leads from it to a root) and `TLS_KEY_FILE`, both or
-    /// neither, followed while the process runs; and `HTTP_BEHIND_TLS_PROXY` (yes or no, default no).
+    /// Reads `HTTP_LISTEN`; `TLS_CERT_FILE` (the certificate and what leads from it to a root) and
+    /// `TLS_KEY_FILE`, both or neither, followed while the process runs; and `HTTP_BEHIND_TLS_PROXY` (yes or
+    /// no, default no).
     ///
-    /// A bearer token is all that a caller has: without TLS only an address of this host is accepted, unless a proxy in
-    /// front of the server is declared to speak TLS.
+    /// A bearer token is all that a caller has: without TLS only an address of this host is accepted, unless
+    /// a proxy in front of the server is declared to speak TLS.
     pub fn from_env(env: &mut Env) -> Self {
         let listen = env.socket("HTTP_LISTEN");
         let tls = match (env.path_optional("TLS_CERT_FILE"), env.path_optional("TLS_KEY_FILE")) {

@@ -23,7 +23,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct Certificate {
     files: TlsFiles,
     present: RwLock<Arc<CertifiedKey>>,
-    /// What was read last, to tell what is new.
+    /// The files as they were read last, to tell what is new.
     seen: Mutex<Contents>,
     metrics: Metrics,
 }
@@ -124,8 +124,8 @@ impl Contents {
         Ok(Self { cert, key: std::fs::read(&files.key).context("read TLS_KEY_FILE")? })
     }
 
-    /// Reads both, and when the chain ends, in Unix seconds. A key of another certificate is refused, as it is between the
-    /// writes of the two files.
+    /// Reads both, and when the chain ends, in Unix seconds. A key of another certificate is refused, as it
+    /// is between the writes of the two files.
     fn load(&self) -> anyhow::Result<(CertifiedKey, i64)> {
         let chain = CertificateDer::pem_slice_iter(&self.cert).collect::<Result<Vec<_>, _>>();
         let chain = chain.context("use TLS_CERT_FILE")?;

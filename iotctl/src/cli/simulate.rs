@@ -23,7 +23,8 @@ pub(super) struct SimulateOptions {
     /// How many devices; they are named after their profiles and numbered.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=i64::from(simulate::DEVICES_MAX)))]
     devices: u16,
-    /// A device by name instead, such as thermostat-2; may be repeated. Of a CSV file without a sensor column: its one sensor.
+    /// A device by name instead, such as thermostat-2; may be repeated. Of a CSV file without a sensor
+    /// column: its one sensor.
     #[arg(long = "sensor")]
     sensors: Vec<String>,
     /// One profile for all, instead of each in turn or as a name begins.

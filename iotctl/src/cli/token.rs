@@ -16,12 +16,12 @@ pub(super) struct TokenOptions {
     /// How long it is valid: a number and `s`, `m`, `h` or `d`.
     #[arg(long, default_value = "12h", value_parser = parse_duration)]
     ttl: Duration,
-    /// Whom it names.
+    /// The user that it names.
     #[arg(long, default_value = "local-user")]
     subject: String,
 }
 
-/// What a token's user may do.
+/// A role that a token gives its user.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Role {
     /// Publishes readings over HTTP.
@@ -53,7 +53,7 @@ pub(super) fn run(state: &State, options: TokenOptions, progress: &Progress) -> 
     Ok(())
 }
 
-/// Opens the key that tokens are signed with; who gets a new one hears who will take its tokens.
+/// Opens the key that tokens are signed with. For a new one it says how services are told to take its tokens.
 fn open_signer(state: &State, progress: &Progress) -> Result<Signer> {
     let is_new = !Signer::exists(&state.jwt());
     let signer = Signer::open_or_create(&state.jwt())?;

@@ -15,7 +15,8 @@ use tokio::time::{Instant, sleep};
 const POM: &str = include_str!("../../kafka/pom.xml");
 const LOG4J: &str = include_str!("../../kafka/log4j2.properties");
 
-/// SIGTERM flushes every log and moves leadership away; a killed broker checks its logs at the next start.
+/// The way a broker ends: SIGTERM flushes every log and moves leadership away; a killed one checks its logs
+/// at the next start.
 pub(crate) const STOP: Stop =
     Stop { signal: Signal::SIGTERM, grace: Duration::from_secs(30), abort: Signal::SIGKILL };
 /// Heap of the broker: it ran at 340 MB resident with this, and the page cache does the rest.
@@ -34,8 +35,8 @@ pub struct Settings {
     pub port: u16,
     /// The controller's port on 127.0.0.1.
     pub controller_port: u16,
-    /// Whether it lives for a test run only: then it compiles quickly rather than well, which halves its start (5.6 s of
-    /// processor time to 3.2 s).
+    /// Whether it lives for a test run only: then it compiles quickly rather than well, which halves its
+    /// start (5.6 s of processor time to 3.2 s).
     pub short_lived: bool,
 }
 
@@ -49,7 +50,8 @@ impl Kafka {
     /// Starts the broker and returns once it answers; formats its storage first when there is none.
     ///
     /// # Errors
-    /// Java or the jars are not there, the folder is unusable, or the broker does not answer in time; the message holds its log's end.
+    /// Java or the jars are not there, the folder is unusable, or the broker does not answer in time; the
+    /// message holds its log's end.
     pub async fn start(settings: &Settings) -> Result<Self> {
         let pid_file = settings.folder.join("kafka.pid");
         end_leftover(&pid_file, STOP).await?;

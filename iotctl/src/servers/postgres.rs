@@ -1,7 +1,8 @@
 //! A private PostgreSQL server with logical decoding.
 //!
-//! `initdb` and `postgres` refuse to run as root. When root starts them, they run in a user namespace where root's files
-//! look like an ordinary user's; where the system does not permit that, as the user `postgres`, who is then given the folder.
+//! `initdb` and `postgres` refuse to run as root. When root starts them, they run in a user namespace where
+//! root's files look like an ordinary user's; where the system does not permit that, as the user `postgres`,
+//! which is then given the folder.
 
 use super::{READY_POLL, READY_WITHIN};
 use crate::files;
@@ -16,10 +17,11 @@ use std::time::Duration;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
-/// SIGINT is PostgreSQL's fast shutdown: it ends sessions and writes a checkpoint. SIGQUIT leaves recovery to the next start.
+/// The way a server ends: SIGINT is PostgreSQL's fast shutdown, which ends sessions and writes a checkpoint.
+/// SIGQUIT leaves recovery to the next start.
 pub(crate) const STOP: Stop =
     Stop { signal: Signal::SIGINT, grace: Duration::from_secs(30), abort: Signal::SIGQUIT };
-/// Where Debian puts each major version, the preferred one first: 15 is Debian 12's.
+/// Major versions that Debian has, the preferred one first: 15 is Debian 12's.
 const DEBIAN_MAJORS: [&str; 4] = ["15", "16", "17", "18"];
 /// The superuser.
 const ADMIN: &str = "postgres";
@@ -50,7 +52,8 @@ impl Postgres {
     /// Starts the server and returns once it answers a query; makes its data folder first when there is none.
     ///
     /// # Errors
-    /// PostgreSQL is not installed, the folder is unusable, or the server does not answer in time; the message holds its log's end.
+    /// PostgreSQL is not installed, the folder is unusable, or the server does not answer in time; the
+    /// message holds its log's end.
     pub async fn start(settings: &Settings) -> Result<Self> {
         let data = settings.folder.join("data");
         let password_file = settings.folder.join("password");

@@ -14,9 +14,9 @@ use std::path::{Path, PathBuf};
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Names the superuser's URL of a PostgreSQL server for tests.
+/// Variable with the superuser's URL of a PostgreSQL server for tests.
 pub const DATABASE_URL: &str = "TEST_DATABASE_URL";
-/// Names the bootstrap address of a Kafka broker for tests.
+/// Variable with the bootstrap address of a Kafka broker for tests.
 pub const KAFKA_BOOTSTRAP: &str = "TEST_KAFKA_BOOTSTRAP";
 
 /// Servers that exist already and are not started, and what is asked of those that are.
@@ -26,7 +26,8 @@ pub struct Given {
     pub database_url: Option<String>,
     /// The bootstrap address of a Kafka broker.
     pub kafka_bootstrap: Option<String>,
-    /// Whether a commit waits for the disk where PostgreSQL is started: what is measured must, what is tested need not.
+    /// Whether a commit waits for the disk where PostgreSQL is started: what is measured must, what is tested
+    /// need not.
     pub durable: bool,
     /// `name=value` settings of PostgreSQL where it is started.
     pub postgres_settings: Vec<String>,
@@ -41,7 +42,8 @@ pub struct TestServers {
 }
 
 impl TestServers {
-    /// Starts both servers that `given` does not name, on free ports, and removes what killed runs left behind.
+    /// Starts both servers that `given` does not name, on free ports, and removes what killed runs left
+    /// behind.
     ///
     /// # Errors
     /// A server cannot be started; the message says which and where its log is.
@@ -93,7 +95,8 @@ impl TestServers {
         database.chain(broker).collect()
     }
 
-    /// Stops both; removes their folder, or keeps it with the logs when `keep` says so (the next run removes it).
+    /// Stops both; removes their folder, or keeps it with the logs when `keep` says so (the next run removes
+    /// it).
     ///
     /// # Errors
     /// A server did not end cleanly.
@@ -112,7 +115,8 @@ impl TestServers {
     }
 }
 
-/// Runs `command` with test servers and returns its exit code. Ctrl-C and SIGTERM end the command first, then the servers.
+/// Runs `command` with test servers and returns its exit code. Ctrl-C and SIGTERM end the command first, then
+/// the servers.
 ///
 /// # Errors
 /// A server or the command cannot be started.
@@ -125,7 +129,8 @@ pub async fn run(state: &State, given: &Given, command: &[OsString], progress: &
         _ = interrupt.recv() => return Ok(128 + 2),
         _ = terminate.recv() => return Ok(128 + 15),
     };
-    // The command shares this process's group: a terminal's Ctrl-C reaches both, and it may read the terminal.
+    // The command shares this process's group: a terminal's Ctrl-C reaches both, and it may read the
+    // terminal.
     let mut child = Command::new(program)
         .args(arguments)
         .envs(servers.environment())

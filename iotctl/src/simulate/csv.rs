@@ -17,7 +17,7 @@ const UNZONED: [&[BorrowedFormatItem<'_>]; 4] = [
     format_description!("[year]-[month]-[day] [hour]:[minute]"),
     format_description!("[year]-[month]-[day] [hour]:[minute]:[second]"),
 ];
-/// What may stand between two cells, the usual one first. Where two are in a header equally often, the first
+/// Separators of cells, the usual one first. Where two are in a header equally often, the first
 /// one it is.
 const DELIMITERS: [u8; 3] = [b',', b';', b'\t'];
 /// Smallest number that is a time since 1970, in seconds (1973): a smaller one is a year, or a mistake.
@@ -57,7 +57,7 @@ pub struct Rows<R> {
     /// What stands between a number and its fraction beside the point: a comma where that does not separate
     /// cells.
     has_decimal_comma: bool,
-    /// What each column is.
+    /// The meaning of each column.
     kinds: Vec<Kind>,
     sensor_id: Option<String>,
 }

@@ -20,11 +20,12 @@ const WINDOW: u16 = 100;
 const QUEUE: usize = 10;
 /// Pause before connecting again.
 const RETRY_AFTER: Duration = Duration::from_millis(250);
-/// A gateway that does not take the device back for so long is gone. A registration needs a moment to reach it.
+/// Time after which a gateway that does not take the device back counts as gone. A registration needs a
+/// moment to reach it.
 const AWAY_MAX: Duration = Duration::from_secs(60);
-/// Without any acknowledgement for so long at the end of its work, the rest is reported as lost.
+/// Silence at the end of a device's work after which the rest is reported as lost.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(60);
-/// The same when it was told to stop; whoever told it waits ten seconds.
+/// The same when it was told to stop: its caller waits ten seconds.
 pub(super) const SILENCE_STOPPED_MAX: Duration = Duration::from_secs(5);
 /// Keep-alive of small devices on mobile networks.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
@@ -85,8 +86,8 @@ impl Device {
         Ok(())
     }
 
-    /// Waits until everything is acknowledged, with at most `silence_max` between two acknowledgements, and disconnects.
-    /// Returns how many messages that were.
+    /// Waits until everything is acknowledged, with at most `silence_max` between two acknowledgements, and
+    /// disconnects. Returns how many messages that were.
     ///
     /// # Errors
     /// Some messages are not acknowledged; the message says how many.
@@ -122,7 +123,8 @@ async fn pump(
     loop {
         match events.poll().await {
             Ok(Event::Incoming(Packet::ConnAck(_))) => {
-                // A new session makes the client forget what is unacknowledged; QoS 1 is a promise, so it is sent again.
+                // A new session makes the client forget what is unacknowledged; QoS 1 is a promise, so it is
+                // sent again.
                 events.pending.append(&mut unacknowledged);
                 away_since = None;
                 connected.send_replace(true);

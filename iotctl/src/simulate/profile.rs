@@ -4,11 +4,11 @@ use clap::ValueEnum;
 use std::f64::consts::TAU;
 use time::OffsetDateTime;
 
-/// Every this many readings a device leaves its usual range …
+/// Readings from one excursion out of the usual range to the next.
 const EXCURSION_EVERY: u64 = 300;
-/// … from this reading on, so that a new installation shows an alert soon …
+/// Reading at which the first excursion begins, so that a new installation shows an alert soon.
 const EXCURSION_FROM: u64 = 3;
-/// … for so many readings.
+/// Readings of an excursion.
 const EXCURSION_READINGS: u64 = 10;
 
 /// A kind of device.

@@ -1,4 +1,5 @@
-//! The demo devices of a local platform, the proof that their readings come through, and what a newcomer can try.
+//! The demo devices of a local platform, the proof that their readings come through, and what a newcomer can
+//! try.
 
 use crate::api::{Api, NewDevice, NewThreshold, resources};
 use crate::pki::Pki;
@@ -16,9 +17,9 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::time::{Instant, sleep, timeout};
 
-/// How long a reading may take to every place where it is waited for; seconds are usual.
+/// Longest time for a reading to every place where it is waited for; seconds are usual.
 const THROUGH_WITHIN: Duration = Duration::from_secs(60);
-/// How often a REST resource is looked at meanwhile.
+/// Interval between looks at a REST resource meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// The devices that are registered, each with its profile. Nobody simulates the first: it is the newcomer's.

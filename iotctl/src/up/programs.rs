@@ -7,7 +7,8 @@ use crate::state::{KAFKA_PORT, Ports, State};
 use anyhow::{Context as _, Result, ensure};
 use std::path::{Path, PathBuf};
 
-/// Variables that a service keeps of this process's environment; anything else might be meant for another program.
+/// Variables that a service keeps of this process's environment; anything else might be meant for another
+/// program.
 const INHERITED: [&str; 6] = ["PATH", "HOME", "LANG", "TZ", "LOG", "RUST_BACKTRACE"];
 
 /// The process that publishes for the demo devices.
@@ -40,8 +41,8 @@ pub(super) struct Local<'a> {
 }
 
 impl Local<'_> {
-    /// Describes the required services and the chosen ones in the order of their start: each after those it feeds, so that
-    /// nothing is published before somebody listens. The stop order is its reverse.
+    /// Describes the required services and the chosen ones in the order of their start: each after those it
+    /// feeds, so that nothing is published before somebody listens. The stop order is its reverse.
     pub(super) fn services(&self, chosen: &[&'static Service]) -> Result<Vec<Program>> {
         let is_chosen = |service: &&Service| {
             !service.is_optional || chosen.iter().any(|chosen| chosen.name == service.name)

@@ -11,11 +11,12 @@ use anyhow::{Context as _, Result, bail};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// How long the services may take to become ready together; a debug build on two busy cores is the slowest case.
+/// Longest time for the services to become ready together; a debug build on two busy cores is the slowest
+/// case.
 const READY_WITHIN: Duration = Duration::from_secs(90);
-/// How often a service is asked whether it is ready.
+/// Interval between questions whether a service is ready.
 const READY_POLL: Duration = Duration::from_millis(100);
-/// How long one such question may take.
+/// Longest time for an answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 /// Running servers and services. Dropping it ends them all; [`Stack::stop`] does it in order.
@@ -71,7 +72,8 @@ impl Stack {
         Ok(self.services.iter().map(Process::name).collect::<Vec<_>>().join(", "))
     }
 
-    /// Says once of each process that has ended how it did; the others go on. Without its servers nothing can go on.
+    /// Says once of each process that has ended how it did; the others go on. Without its servers nothing can
+    /// go on.
     pub(super) fn report_ended(&mut self, progress: &Progress) -> Result<()> {
         self.services.retain_mut(|service| match service.ensure_running() {
             Ok(()) => true,

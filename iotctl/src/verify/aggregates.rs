@@ -1,8 +1,8 @@
 //! The hourly read model, compared with the raw rows by the database itself.
 //!
-//! One statement for each UTC day, so each day is seen at one moment and memory is bounded by the server's own limits;
-//! findings are streamed. `count`, `min` and `max` must be equal. A sum of floats depends on the order of adding, so `sum`
-//! and `avg` may differ by [`TOLERANCE`] of the sum of the absolute values.
+//! One statement for each UTC day, so each day is seen at one moment and memory is bounded by the server's
+//! own limits; findings are streamed. `count`, `min` and `max` must be equal. A sum of floats depends on the
+//! order of adding, so `sum` and `avg` may differ by [`TOLERANCE`] of the sum of the absolute values.
 
 use super::{Findings, Window, kept_from};
 use crate::progress::Progress;
@@ -15,8 +15,9 @@ use time::{Duration, OffsetDateTime};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 
-/// Rounding moves a sum of n values by at most n × 1.1e-16 of the sum of their absolute values: this covers ten million
-/// readings in an hour, and any real fault is larger.
+/// Relative difference of two sums that is no fault: rounding moves a sum of n values by at most n × 1.1e-16
+/// of the sum of their absolute values, so this covers ten million readings in an hour, and any real fault is
+/// larger.
 const TOLERANCE: f64 = 1e-9;
 
 const DIFFERING: &str = "
@@ -46,7 +47,7 @@ const DIFFERING: &str = "
 const COMPARED: &str =
     "SELECT count(*) FROM sensor_reading_hourly_aggregates WHERE bucket >= $1 AND bucket < $2";
 
-/// What retention dropped and the hours of it, which must still count as many readings. Only TimescaleDB,
+/// Days that retention dropped and their hours, which must still count as many readings. Only TimescaleDB,
 /// which keeps the hours itself, can lose them by a refresh over dropped readings, and only its dialect has
 /// the table.
 const DROPPED: &str = "

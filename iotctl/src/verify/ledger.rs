@@ -1,11 +1,13 @@
 //! What Kafka holds, compared with what the table holds: acknowledged means stored, once.
 //!
-//! The window selects records by their Kafka timestamps: each partition from its first record at or after `from` up to
-//! its first at or after `to`. Only committed records are read. They are looked up by key in chunks, so memory is bounded.
-//! Not missing are: what command-svc has not committed yet (pending), dead letters, and what is past retention.
+//! The window selects records by their Kafka timestamps: each partition from its first record at or after
+//! `from` up to its first at or after `to`. Only committed records are read. They are looked up by key in
+//! chunks, so memory is bounded. Not missing are: what command-svc has not committed yet (pending), dead
+//! letters, and what is past retention.
 //!
-//! Double means one event and metric under two keys, which the unique key cannot prevent. It is asked of the rows that the
-//! gateway received in the window, and reads the whole table: no index leads from an event to its rows.
+//! Double means one event and metric under two keys, which the unique key cannot prevent. It is asked of the
+//! rows that the gateway received in the window, and reads the whole table: no index leads from an event to
+//! its rows.
 
 use super::{Findings, Window, kept_from};
 use crate::progress::Progress;
@@ -32,7 +34,7 @@ use uuid::Uuid;
 
 /// The group whose commits say what must be stored.
 const GROUP: &str = "command-svc";
-/// How long the broker may take for an answer, and between two records.
+/// Longest time for the broker's answer, and between two records.
 const BROKER_WAIT: Duration = Duration::from_secs(30);
 /// Rows that are looked up by one statement.
 const CHUNK_ROWS: usize = 10_000;
@@ -48,8 +50,8 @@ const ABSENT: &str = "
     WHERE r.sensor_id IS NULL
     ORDER BY i.place";
 
-/// A chunk is small beside the table: each row is looked up by its key, in its partition alone. Servers without these
-/// settings have planners of their own.
+/// Settings of the planner for chunks, which are small beside the table: each row is looked up by its key, in
+/// its partition alone. Servers without these settings have planners of their own.
 const LOOK_UP_BY_KEY: &str = "SET enable_hashjoin = off; SET enable_mergejoin = off";
 
 const DOUBLE: &str = "
@@ -109,7 +111,7 @@ struct Expected {
     offset: i64,
 }
 
-/// What is known before the first record is read.
+/// The facts that are known before the first record is read.
 struct Known {
     committed: BTreeMap<i32, i64>,
     dead_letters: HashSet<(i32, i64)>,
@@ -312,7 +314,8 @@ impl Reader {
         Ok(offsets(&committed.context("ask for committed offsets")?))
     }
 
-    /// Finds, for each partition, the first record at or after an instant; partitions without one are left out.
+    /// Finds, for each partition, the first record at or after an instant; partitions without one are left
+    /// out.
     fn first_at(&self, instant: Timestamp) -> Result<BTreeMap<i32, i64>> {
         let mut wanted = TopicPartitionList::new();
         let millis = instant.as_micros().div_euclid(1_000).max(0);
