@@ -5,11 +5,16 @@ use crate::pki::Pki;
 use crate::services::{Installation, Service};
 use crate::state::{KAFKA_PORT, Ports, State};
 use anyhow::{Context as _, Result, ensure};
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 /// Variables that a service keeps of this process's environment; anything else might be meant for another
 /// program.
 const INHERITED: [&str; 6] = ["PATH", "HOME", "LANG", "TZ", "LOG", "RUST_BACKTRACE"];
+
+/// Mode of a folder that a service writes to: readings are its user's alone.
+const FOLDER_MODE: u32 = 0o700;
 
 /// The process that publishes for the demo devices.
 pub(super) const SIMULATOR: &str = "simulator";
@@ -66,7 +71,8 @@ impl Local<'_> {
         ensure!(path.exists(), "{} is not there: `make up` builds it", path.display());
         for name in service.folders {
             let folder = self.state.path(name);
-            std::fs::create_dir_all(&folder).with_context(|| format!("make folder {}", folder.display()))?;
+            let private = DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(&folder);
+            private.with_context(|| format!("make folder {}", folder.display()))?;
         }
         let listen = |port| format!("127.0.0.1:{}", self.ports.at(port));
         let mut own = vec![("ADMIN_LISTEN", listen(service.admin_port))];
