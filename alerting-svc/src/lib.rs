@@ -51,17 +51,13 @@ mod recall;
 mod session;
 mod transaction;
 
-pub mod join;
-pub mod memory;
-pub mod rules;
-
 pub use config::Config;
 
 use anyhow::Context;
 use chassis::Chassis;
 use chassis::kafka::{Assignment, Watch, WatchMetrics, Watched, table};
 use metrics::Metrics;
-use rules::Rules;
+use rules::table::Rules;
 use schema::topics;
 use session::Shared;
 use std::sync::{Arc, PoisonError, RwLock};

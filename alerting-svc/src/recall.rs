@@ -2,13 +2,13 @@
 //! that this instance keeps go on meanwhile, and each that it gets goes on as soon as its own memory is
 //! whole.
 
-use crate::memory::{Cause, Recent};
 use anyhow::{Context, bail};
 use chassis::kafka::{Quiet, Settings};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rules::dedup::{Cause, Recent};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};

@@ -1,12 +1,9 @@
 //! One session: consume, judge, commit, until the shutdown or an error ends it. Blocks, so it has a thread of its own.
 
 use crate::batch::Batch;
-use crate::join;
-use crate::memory::{Cause, Memory};
 use crate::metrics::Metrics;
 use crate::ownership::{Handover, Ownership};
 use crate::recall::Recaller;
-use crate::rules::Rules;
 use crate::transaction::{Transaction, Trouble};
 use crate::{Config, GROUP};
 use anyhow::{Context, anyhow};
@@ -16,6 +13,9 @@ use chassis::retry::Backoff;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
 use rdkafka::message::{BorrowedMessage, Header, Message, OwnedHeaders};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rules::dedup::{Cause, Memory};
+use rules::evaluate;
+use rules::table::Rules;
 use schema::{Alert, ReadingCreatedEvent, Timestamp, topics};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -255,7 +255,7 @@ impl Session<'_> {
     fn judge(&mut self, reading: &ReadingCreatedEvent, partition: i32) -> Result<(), Trouble> {
         let alerts = {
             let rules = self.shared.rules.read().unwrap_or_else(PoisonError::into_inner);
-            join::judge(reading, rules.of(&reading.sensor_id), Timestamp::now())
+            evaluate::judge(reading, rules.of(&reading.sensor_id), Timestamp::now())
         };
         for alert in alerts {
             if !self.memory.note(partition, Cause::from(&alert)) {

@@ -43,7 +43,7 @@ async fn partition_that_waits_for_its_former_owner_holds_up_no_other() {
     }
     // What a former owner has produced and not committed yet.
     let (first, partition) = (&readings[0], partition_of[&readings[0].event_id]);
-    let left_open = alerting_svc::join::judge(first, [&rules[0].as_row()], Timestamp::now());
+    let left_open = rules::evaluate::judge(first, [&rules[0].as_row()], Timestamp::now());
     let settings = stage.kafka.settings();
     let mut config = settings.producer();
     let former: BaseProducer = config.set("transactional.id", settings.group("former")).create().unwrap();

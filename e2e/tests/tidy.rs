@@ -39,6 +39,15 @@ fn the_contract_and_the_plumbing_do_not_know_each_other() {
     for io in ["tokio", "rdkafka", "tokio-postgres", "actix-web"] {
         assert!(!dependencies("schema").contains(&io.to_owned()), "schema does I/O by {io}");
     }
+    for shared in ["schema", "chassis"] {
+        assert!(!dependencies(shared).contains(&"rules".to_owned()), "{shared} knows the evaluator");
+    }
+}
+
+/// ADR 0019 names the crates that may stand there, and the two programs that run each.
+#[test]
+fn a_crate_between_the_contract_and_the_services_knows_the_contract_alone() {
+    assert_eq!(dependencies("rules"), ["schema", "uuid"]);
 }
 
 /// A service is a member whose `main.rs` starts as every service does.
