@@ -15,32 +15,32 @@
 //! # Readings that are published twice
 //!
 //! Devices and gateways send again what was not acknowledged, with the same event id. Offsets cannot recognise that, so
-//! the causes of alerts (threshold, event) are remembered:
+//! alerts are deduplicated by threshold and event:
 //!
-//! * *What.* The last [`Config::alerts_remembered`] causes of each partition: a second publication must follow before so
-//!   many further alerts of its partition. At one alert per second and partition, the default 10,000 reach back almost
+//! * *What.* The last [`Config::alerts_remembered`] alerts of each partition: a second publication must follow before
+//!   that number of further alerts of its partition. At one alert per second and partition, the default 10,000 reach back almost
 //!   three hours; at a steady storm of a hundred per second, a hundred seconds.
-//! * *Where it survives.* `iot-alerts` itself is the store. Readings, alerts and memory are co-partitioned: an alert goes
+//! * *Where it survives.* `iot-alerts` itself is the store. Readings and alerts are co-partitioned: an alert goes
 //!   to the partition number that its reading came from, which for the key `sensor_id` is also where the partitioner
 //!   would put it. Whoever is assigned a partition of readings first reads the tail of the same partition of alerts.
 //! * *Why it is whole.* That read waits until the stable end has reached the end that the partition had at the
 //!   assignment, so it sees every alert of the former owner, or sees it aborted (see `recall`). No reading of the
-//!   partition is judged before.
-//! * *When it is wrong.* The causes of the open transaction are kept apart until it is committed, and an
-//!   abort forgets them. A commit without an answer ends the session, and the memory with it.
+//!   partition is evaluated before.
+//! * *When it is wrong.* The alerts of the open transaction are kept apart until it is committed, and an
+//!   abort forgets them. A commit without an answer ends the session, and what it knew with it.
 //!
 //! # Rebalances
 //!
-//! They are cooperative: a partition that stays goes on, with its memory, while others move. One that comes
-//! is paused until its own memory is whole, and holds up no other. One that goes takes its readings out of
-//! the open transaction: that is aborted, and the readings of the partitions that stay are read and judged
+//! They are cooperative: a partition that stays goes on while others move. One that comes is paused until its last
+//! alerts are restored, and holds up no other. One that goes takes its readings out of
+//! the open transaction: that is aborted, and the readings of the partitions that stay are read and evaluated
 //! again.
 //!
 //! # Why a former owner cannot commit late
 //!
 //! Offsets are committed with the group generation of the last assignment that this instance was told of.
 //! After a rebalance the broker refuses that generation, and with the offsets falls the whole transaction;
-//! its readings are judged again once the new assignment is known. A partition goes to another member only
+//! its readings are evaluated again once the new assignment is known. A partition goes to another member only
 //! when its owner has given it up, or was thrown out of the group and with it out of the generation.
 
 mod batch;
@@ -57,7 +57,7 @@ use anyhow::Context;
 use chassis::Chassis;
 use chassis::kafka::{Assignment, Watch, WatchMetrics, Watched, table};
 use metrics::Metrics;
-use rules::table::Rules;
+use rules::Rules;
 use schema::topics;
 use session::Shared;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -66,7 +66,7 @@ use tokio::sync::oneshot;
 /// The consumer group, and the stem of every transactional id.
 const GROUP: &str = "alerting-svc";
 
-/// Judges readings until the shutdown.
+/// Evaluates readings until the shutdown.
 ///
 /// # Errors
 /// A client cannot be made, the topics do not fit, or another instance has our name (stop).

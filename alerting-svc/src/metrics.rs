@@ -5,7 +5,7 @@ use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, Registry};
 /// Holds the metrics of one process.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
-    /// Readings judged in committed transactions.
+    /// Readings evaluated in committed transactions.
     pub(crate) readings: IntCounter,
     /// Alerts in committed transactions.
     pub(crate) alerts: IntCounter,
@@ -51,7 +51,7 @@ impl Metrics {
             Ok(histogram)
         };
         Ok(Self {
-            readings: counter("alerting_readings_total", "Readings judged in committed transactions.")?,
+            readings: counter("alerting_readings_total", "Readings evaluated in committed transactions.")?,
             alerts: counter("alerting_alerts_total", "Alerts in committed transactions.")?,
             repeats: counter(
                 "alerting_repeats_total",

@@ -8,7 +8,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use rules::dedup::{Cause, Recent};
+use rules::{DedupKey, DedupWindow};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
@@ -49,7 +49,7 @@ impl Wishes {
 }
 
 enum Told {
-    Whole { partition: i32, wish: u64, recent: Recent },
+    Whole { partition: i32, wish: u64, recent: DedupWindow },
     Failed(anyhow::Error),
 }
 
@@ -122,7 +122,7 @@ impl Recaller {
     ///
     /// # Errors
     /// Kafka does not answer, or a transaction stays open (retry).
-    pub(crate) fn take(&mut self) -> anyhow::Result<Option<(i32, Recent)>> {
+    pub(crate) fn take(&mut self) -> anyhow::Result<Option<(i32, DedupWindow)>> {
         loop {
             match self.told.try_recv() {
                 Ok(Told::Whole { partition, wish, recent }) if self.wishes.holds(partition, wish) => {
@@ -156,7 +156,7 @@ struct Waiting {
 struct Reading {
     wish: u64,
     next: i64,
-    recent: Recent,
+    recent: DedupWindow,
 }
 
 struct Reader {
@@ -234,7 +234,7 @@ impl Reader {
             let reading = Reading {
                 wish,
                 next: high.saturating_sub(tail).max(low),
-                recent: Recent::new(self.capacity),
+                recent: DedupWindow::new(self.capacity),
             };
             if reading.next < high {
                 self.reading.insert(partition, reading);
@@ -258,7 +258,7 @@ impl Reader {
                     if let Some(Caused { threshold_id, event_id }) =
                         value.and_then(|value| serde_json::from_slice(value).ok())
                     {
-                        reading.recent.remember(Cause { threshold_id, event_id });
+                        reading.recent.insert(DedupKey { threshold_id, event_id });
                     }
                 }
                 Ok(true)

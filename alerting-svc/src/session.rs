@@ -1,4 +1,4 @@
-//! One session: consume, judge, commit, until the shutdown or an error ends it. Blocks, so it has a thread of its own.
+//! One session: consume, evaluate, commit, until the shutdown or an error ends it. Blocks, so it has a thread of its own.
 
 use crate::batch::Batch;
 use crate::metrics::Metrics;
@@ -13,16 +13,14 @@ use chassis::retry::Backoff;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
 use rdkafka::message::{BorrowedMessage, Header, Message, OwnedHeaders};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use rules::dedup::{Cause, Memory};
-use rules::evaluate;
-use rules::table::Rules;
+use rules::{Dedup, DedupKey, Rules, evaluate};
 use schema::{Alert, ReadingCreatedEvent, Timestamp, topics};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-/// Longest wait for a reading while a memory is awaited; its partition goes on no sooner than this is over.
+/// Longest wait for a reading while a partition is restored; its partition goes on no sooner than this is over.
 const RECALL_WAIT: Duration = Duration::from_millis(5);
 /// Commits in a row that the group may refuse before the session is given up, and the pause after each:
 /// together some seconds, in which the news of the rebalance must have come.
@@ -56,7 +54,7 @@ struct Session<'a> {
     topics: Topics,
     consumer: &'a BaseConsumer<Ownership>,
     transaction: Transaction,
-    memory: Memory,
+    dedup: Dedup,
     recaller: Recaller,
     group: Option<ConsumerGroupMetadata>,
     batch: Batch,
@@ -78,7 +76,7 @@ pub(crate) fn run(shared: &Shared) -> Result<(), Trouble> {
         .consumer(GROUP)
         .set("group.instance.id", &shared.config.instance_id)
         .set("statistics.interval.ms", REPORT_INTERVAL_MS)
-        // A rebalance takes away only what moves; the other partitions keep their memory and go on.
+        // A rebalance takes away only what moves; the other partitions go on.
         .set("partition.assignment.strategy", "cooperative-sticky")
         .create_with_context(Ownership::new(monitor, shared.assignment.clone()))
         .context("create the readings consumer")
@@ -93,7 +91,7 @@ pub(crate) fn run(shared: &Shared) -> Result<(), Trouble> {
         topics,
         consumer: &consumer,
         transaction,
-        memory: Memory::new(capacity),
+        dedup: Dedup::new(capacity),
         recaller,
         group: None,
         batch: Batch::default(),
@@ -109,7 +107,7 @@ pub(crate) fn run(shared: &Shared) -> Result<(), Trouble> {
     outcome
 }
 
-/// Refuses topics that are not co-partitioned: who owns a partition of readings writes and recalls that partition of alerts.
+/// Refuses topics that are not co-partitioned: who owns a partition of readings writes and restores that partition of alerts.
 fn check_partitions(consumer: &BaseConsumer<Ownership>, topics: &Topics) -> Result<(), Trouble> {
     let count = |topic: &str| -> Result<usize, Trouble> {
         let metadata = consumer.fetch_metadata(Some(topic), ANSWER_WAIT).context("ask for the partitions");
@@ -157,7 +155,7 @@ impl Session<'_> {
                 self.commit_or_rewind()?;
             }
         }
-        // Drained: what was judged is committed, the rest is for the next start.
+        // Drained: what was evaluated is committed, the rest is for the next start.
         if self.batch.is_open() { self.commit() } else { Ok(()) }
     }
 
@@ -168,9 +166,9 @@ impl Session<'_> {
                 tracing::info!(?partitions, "partitions revoked");
                 for partition in &partitions {
                     self.recaller.forget(*partition);
-                    self.memory.forget(*partition);
+                    self.dedup.remove(*partition);
                 }
-                // Their readings are the next owner's to judge.
+                // Their readings are the for the next owner.
                 if self.batch.spans.keys().any(|partition| partitions.contains(partition)) {
                     return self.abort_and_rewind();
                 }
@@ -189,9 +187,9 @@ impl Session<'_> {
     /// is kept.
     fn abort_and_rewind(&mut self) -> Result<BTreeSet<i32>, Trouble> {
         self.transaction.abort()?;
-        self.memory.discard();
+        self.dedup.abort();
         let spans = std::mem::take(&mut self.batch).spans;
-        let kept = spans.into_iter().filter(|(partition, _)| self.memory.is_whole(*partition));
+        let kept = spans.into_iter().filter(|(partition, _)| self.dedup.is_restored(*partition));
         let firsts: BTreeMap<i32, i64> = kept.map(|(partition, span)| (partition, span.first)).collect();
         self.seek(&firsts)?;
         Ok(firsts.into_keys().collect())
@@ -218,10 +216,10 @@ impl Session<'_> {
         Ok(list)
     }
 
-    /// Lets the partitions go on whose memory has become whole.
+    /// Lets the partitions go on that are restored.
     fn take_recalled(&mut self) -> Result<(), Trouble> {
         while let Some((partition, recent)) = self.recaller.take().map_err(Trouble::Retry)? {
-            self.memory.begin(partition, recent);
+            self.dedup.restore(partition, recent);
             let mut list = TopicPartitionList::new();
             list.add_partition(&self.topics.readings, partition);
             self.consumer.resume(&list).context("resume a partition").map_err(Trouble::Retry)?;
@@ -231,8 +229,8 @@ impl Session<'_> {
 
     fn consume(&mut self, record: &BorrowedMessage<'_>) -> Result<(), Trouble> {
         let (partition, offset) = (record.partition(), record.offset());
-        if !self.memory.is_whole(partition) {
-            // No reading is judged before its partition's memory is there; it is paused, and goes on from
+        if !self.dedup.is_restored(partition) {
+            // No reading is evaluated before its partition is restored; it is paused, and goes on from
             // here.
             if self.recaller.is_wanted(partition) {
                 self.seek(&BTreeMap::from([(partition, offset)]))?;
@@ -244,7 +242,7 @@ impl Session<'_> {
             self.batch.opened = Some(Instant::now());
         }
         match record.payload().map(serde_json::from_slice::<ReadingCreatedEvent>) {
-            Some(Ok(reading)) => self.judge(&reading, partition)?,
+            Some(Ok(reading)) => self.evaluate(&reading, partition)?,
             // command-svc keeps it as a dead letter.
             Some(Err(_)) | None => self.batch.undecodable += 1,
         }
@@ -252,20 +250,20 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn judge(&mut self, reading: &ReadingCreatedEvent, partition: i32) -> Result<(), Trouble> {
+    fn evaluate(&mut self, reading: &ReadingCreatedEvent, partition: i32) -> Result<(), Trouble> {
         let alerts = {
             let rules = self.shared.rules.read().unwrap_or_else(PoisonError::into_inner);
-            evaluate::judge(reading, rules.of(&reading.sensor_id), Timestamp::now())
+            evaluate(reading, rules.of(&reading.sensor_id), Timestamp::now())
         };
         for alert in alerts {
-            if !self.memory.note(partition, Cause::from(&alert)) {
+            if !self.dedup.insert(partition, DedupKey::from(&alert)) {
                 self.batch.repeats += 1;
                 continue;
             }
             let value = serde_json::to_vec(&alert).context("encode an alert").map_err(Trouble::Stop)?;
             let schema = Header { key: "schema", value: Some(Alert::SCHEMA) };
             let headers = OwnedHeaders::new().insert(schema);
-            // The reading's own partition, so that whoever owns it next recalls the alert.
+            // The reading's own partition, so that whoever owns it next restores the alert.
             self.transaction.send(
                 &self.topics.alerts,
                 partition,
@@ -283,7 +281,10 @@ impl Session<'_> {
     fn commit_or_rewind(&mut self) -> Result<(), Trouble> {
         match self.commit() {
             Err(Trouble::Regrouped(error)) if self.refusals < REFUSALS_MAX => {
-                tracing::debug!(error = format!("{error:#}"), "the group is in a rebalance; judging again");
+                tracing::debug!(
+                    error = format!("{error:#}"),
+                    "the group is in a rebalance; evaluating again"
+                );
                 self.refusals += 1;
                 self.abort_and_rewind()?;
                 pause();
@@ -302,7 +303,7 @@ impl Session<'_> {
         let nexts = self.batch.spans.iter().map(|(partition, span)| (*partition, span.next)).collect();
         let offsets = self.list(&nexts)?;
         self.transaction.commit(&offsets, group)?;
-        self.memory.settle();
+        self.dedup.commit();
         let batch = std::mem::take(&mut self.batch);
         let metrics = &self.shared.metrics;
         metrics.commit_seconds.observe(started.elapsed().as_secs_f64());

@@ -76,7 +76,7 @@ async fn change_of_a_threshold_is_in_force_for_the_next_reading() {
 }
 
 #[tokio::test]
-async fn first_reading_is_judged_by_the_whole_table() {
+async fn first_reading_is_evaluated_by_the_whole_table() {
     let stage = Stage::set().await;
     stage.publish(&reading("s", 31.0)).await;
     for other in 0..300 {

@@ -43,7 +43,7 @@ async fn partition_that_waits_for_its_former_owner_holds_up_no_other() {
     }
     // What a former owner has produced and not committed yet.
     let (first, partition) = (&readings[0], partition_of[&readings[0].event_id]);
-    let left_open = rules::evaluate::judge(first, [&rules[0].as_row()], Timestamp::now());
+    let left_open = rules::evaluate(first, [&rules[0].as_row()], Timestamp::now());
     let settings = stage.kafka.settings();
     let mut config = settings.producer();
     let former: BaseProducer = config.set("transactional.id", settings.group("former")).create().unwrap();
@@ -61,7 +61,7 @@ async fn partition_that_waits_for_its_former_owner_holds_up_no_other() {
         partition_of.iter().filter(|(_, of)| **of != partition).map(|(event, _)| *event).collect();
     let mut seen: BTreeMap<Uuid, usize> = BTreeMap::new();
     count_until(&alerts, &mut seen, &others).await;
-    assert!(seen.keys().all(|event| others.contains(event)), "a memory that is not whole was used");
+    assert!(seen.keys().all(|event| others.contains(event)), "a window that is not restored was used");
 
     former.commit_transaction(SETTLE_WAIT).unwrap();
     let last = reading(&first.sensor_id, 32.0);
@@ -135,10 +135,10 @@ fn follow(alerts: Reader) -> (Arc<AtomicBool>, JoinHandle<Vec<Seen>>) {
     (ended, task)
 }
 
-async fn judges(service: &Service) {
+async fn evaluates_one(service: &Service) {
     let before = service.metric("alerting_readings_total");
-    let judged = async || (service.metric("alerting_readings_total") > before).then_some(());
-    until("readings to be judged", judged).await;
+    let evaluated = async || (service.metric("alerting_readings_total") > before).then_some(());
+    until("readings to be evaluated", evaluated).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -150,7 +150,7 @@ async fn scaled_out_restarted_and_scaled_in_each_alert_comes_once() {
     let mut services: BTreeMap<&str, Service> = BTreeMap::new();
     for name in ["a", "b", "c"] {
         let service = stage.start(name);
-        judges(&service).await;
+        evaluates_one(&service).await;
         services.insert(name, service);
     }
     // A rolling restart, each under its own name.
@@ -158,7 +158,7 @@ async fn scaled_out_restarted_and_scaled_in_each_alert_comes_once() {
     for name in ["a", "b", "c"] {
         services.remove(name).unwrap().stop().await;
         let service = stage.start(name);
-        judges(&service).await;
+        evaluates_one(&service).await;
         services.insert(name, service);
     }
     let rolled = Instant::now();

@@ -12,7 +12,7 @@ use testkit::wait::until;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-/// The metric of a threshold that every reading violates: its alert says that the reading has been judged.
+/// The metric of a threshold that every reading violates: its alert says that the reading has been evaluated.
 pub(crate) const MARKER: &str = "marker";
 
 pub(crate) struct Stage {

@@ -1,57 +1,57 @@
-//! Remembers what has caused an alert already, per partition and bounded. Pure.
+//! Which events have caused an alert already, per partition and bounded. Pure.
 
 use schema::Alert;
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use uuid::Uuid;
 
-/// Names what causes an alert: one event met one threshold.
+/// Names what an alert is deduplicated by: one event met one threshold.
 ///
-/// Not the alert's id: a device that sends its reading again after the threshold was edited must not cause a second
+/// Not the alert's id: a device that sends its reading again after the threshold was edited must not key a second
 /// alert either, and the id counts the threshold's version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Cause {
+pub struct DedupKey {
     /// Which threshold.
     pub threshold_id: Uuid,
     /// Which event.
     pub event_id: Uuid,
 }
 
-impl From<&Alert> for Cause {
+impl From<&Alert> for DedupKey {
     fn from(alert: &Alert) -> Self {
         Self { threshold_id: alert.threshold_id, event_id: alert.event_id }
     }
 }
 
-/// Holds the last causes of each partition that this instance owns: those of committed alerts, and apart from
-/// them those of the open transaction, so that an abort forgets exactly what it undoes.
+/// Holds the window of each partition that this instance is assigned, and apart from them the keys of the open
+/// transaction, so that an abort forgets exactly what it undoes.
 #[derive(Debug)]
-pub struct Memory {
+pub struct Dedup {
     capacity: usize,
-    partitions: BTreeMap<i32, Recent>,
-    noted: Vec<(i32, Cause)>,
-    noted_known: HashSet<(i32, Cause)>,
+    partitions: BTreeMap<i32, DedupWindow>,
+    open: Vec<(i32, DedupKey)>,
+    open_keys: HashSet<(i32, DedupKey)>,
 }
 
-/// The last causes of one partition, the oldest first.
+/// Holds the last keys of one partition, the oldest first.
 #[derive(Debug)]
-pub struct Recent {
+pub struct DedupWindow {
     capacity: usize,
-    order: VecDeque<Cause>,
-    known: HashSet<Cause>,
+    order: VecDeque<DedupKey>,
+    known: HashSet<DedupKey>,
 }
 
-impl Recent {
-    /// Starts empty; `capacity` counts causes.
+impl DedupWindow {
+    /// Starts empty; `capacity` counts keys.
     pub fn new(capacity: usize) -> Self {
         Self { capacity: capacity.max(1), order: VecDeque::new(), known: HashSet::new() }
     }
 
-    /// Remembers a cause, and forgets the oldest one beyond the capacity.
-    pub fn remember(&mut self, cause: Cause) {
-        if !self.known.insert(cause) {
+    /// Adds a key, and forgets the oldest one beyond the capacity.
+    pub fn insert(&mut self, key: DedupKey) {
+        if !self.known.insert(key) {
             return;
         }
-        self.order.push_back(cause);
+        self.order.push_back(key);
         if self.order.len() > self.capacity
             && let Some(oldest) = self.order.pop_front()
         {
@@ -60,54 +60,54 @@ impl Recent {
     }
 }
 
-impl Memory {
-    /// Starts without any partition; `capacity` counts causes per partition.
+impl Dedup {
+    /// Starts without any partition; `capacity` counts keys per partition.
     pub fn new(capacity: usize) -> Self {
         Self {
             capacity: capacity.max(1),
             partitions: BTreeMap::new(),
-            noted: Vec::new(),
-            noted_known: HashSet::new(),
+            open: Vec::new(),
+            open_keys: HashSet::new(),
         }
     }
 
-    /// Takes over what was recalled of a partition.
-    pub fn begin(&mut self, partition: i32, recent: Recent) {
-        self.partitions.insert(partition, recent);
+    /// Takes over the restored window of a partition.
+    pub fn restore(&mut self, partition: i32, window: DedupWindow) {
+        self.partitions.insert(partition, window);
     }
 
-    /// Says whether a partition has been recalled: before that, nothing may be judged by this memory.
-    pub fn is_whole(&self, partition: i32) -> bool {
+    /// Says whether a partition is restored: before that, no reading of it may be evaluated.
+    pub fn is_restored(&self, partition: i32) -> bool {
         self.partitions.contains_key(&partition)
     }
 
-    /// Notes a cause of the open transaction; returns false when it is known already.
-    pub fn note(&mut self, partition: i32, cause: Cause) -> bool {
-        let is_known = self.partitions.get(&partition).is_some_and(|recent| recent.known.contains(&cause));
-        if is_known || !self.noted_known.insert((partition, cause)) {
+    /// Adds a key to the open transaction; returns false when it is known already.
+    pub fn insert(&mut self, partition: i32, key: DedupKey) -> bool {
+        let is_known = self.partitions.get(&partition).is_some_and(|window| window.known.contains(&key));
+        if is_known || !self.open_keys.insert((partition, key)) {
             return false;
         }
-        self.noted.push((partition, cause));
+        self.open.push((partition, key));
         true
     }
 
-    /// Remembers what was noted: the transaction is committed.
-    pub fn settle(&mut self) {
-        self.noted_known.clear();
-        for (partition, cause) in self.noted.drain(..) {
-            let recent = self.partitions.entry(partition);
-            recent.or_insert_with(|| Recent::new(self.capacity)).remember(cause);
+    /// Keeps the keys of the open transaction: it is committed.
+    pub fn commit(&mut self) {
+        self.open_keys.clear();
+        for (partition, key) in self.open.drain(..) {
+            let window = self.partitions.entry(partition);
+            window.or_insert_with(|| DedupWindow::new(self.capacity)).insert(key);
         }
     }
 
-    /// Forgets what was noted: the transaction is aborted.
-    pub fn discard(&mut self) {
-        self.noted.clear();
-        self.noted_known.clear();
+    /// Forgets the keys of the open transaction: it is aborted.
+    pub fn abort(&mut self) {
+        self.open.clear();
+        self.open_keys.clear();
     }
 
     /// Forgets a partition, which another instance may own from now on.
-    pub fn forget(&mut self, partition: i32) {
+    pub fn remove(&mut self, partition: i32) {
         self.partitions.remove(&partition);
     }
 }
@@ -117,48 +117,48 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn cause(event: u128) -> Cause {
-        Cause { threshold_id: Uuid::from_u128(0), event_id: Uuid::from_u128(event) }
+    fn key(event: u128) -> DedupKey {
+        DedupKey { threshold_id: Uuid::from_u128(0), event_id: Uuid::from_u128(event) }
     }
 
     #[test]
-    fn partitions_are_remembered_and_forgotten_apart() {
-        let mut memory = Memory::new(10);
-        assert!(!memory.is_whole(0));
-        memory.begin(0, Recent::new(10));
-        assert!(memory.is_whole(0));
-        assert!(memory.note(0, cause(1)) && memory.note(1, cause(1)));
-        memory.settle();
-        memory.forget(0);
-        assert!(memory.note(0, cause(1)) && !memory.note(1, cause(1)));
+    fn partitions_are_restored_and_removed_apart() {
+        let mut dedup = Dedup::new(10);
+        assert!(!dedup.is_restored(0));
+        dedup.restore(0, DedupWindow::new(10));
+        assert!(dedup.is_restored(0));
+        assert!(dedup.insert(0, key(1)) && dedup.insert(1, key(1)));
+        dedup.commit();
+        dedup.remove(0);
+        assert!(dedup.insert(0, key(1)) && !dedup.insert(1, key(1)));
     }
 
     proptest! {
         /// Each transaction is a list of events, and ends in a commit or an abort.
         #[test]
-        fn exactly_the_last_causes_of_commits_and_of_the_open_transaction_are_known(
+        fn exactly_the_last_keys_of_commits_and_of_the_open_transaction_are_known(
             transactions in prop::collection::vec((prop::collection::vec(0_u128..40, 0..30), any::<bool>()), 0..12),
             capacity in 1_usize..20,
         ) {
-            let mut memory = Memory::new(capacity);
+            let mut dedup = Dedup::new(capacity);
             let mut committed: Vec<u128> = Vec::new();
             for (events, is_committed) in transactions {
                 let mut open: Vec<u128> = Vec::new();
                 for event in events {
                     let is_known = committed.contains(&event) || open.contains(&event);
-                    prop_assert_eq!(memory.note(0, cause(event)), !is_known);
+                    prop_assert_eq!(dedup.insert(0, key(event)), !is_known);
                     if !is_known {
                         open.push(event);
                     }
                 }
                 if is_committed {
-                    memory.settle();
+                    dedup.commit();
                     committed.extend(open);
                     committed.drain(..committed.len().saturating_sub(capacity));
                 } else {
-                    memory.discard();
+                    dedup.abort();
                 }
-                let held = memory.partitions.get(&0).map_or(0, |recent| recent.known.len());
+                let held = dedup.partitions.get(&0).map_or(0, |window| window.known.len());
                 prop_assert_eq!(held, committed.len());
             }
         }

@@ -1,12 +1,12 @@
-//! One reading against the thresholds of its sensor. Pure: no clock, no I/O.
+//! One reading against the thresholds that apply to it. Pure.
 
 use schema::{Alert, Bound, Limit, ReadingCreatedEvent, Status, ThresholdRow, Timestamp};
 
-/// Judges a reading: each value against each enabled threshold of its metric.
+/// Evaluates a reading: each value against each enabled threshold of its metric.
 ///
 /// Shape: at most one alert per threshold, in the order of `thresholds`; `min` is looked at before `max`.
 /// Without episodes every violating reading speaks, and nothing is ever resolved: `status` is always `firing`.
-pub fn judge<'a>(
+pub fn evaluate<'a>(
     reading: &ReadingCreatedEvent,
     thresholds: impl IntoIterator<Item = &'a ThresholdRow>,
     detected_at: Timestamp,
@@ -97,7 +97,7 @@ mod tests {
 
     fn bounds(value: f64, threshold: &ThresholdRow) -> Vec<Bound> {
         let now = Timestamp::parse("2026-01-02T03:04:06Z").unwrap();
-        judge(&reading(value), [threshold], now).into_iter().map(|alert| alert.bound).collect()
+        evaluate(&reading(value), [threshold], now).into_iter().map(|alert| alert.bound).collect()
     }
 
     #[test]
@@ -126,7 +126,7 @@ mod tests {
     fn alert_says_what_met_what() {
         let now = Timestamp::parse("2026-01-02T03:04:06Z").unwrap();
         let (reading, threshold) = (reading(31.5), threshold(None, Some(30.0)));
-        let [alert] = &judge(&reading, [&threshold], now)[..] else { panic!("one alert") };
+        let [alert] = &evaluate(&reading, [&threshold], now)[..] else { panic!("one alert") };
         assert_eq!(alert.alert_id, Alert::id(threshold.threshold_id, 3, reading.event_id));
         assert_eq!((alert.status, alert.value, alert.detected_at), (Status::Firing, 31.5, now));
         assert_eq!((alert.threshold_version, alert.event_id), (3, reading.event_id));

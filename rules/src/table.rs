@@ -1,7 +1,6 @@
 //! The thresholds as a table, kept by the records of `iot-threshold-updates`. Pure.
 
-use schema::{Change, ChangeError, ThresholdRow};
-use schema::{Order, Verdict};
+use schema::{Change, ChangeError, Order, ThresholdRow, Verdict};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use uuid::Uuid;
 
@@ -46,7 +45,7 @@ impl Rules {
 
     fn apply_readable(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<Verdict, ChangeError> {
         let id = Change::<ThresholdRow>::decode_key(key)?.threshold_id;
-        let verdict = self.order.judge(&id, value)?;
+        let verdict = self.order.check(&id, value)?;
         match (verdict, value) {
             (Verdict::Stale, _) => {}
             (Verdict::Row, Some(value)) => {

@@ -3,7 +3,7 @@
 //! A capturer that was stopped sends everything again that it had not confirmed, and stops wherever its
 //! database goes away: the last record of a key may be an old one. Records of one key may also lie in two
 //! partitions, between which there is no order. Whoever holds an update topic as a table asks
-//! [`Order::judge`] about each record, and applies only what is not stale.
+//! [`Order::check`] about each record, and applies only what is not stale.
 //!
 //! * *A streamed change* is stale when its LSN or its version is lower than that of what is in force, and
 //!   neither is higher. Both rise with every change of a row: the second needs its lock, which the first
@@ -139,13 +139,13 @@ impl<K> Default for Order<K> {
 }
 
 impl<K: Clone + Eq + Hash> Order<K> {
-    /// Judges the next record of a key, and remembers it when it is in force. No value is a tombstone.
+    /// Checks the next record of a key, and remembers it when it is in force. No value is a tombstone.
     ///
     /// # Errors
     /// [`ChangeError`] when the value is no envelope. Nobody knows then how new it is; an older row that comes
     /// again is stale.
-    pub fn judge(&mut self, key: &K, value: Option<&[u8]>) -> Result<Verdict, ChangeError> {
-        let Some(value) = value else { return Ok(self.bury(key)) };
+    pub fn check(&mut self, key: &K, value: Option<&[u8]>) -> Result<Verdict, ChangeError> {
+        let Some(value) = value else { return Ok(self.check_tombstone(key)) };
         let mut position = match Position::read(value) {
             Ok(position) => position,
             Err(error) => {
@@ -181,7 +181,7 @@ impl<K: Clone + Eq + Hash> Order<K> {
         self.in_force.is_empty()
     }
 
-    fn bury(&mut self, key: &K) -> Verdict {
+    fn check_tombstone(&mut self, key: &K) -> Verdict {
         match self.in_force.get_mut(key) {
             Some(in_force) if in_force.tombstones_owed > 0 => {
                 in_force.tombstones_owed -= 1;

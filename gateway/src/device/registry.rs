@@ -76,7 +76,7 @@ impl Table {
     /// Applies a record unless it is stale; no value is a tombstone.
     pub fn record(&mut self, sensor_id: &str, value: Option<&[u8]>) -> Applied {
         let sensor_id: Arc<str> = sensor_id.into();
-        let row = match self.order.judge(&sensor_id, value) {
+        let row = match self.order.check(&sensor_id, value) {
             Ok(Verdict::Stale) => return Applied::Stale,
             Ok(Verdict::Deleted) => Ok(None),
             Ok(Verdict::Row) => {

@@ -66,7 +66,7 @@ struct Table {
 
 impl Table {
     fn apply(&mut self, record: &Record) {
-        match self.order.judge(&0, record.as_deref()).unwrap() {
+        match self.order.check(&0, record.as_deref()).unwrap() {
             Verdict::Row => {
                 let value: Value = serde_json::from_slice(record.as_deref().unwrap()).unwrap();
                 self.version = value["after"]["version"].as_i64();
@@ -144,10 +144,10 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_judged_or_refused_without_a_panic(values: Vec<Option<Vec<u8>>>) {
+    fn any_bytes_are_checked_or_refused_without_a_panic(values: Vec<Option<Vec<u8>>>) {
         let mut order = Order::default();
         for value in values {
-            let _ = order.judge(&0, value.as_deref());
+            let _ = order.check(&0, value.as_deref());
         }
     }
 }
@@ -201,30 +201,30 @@ fn delete_is_read_without_the_row_that_it_deletes() {
     let delete =
         json!({ "payload": { "op": "d", "before": before, "after": null, "source": source, "ts_ms": 3 } });
     let mut order = Order::default();
-    order.judge(&0, Some(&change("c", Some(8), 1, false, 1))).unwrap();
-    assert_eq!(order.judge(&0, Some(delete.to_string().as_bytes())).unwrap(), Verdict::Deleted);
-    assert_eq!(order.judge(&0, Some(&change("c", Some(8), 1, false, 1))).unwrap(), Verdict::Stale);
+    order.check(&0, Some(&change("c", Some(8), 1, false, 1))).unwrap();
+    assert_eq!(order.check(&0, Some(delete.to_string().as_bytes())).unwrap(), Verdict::Deleted);
+    assert_eq!(order.check(&0, Some(&change("c", Some(8), 1, false, 1))).unwrap(), Verdict::Stale);
 }
 
 #[test]
 fn row_before_an_unreadable_record_does_not_come_back_with_a_replay() {
     let (mut order, row) = (Order::default(), change("u", Some(8), 5, false, 1));
-    assert_eq!(order.judge(&0, Some(&row)).unwrap(), Verdict::Row);
-    assert!(order.judge(&0, Some(b"{}")).is_err());
-    assert_eq!(order.judge(&0, Some(&row)).unwrap(), Verdict::Stale);
-    assert_eq!(order.judge(&0, Some(&change("u", Some(9), 6, false, 1))).unwrap(), Verdict::Row);
+    assert_eq!(order.check(&0, Some(&row)).unwrap(), Verdict::Row);
+    assert!(order.check(&0, Some(b"{}")).is_err());
+    assert_eq!(order.check(&0, Some(&row)).unwrap(), Verdict::Stale);
+    assert_eq!(order.check(&0, Some(&change("u", Some(9), 6, false, 1))).unwrap(), Verdict::Row);
 }
 
 #[test]
 fn deleted_keys_are_remembered_up_to_their_bound() {
     let mut order = Order::default();
     let keys = u32::try_from(DELETED_KEYS_MAX).unwrap() + 7;
-    order.judge(&keys, Some(&change("c", Some(1), 1, false, 1))).unwrap();
+    order.check(&keys, Some(&change("c", Some(1), 1, false, 1))).unwrap();
     let deleted = change("d", Some(2), 1, false, 1);
     for key in 0..keys {
-        order.judge(&key, Some(&deleted)).unwrap();
+        order.check(&key, Some(&deleted)).unwrap();
     }
     assert_eq!(order.len(), DELETED_KEYS_MAX + 1, "and the one that has a row");
     let again = change("c", Some(1), 1, false, 1);
-    assert_eq!(order.judge(&(keys - 1), Some(&again)).unwrap(), Verdict::Stale);
+    assert_eq!(order.check(&(keys - 1), Some(&again)).unwrap(), Verdict::Stale);
 }
