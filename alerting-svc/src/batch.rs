@@ -31,6 +31,7 @@ pub(crate) struct Batch {
     pub(crate) readings: usize,
     pub(crate) undecodable: u64,
     pub(crate) repeats: u64,
+    pub(crate) shadow_violations: u64,
     /// When the readings of the alerts were received.
     pub(crate) received: Vec<Timestamp>,
     pub(crate) spans: BTreeMap<i32, Span>,

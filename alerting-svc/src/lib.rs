@@ -3,7 +3,8 @@
 //! In:         readings, group `alerting-svc`; the thresholds, all of them in every instance, read to their end before the
 //!             first reading and followed live, so a change is in force for readings that arrive after it.
 //! Out:        `iot-alerts`, key `sensor_id`, in the partition of the reading. What is no reading is counted;
-//!             command-svc keeps it in `iot-reading-dlq`, which has one writer.
+//!             command-svc keeps it in `iot-reading-dlq`, which has one writer. Every threshold whose scope covers the
+//!             sensor alerts, the most specific first; one in mode shadow is evaluated and counted only.
 //! Guarantee:  alerts and offsets go in one Kafka transaction: for `read_committed` consumers none is lost
 //!             and none comes twice, under kill -9 and rebalances. A reading that is *published* twice causes
 //!             no second alert as long as the first is remembered, see below.

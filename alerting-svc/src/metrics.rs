@@ -11,6 +11,8 @@ pub(crate) struct Metrics {
     pub(crate) alerts: IntCounter,
     /// Alerts held back because the same reading had caused them before.
     pub(crate) repeats: IntCounter,
+    /// Violations of thresholds in mode shadow, in committed transactions.
+    pub(crate) shadow_violations: IntCounter,
     /// Records that are no readings, in committed transactions; command-svc keeps them as dead letters.
     pub(crate) undecodable: IntCounter,
     /// Records of the threshold table that could not be read.
@@ -56,6 +58,10 @@ impl Metrics {
             repeats: counter(
                 "alerting_repeats_total",
                 "Alerts held back because the same reading had caused them before.",
+            )?,
+            shadow_violations: counter(
+                "alerting_shadow_violations_total",
+                "Violations of thresholds in mode shadow, in committed transactions.",
             )?,
             undecodable: counter(
                 "alerting_undecodable_records_total",

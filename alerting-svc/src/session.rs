@@ -13,8 +13,8 @@ use chassis::retry::Backoff;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
 use rdkafka::message::{BorrowedMessage, Header, Message, OwnedHeaders};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use rules::{Dedup, DedupKey, Rules, evaluate};
-use schema::{Alert, ReadingCreatedEvent, Timestamp, topics};
+use rules::{Dedup, Rules, evaluate};
+use schema::{Alert, Mode, ReadingCreatedEvent, Timestamp, topics};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -253,10 +253,19 @@ impl Session<'_> {
     fn evaluate(&mut self, reading: &ReadingCreatedEvent, partition: i32) -> Result<(), Trouble> {
         let alerts = {
             let rules = self.shared.rules.read().unwrap_or_else(PoisonError::into_inner);
-            evaluate(reading, rules.of(&reading.sensor_id), Timestamp::now())
+            let thresholds = rules.of(&reading.sensor_id, &reading.zone_id, &reading.device_type);
+            let mut alerts = Vec::new();
+            for violation in evaluate(reading, thresholds) {
+                if violation.threshold.mode == Mode::Live {
+                    alerts.push((violation.key(reading), violation.alert(reading, Timestamp::now())));
+                } else {
+                    self.batch.shadow_violations += 1;
+                }
+            }
+            alerts
         };
-        for alert in alerts {
-            if !self.dedup.insert(partition, DedupKey::from(&alert)) {
+        for (key, alert) in alerts {
+            if !self.dedup.insert(partition, key) {
                 self.batch.repeats += 1;
                 continue;
             }
@@ -311,6 +320,7 @@ impl Session<'_> {
         metrics.alerts.inc_by(batch.received.len() as u64);
         metrics.repeats.inc_by(batch.repeats);
         metrics.undecodable.inc_by(batch.undecodable);
+        metrics.shadow_violations.inc_by(batch.shadow_violations);
         self.warn(batch.undecodable);
         let now = Timestamp::now().as_micros();
         for received in batch.received {

@@ -1,7 +1,7 @@
 //! Which readings become alerts.
 
 use crate::support::{MARKER, Rule, Stage, alert, reading};
-use schema::{Alert, Limit, Severity, Status, topics};
+use schema::{Alert, Limit, Mode, Scope, Severity, Status, topics};
 use std::time::{Duration, Instant};
 use testkit::kafka::Reader;
 use testkit::wait::until;
@@ -26,6 +26,57 @@ async fn reading_outside_its_threshold_becomes_an_alert_and_one_inside_does_not(
     assert_eq!((alert.zone_id.as_str(), alert.device_type.as_str()), ("kitchen", "THERMOSTAT"));
     assert_eq!(alert.reading_at, outside.reading_at);
     assert!(alert.detected_at >= outside.received_at);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn rules_of_a_zone_a_type_and_both_cover_every_sensor_of_theirs() {
+    let stage = Stage::set().await;
+    let (zone, kind) = ("kitchen".to_owned(), "THERMOSTAT".to_owned());
+    let both = Scope::ZoneAndType { zone_id: zone.clone(), device_type: kind.clone() };
+    let scopes = [
+        Scope::Sensor("s".to_owned()),
+        both,
+        Scope::Zone(zone),
+        Scope::DeviceType(kind),
+        Scope::Sensor("other".to_owned()),
+        Scope::Zone("garage".to_owned()),
+        Scope::DeviceType("PUMP".to_owned()),
+    ];
+    let rules = scopes.map(|scope| Rule { scope, ..Rule::new("", 30.0) });
+    for rule in &rules {
+        stage.put(rule).await;
+    }
+    let service = stage.start("a");
+    let alerts = stage.alerts();
+    for (sensor, expected) in [("s", &rules[..4]), ("t", &rules[1..4])] {
+        let reading = reading(sensor, 31.0);
+        stage.publish(&reading).await;
+        // The most specific scope comes first.
+        for rule in expected {
+            let alert = alert(&alerts.next().await);
+            assert_eq!((alert.threshold_id, alert.event_id), (rule.id, reading.event_id), "{:?}", rule.scope);
+        }
+    }
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn rule_in_shadow_is_counted_and_alerts_nobody() {
+    let stage = Stage::set().await;
+    let mut rule = Rule { mode: Mode::Shadow, ..Rule::new("s", 30.0) };
+    stage.put(&rule).await;
+    stage.put(&Rule::marker("s")).await;
+    let service = stage.start("a");
+    let alerts = stage.alerts();
+    assert_eq!(metrics(&stage, &alerts, 31.0).await, [MARKER]);
+    assert_eq!(metrics(&stage, &alerts, 29.0).await, [MARKER]);
+    let counted = async || (service.metric("alerting_readings_total") >= 2.0).then_some(());
+    until("both readings to be committed", counted).await;
+    assert_eq!(service.metric("alerting_shadow_violations_total"), 1.0);
+    (rule.version, rule.mode) = (2, Mode::Live);
+    stage.put(&rule).await;
+    comes_to(&stage, &alerts, 31.0, &["temperature", MARKER]).await;
     service.stop().await;
 }
 
@@ -64,10 +115,10 @@ async fn change_of_a_threshold_is_in_force_for_the_next_reading() {
     stage.put(&rule).await;
     comes_to(&stage, &alerts, 35.0, &[MARKER]).await;
     assert_eq!(metrics(&stage, &alerts, 41.0).await, ["temperature", MARKER]);
-    (rule.version, rule.enabled) = (3, false);
+    (rule.version, rule.mode) = (3, Mode::Off);
     stage.put(&rule).await;
     comes_to(&stage, &alerts, 41.0, &[MARKER]).await;
-    (rule.version, rule.enabled) = (4, true);
+    (rule.version, rule.mode) = (4, Mode::Live);
     stage.put(&rule).await;
     comes_to(&stage, &alerts, 41.0, &["temperature", MARKER]).await;
     stage.delete(&rule).await;

@@ -43,7 +43,9 @@ async fn partition_that_waits_for_its_former_owner_holds_up_no_other() {
     }
     // What a former owner has produced and not committed yet.
     let (first, partition) = (&readings[0], partition_of[&readings[0].event_id]);
-    let left_open = rules::evaluate(first, [&rules[0].as_row()], Timestamp::now());
+    let row = rules[0].as_row();
+    let left_open: Vec<_> =
+        rules::evaluate(first, [&row]).map(|violation| violation.alert(first, Timestamp::now())).collect();
     let settings = stage.kafka.settings();
     let mut config = settings.producer();
     let former: BaseProducer = config.set("transactional.id", settings.group("former")).create().unwrap();

@@ -2,7 +2,7 @@
 
 use alerting_svc::Config;
 use chassis::Chassis;
-use schema::{Alert, ReadingCreatedEvent, ThresholdRow, Timestamp, topics};
+use schema::{Alert, Mode, ReadingCreatedEvent, Scope, ThresholdRow, Timestamp, topics};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
@@ -31,17 +31,18 @@ pub(crate) struct Process(Child);
 #[derive(Clone)]
 pub(crate) struct Rule {
     pub(crate) id: Uuid,
-    pub(crate) sensor: String,
+    pub(crate) scope: Scope,
     pub(crate) metric: &'static str,
     pub(crate) max: f64,
-    pub(crate) enabled: bool,
+    pub(crate) mode: Mode,
     pub(crate) version: i64,
 }
 
 impl Rule {
     pub(crate) fn new(sensor: &str, max: f64) -> Self {
         let id = Uuid::from_u128(Uuid::new_v4().as_u128() >> 1);
-        Self { id, sensor: sensor.to_owned(), metric: "temperature", max, enabled: true, version: 1 }
+        let scope = Scope::Sensor(sensor.to_owned());
+        Self { id, scope, metric: "temperature", max, mode: Mode::Live, version: 1 }
     }
 
     /// Sorts after every other threshold of the sensor, so that its alert comes last.
@@ -55,11 +56,14 @@ impl Rule {
     }
 
     fn row(&self) -> Value {
-        json!({
-            "threshold_id": self.id, "sensor_id": self.sensor, "metric": self.metric, "min_value": null,
-            "max_value": self.max, "severity": "critical", "enabled": self.enabled, "description": "",
-            "version": self.version, "created_at": "2026-01-02T03:04:05Z", "updated_at": "2026-01-02T03:04:05Z",
-        })
+        let mut row = json!({
+            "threshold_id": self.id, "metric": self.metric, "min_value": null, "max_value": self.max,
+            "severity": "critical", "mode": self.mode, "description": "", "version": self.version,
+            "created_at": "2026-01-02T03:04:05Z", "updated_at": "2026-01-02T03:04:05Z",
+        });
+        let scope = serde_json::to_value(&self.scope).unwrap();
+        row.as_object_mut().unwrap().extend(scope.as_object().unwrap().clone());
+        row
     }
 }
 

@@ -1,7 +1,7 @@
 //! What arrives, and in which order.
 
 use crate::support::{DEVICES, Stage, THRESHOLDS, expect, key, value};
-use schema::{Change, DeviceRow, DeviceStatus, Op, Severity, ThresholdRow, Timestamp};
+use schema::{Change, DeviceRow, DeviceStatus, Mode, Op, Scope, Severity, ThresholdRow, Timestamp};
 use std::time::Instant;
 use testkit::wait::until;
 use uuid::Uuid;
@@ -42,8 +42,8 @@ async fn every_column_arrives_as_the_contract_says() {
              version, created_at, updated_at) VALUES ('s', 'Küche', 'THERMOSTAT', 'zone', 'json', 'suspended', \
              ARRAY['ab', 'c\"d', 'NULL', ''], 9007199254740993, '2026-01-02 03:04:05.000006+00', now());
              INSERT INTO sensor_thresholds (threshold_id, sensor_id, metric, min_value, max_value, severity, \
-             enabled, description, version, created_at, updated_at) VALUES ('{id}', 's', 'temperature', NULL, 30.1, 'critical', true, \
-             'zu heiß \"!\"', 7, '2026-01-02 03:04:05.000006+00', '2026-01-02 04:04:05+01')"
+             mode, description, version, created_at, updated_at) VALUES ('{id}', 's', 'temperature', NULL, 30.1, 'critical', \
+             'shadow', 'zu heiß \"!\"', 7, '2026-01-02 03:04:05.000006+00', '2026-01-02 04:04:05+01')"
         ))
         .await;
     let record = stage.kafka.read(THRESHOLDS).next().await;
@@ -52,7 +52,8 @@ async fn every_column_arrives_as_the_contract_says() {
     let after = change.after.unwrap();
     assert_eq!((change.op, change.before), (Op::Create, None));
     assert_eq!((after.threshold_id, after.min_value, after.max_value), (id, None, Some(30.1)));
-    assert_eq!((after.severity, after.enabled, after.version), (Severity::Critical, true, 7));
+    assert_eq!((after.severity, after.mode, after.version), (Severity::Critical, Mode::Shadow, 7));
+    assert_eq!(after.scope, Scope::Sensor("s".to_owned()));
     assert_eq!(after.description, "zu heiß \"!\"");
     assert_eq!(after.created_at, Timestamp::parse("2026-01-02T03:04:05.000006Z").unwrap());
     assert_eq!(after.updated_at, Timestamp::parse("2026-01-02T03:04:05Z").unwrap());

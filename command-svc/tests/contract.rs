@@ -22,9 +22,9 @@ const COLUMNS: [&str; 5] = [
     "sensor_reading_hourly_aggregates: avg double precision, bucket timestamp with time zone, count bigint, \
      device_type text, max double precision, metric text, min double precision, sensor_id text, \
      sum double precision, zone_id text",
-    "sensor_thresholds: created_at timestamp with time zone, description text, enabled boolean, \
-     max_value double precision, metric text, min_value double precision, sensor_id text, severity text, \
-     threshold_id uuid, updated_at timestamp with time zone, version bigint",
+    "sensor_thresholds: created_at timestamp with time zone, description text, device_type text, \
+     max_value double precision, metric text, min_value double precision, mode text, sensor_id text, \
+     severity text, threshold_id uuid, updated_at timestamp with time zone, version bigint, zone_id text",
 ];
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,14 +1,12 @@
 //! What a device is and which requests make one. Pure.
 
 use chassis::http::{Change, Fields, Problem, Rules, check_prose};
-use schema::{Codec, DeviceStatus, Layout, Timestamp, check_sensor_id};
+use schema::{Codec, DeviceStatus, Layout, Timestamp, check_label, check_sensor_id};
 use serde::Serialize;
 use serde_json::Value;
 
 /// Longest display name, in characters: one line of a list.
 const DISPLAY_NAME_CHARS_MAX: usize = 200;
-/// Longest device type and zone id, in bytes; both travel with every reading.
-const LABEL_BYTES_MAX: usize = 64;
 /// Most certificates of a device at one time: the present one, its successor, and room for a fleet that
 /// rotates late.
 const FINGERPRINTS_MAX: usize = 8;
@@ -136,14 +134,6 @@ impl Filter {
             zone_id: fields.text_optional("zoneId", check_label),
         }
     }
-}
-
-fn check_label(text: &str) -> Result<(), &'static str> {
-    let bytes = text.as_bytes();
-    let valid = matches!(bytes.first(), Some(first) if first.is_ascii_alphanumeric())
-        && bytes.len() <= LABEL_BYTES_MAX
-        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(byte));
-    if valid { Ok(()) } else { Err("must match [A-Za-z0-9][A-Za-z0-9_.-]{0,63}") }
 }
 
 /// Takes the codec and what belongs to it, so that no device is registered whose readings all go to the dead

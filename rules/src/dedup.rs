@@ -1,6 +1,5 @@
 //! Which events have caused an alert already, per partition and bounded. Pure.
 
-use schema::Alert;
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use uuid::Uuid;
 
@@ -14,12 +13,6 @@ pub struct DedupKey {
     pub threshold_id: Uuid,
     /// Which event.
     pub event_id: Uuid,
-}
-
-impl From<&Alert> for DedupKey {
-    fn from(alert: &Alert) -> Self {
-        Self { threshold_id: alert.threshold_id, event_id: alert.event_id }
-    }
 }
 
 /// Holds the window of each partition that this instance is assigned, and apart from them the keys of the open

@@ -1,25 +1,65 @@
 //! One reading against the thresholds that apply to it. Pure.
 
-use schema::{Alert, Bound, Limit, ReadingCreatedEvent, Status, ThresholdRow, Timestamp};
+use crate::DedupKey;
+use schema::{Alert, Bound, Limit, Mode, ReadingCreatedEvent, Status, ThresholdRow, Timestamp};
 
-/// Evaluates a reading: each value against each enabled threshold of its metric.
+/// One value of a reading that is beyond a limit of one threshold.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Violation<'a> {
+    /// The threshold; its mode says what becomes of the violation.
+    pub threshold: &'a ThresholdRow,
+    /// The value.
+    pub value: f64,
+    /// The limit that it is beyond.
+    pub bound: Bound,
+}
+
+/// Evaluates a reading: each value against each threshold of its metric that covers the sensor and is not off.
 ///
-/// Shape: at most one alert per threshold, in the order of `thresholds`; `min` is looked at before `max`.
-/// Without episodes every violating reading speaks, and nothing is ever resolved: `status` is always `firing`.
+/// Shape: at most one violation per threshold, in the order of `thresholds`; `min` is looked at before `max`.
 pub fn evaluate<'a>(
     reading: &ReadingCreatedEvent,
     thresholds: impl IntoIterator<Item = &'a ThresholdRow>,
-    detected_at: Timestamp,
-) -> Vec<Alert> {
+) -> impl Iterator<Item = Violation<'a>> {
+    let covers = |threshold: &ThresholdRow| {
+        threshold.scope.covers(&reading.sensor_id, &reading.zone_id, &reading.device_type)
+    };
     thresholds
         .into_iter()
-        .filter(|threshold| threshold.enabled && threshold.sensor_id == reading.sensor_id)
+        .filter(move |threshold| threshold.mode != Mode::Off && covers(threshold))
         .filter_map(|threshold| {
             let value = *reading.values.get(&threshold.metric)?;
-            let bound = violated(threshold, value)?;
-            Some(alert(reading, threshold, value, bound, detected_at))
+            Some(Violation { threshold, value, bound: violated(threshold, value)? })
         })
-        .collect()
+}
+
+impl Violation<'_> {
+    /// Returns what its alert is deduplicated by.
+    pub fn key(&self, reading: &ReadingCreatedEvent) -> DedupKey {
+        DedupKey { threshold_id: self.threshold.threshold_id, event_id: reading.event_id }
+    }
+
+    /// Makes the alert. Without episodes every violating reading speaks, and nothing is ever resolved: `status` is
+    /// always `firing`.
+    pub fn alert(&self, reading: &ReadingCreatedEvent, detected_at: Timestamp) -> Alert {
+        let Self { threshold, value, bound } = *self;
+        Alert {
+            alert_id: Alert::id(threshold.threshold_id, threshold.version, reading.event_id),
+            status: Status::Firing,
+            sensor_id: reading.sensor_id.clone(),
+            metric: threshold.metric.clone(),
+            value,
+            bound,
+            severity: threshold.severity,
+            threshold_id: threshold.threshold_id,
+            threshold_version: threshold.version,
+            reading_at: reading.reading_at,
+            detected_at,
+            zone_id: reading.zone_id.clone(),
+            device_type: reading.device_type.clone(),
+            event_id: reading.event_id,
+        }
+    }
 }
 
 /// Returns the limit that a value is beyond. A value on the limit is inside.
@@ -31,36 +71,11 @@ fn violated(threshold: &ThresholdRow, value: f64) -> Option<Bound> {
         .or(above.map(|value| Bound { limit: Limit::Max, value }))
 }
 
-fn alert(
-    reading: &ReadingCreatedEvent,
-    threshold: &ThresholdRow,
-    value: f64,
-    bound: Bound,
-    detected_at: Timestamp,
-) -> Alert {
-    Alert {
-        alert_id: Alert::id(threshold.threshold_id, threshold.version, reading.event_id),
-        status: Status::Firing,
-        sensor_id: reading.sensor_id.clone(),
-        metric: threshold.metric.clone(),
-        value,
-        bound,
-        severity: threshold.severity,
-        threshold_id: threshold.threshold_id,
-        threshold_version: threshold.version,
-        reading_at: reading.reading_at,
-        detected_at,
-        zone_id: reading.zone_id.clone(),
-        device_type: reading.device_type.clone(),
-        event_id: reading.event_id,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use schema::Severity;
+    use schema::{Scope, Severity};
     use std::collections::BTreeMap;
     use uuid::Uuid;
 
@@ -82,12 +97,12 @@ mod tests {
         let at = Timestamp::parse("2026-01-01T00:00:00Z").unwrap();
         ThresholdRow {
             threshold_id: Uuid::from_u128(2),
-            sensor_id: "s".to_owned(),
+            scope: Scope::Sensor("s".to_owned()),
             metric: "temperature".to_owned(),
             min_value,
             max_value,
             severity: Severity::Warning,
-            enabled: true,
+            mode: Mode::Live,
             description: String::new(),
             version: 3,
             created_at: at,
@@ -96,8 +111,7 @@ mod tests {
     }
 
     fn bounds(value: f64, threshold: &ThresholdRow) -> Vec<Bound> {
-        let now = Timestamp::parse("2026-01-02T03:04:06Z").unwrap();
-        evaluate(&reading(value), [threshold], now).into_iter().map(|alert| alert.bound).collect()
+        evaluate(&reading(value), [threshold]).map(|violation| violation.bound).collect()
     }
 
     #[test]
@@ -111,14 +125,26 @@ mod tests {
     }
 
     #[test]
-    fn disabled_threshold_and_thresholds_of_others_never_fire() {
+    fn threshold_that_is_off_and_thresholds_of_others_never_fire() {
         let max = threshold(None, Some(30.0));
+        let scoped = |scope: Scope| ThresholdRow { scope, ..max.clone() };
         for silent in [
-            ThresholdRow { enabled: false, ..max.clone() },
-            ThresholdRow { sensor_id: "t".to_owned(), ..max.clone() },
+            ThresholdRow { mode: Mode::Off, ..max.clone() },
+            scoped(Scope::Sensor("t".to_owned())),
+            scoped(Scope::Zone("elsewhere".to_owned())),
+            scoped(Scope::DeviceType("PUMP".to_owned())),
             ThresholdRow { metric: "humidity".to_owned(), ..max.clone() },
         ] {
             assert_eq!(bounds(99.0, &silent), []);
+        }
+        let (zone_id, device_type) = ("zone".to_owned(), "THERMOSTAT".to_owned());
+        for loud in [
+            ThresholdRow { mode: Mode::Shadow, ..max.clone() },
+            scoped(Scope::Zone(zone_id.clone())),
+            scoped(Scope::DeviceType(device_type.clone())),
+            scoped(Scope::ZoneAndType { zone_id, device_type }),
+        ] {
+            assert_eq!(bounds(99.0, &loud).len(), 1, "{:?}", loud.scope);
         }
     }
 
@@ -126,7 +152,9 @@ mod tests {
     fn alert_says_what_met_what() {
         let now = Timestamp::parse("2026-01-02T03:04:06Z").unwrap();
         let (reading, threshold) = (reading(31.5), threshold(None, Some(30.0)));
-        let [alert] = &evaluate(&reading, [&threshold], now)[..] else { panic!("one alert") };
+        let [violation] = evaluate(&reading, [&threshold]).collect::<Vec<_>>()[..] else { panic!("one") };
+        assert_eq!(violation.key(&reading).event_id, reading.event_id);
+        let alert = violation.alert(&reading, now);
         assert_eq!(alert.alert_id, Alert::id(threshold.threshold_id, 3, reading.event_id));
         assert_eq!((alert.status, alert.value, alert.detected_at), (Status::Firing, 31.5, now));
         assert_eq!((alert.threshold_version, alert.event_id), (3, reading.event_id));

@@ -13,5 +13,5 @@ mod evaluate;
 mod table;
 
 pub use dedup::{Dedup, DedupKey, DedupWindow};
-pub use evaluate::evaluate;
+pub use evaluate::{Violation, evaluate};
 pub use table::Rules;

@@ -1,6 +1,6 @@
 //! The thresholds as a table, kept by the records of `iot-threshold-updates`. Pure.
 
-use schema::{Change, ChangeError, Order, ThresholdRow, Verdict};
+use schema::{Change, ChangeError, Order, Scope, ThresholdRow, Verdict};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use uuid::Uuid;
 
@@ -8,19 +8,25 @@ use uuid::Uuid;
 /// there.
 const UNREADABLE_MAX: usize = 1_000;
 
-/// Holds every threshold by the sensor that it watches.
+/// Holds every threshold by its scope.
 ///
-/// Shape: the thresholds of a sensor come in the order of their ids, so that a reading always yields the same alerts in
-/// the same order.
+/// Shape: those that cover a sensor come in the order of their scopes, the most specific first, and within a scope in
+/// the order of their ids, so that a reading always yields the same alerts in the same order.
 #[derive(Debug, Default)]
 pub struct Rules {
-    by_sensor: HashMap<String, BTreeMap<Uuid, ThresholdRow>>,
-    sensor_of: HashMap<Uuid, String>,
+    of_sensor: HashMap<String, Thresholds>,
+    /// By zone, then by type.
+    of_zone_and_type: HashMap<String, HashMap<String, Thresholds>>,
+    of_zone: HashMap<String, Thresholds>,
+    of_type: HashMap<String, Thresholds>,
+    scope_of: HashMap<Uuid, Scope>,
     /// Keys whose last change cannot be read.
     unreadable: BTreeSet<Vec<u8>>,
     /// How new the change is that is in force.
     order: Order<Uuid>,
 }
+
+type Thresholds = BTreeMap<Uuid, ThresholdRow>;
 
 impl Rules {
     /// Applies one record; no value is a tombstone. A change that is older than the one in force changes nothing.
@@ -52,8 +58,8 @@ impl Rules {
                 let row = Change::<ThresholdRow>::decode(value)?.after;
                 self.remove(id);
                 if let Some(row) = row {
-                    self.sensor_of.insert(id, row.sensor_id.clone());
-                    self.by_sensor.entry(row.sensor_id.clone()).or_default().insert(id, row);
+                    self.scope_of.insert(id, row.scope.clone());
+                    self.insert(id, row);
                 }
             }
             (Verdict::Row | Verdict::Deleted, _) => self.remove(id),
@@ -61,19 +67,50 @@ impl Rules {
         Ok(verdict)
     }
 
+    fn insert(&mut self, id: Uuid, row: ThresholdRow) {
+        let of_scope = match row.scope.clone() {
+            Scope::Sensor(sensor_id) => self.of_sensor.entry(sensor_id).or_default(),
+            Scope::ZoneAndType { zone_id, device_type } => {
+                self.of_zone_and_type.entry(zone_id).or_default().entry(device_type).or_default()
+            }
+            Scope::Zone(zone_id) => self.of_zone.entry(zone_id).or_default(),
+            Scope::DeviceType(device_type) => self.of_type.entry(device_type).or_default(),
+        };
+        of_scope.insert(id, row);
+    }
+
     fn remove(&mut self, id: Uuid) {
-        let Some(sensor) = self.sensor_of.remove(&id) else { return };
-        if let Some(of_sensor) = self.by_sensor.get_mut(&sensor) {
-            of_sensor.remove(&id);
-            if of_sensor.is_empty() {
-                self.by_sensor.remove(&sensor);
+        match self.scope_of.remove(&id) {
+            None => {}
+            Some(Scope::Sensor(sensor_id)) => remove(&mut self.of_sensor, &sensor_id, id),
+            Some(Scope::Zone(zone_id)) => remove(&mut self.of_zone, &zone_id, id),
+            Some(Scope::DeviceType(device_type)) => remove(&mut self.of_type, &device_type, id),
+            Some(Scope::ZoneAndType { zone_id, device_type }) => {
+                if let Some(of_zone) = self.of_zone_and_type.get_mut(&zone_id) {
+                    remove(of_zone, &device_type, id);
+                    if of_zone.is_empty() {
+                        self.of_zone_and_type.remove(&zone_id);
+                    }
+                }
             }
         }
     }
 
-    /// Returns the thresholds of a sensor.
-    pub fn of(&self, sensor_id: &str) -> impl Iterator<Item = &ThresholdRow> {
-        self.by_sensor.get(sensor_id).into_iter().flat_map(BTreeMap::values)
+    /// Returns the thresholds that cover a sensor, given where it is and what it is.
+    pub fn of(
+        &self,
+        sensor_id: &str,
+        zone_id: &str,
+        device_type: &str,
+    ) -> impl Iterator<Item = &ThresholdRow> {
+        let of_both = self.of_zone_and_type.get(zone_id).and_then(|of_zone| of_zone.get(device_type));
+        let scopes = [
+            self.of_sensor.get(sensor_id),
+            of_both,
+            self.of_zone.get(zone_id),
+            self.of_type.get(device_type),
+        ];
+        scopes.into_iter().flatten().flat_map(BTreeMap::values)
     }
 
     /// Counts the keys whose last change cannot be read, up to 1,000.
@@ -83,7 +120,17 @@ impl Rules {
 
     /// Counts the thresholds.
     pub fn count(&self) -> usize {
-        self.sensor_of.len()
+        self.scope_of.len()
+    }
+}
+
+/// Removes a threshold, and its scope with the last one.
+fn remove(of: &mut HashMap<String, Thresholds>, name: &str, id: Uuid) {
+    if let Some(of_name) = of.get_mut(name) {
+        of_name.remove(&id);
+        if of_name.is_empty() {
+            of.remove(name);
+        }
     }
 }
 
@@ -98,17 +145,23 @@ mod tests {
     }
 
     fn value(op: &str, id: u128, sensor: &str, version: i64) -> Vec<u8> {
-        let row = json!({
-            "threshold_id": Uuid::from_u128(id), "sensor_id": sensor, "metric": "m", "min_value": null,
-            "max_value": 1.0, "severity": "info", "enabled": true, "description": "", "version": version,
+        scoped(op, id, &Scope::Sensor(sensor.to_owned()), version)
+    }
+
+    fn scoped(op: &str, id: u128, scope: &Scope, version: i64) -> Vec<u8> {
+        let mut row = json!({
+            "threshold_id": Uuid::from_u128(id), "metric": "m", "min_value": null,
+            "max_value": 1.0, "severity": "info", "mode": "live", "description": "", "version": version,
             "created_at": "2026-01-02T03:04:05Z", "updated_at": "2026-01-02T03:04:05Z",
         });
+        let Value::Object(columns) = serde_json::to_value(scope).unwrap() else { panic!("columns") };
+        row.as_object_mut().unwrap().extend(columns);
         let (before, after) = if op == "d" { (row, Value::Null) } else { (Value::Null, row) };
         json!({"op": op, "before": before, "after": after, "ts_ms": 0}).to_string().into_bytes()
     }
 
     fn versions(rules: &Rules, sensor: &str) -> Vec<(u128, i64)> {
-        rules.of(sensor).map(|row| (row.threshold_id.as_u128(), row.version)).collect()
+        rules.of(sensor, "z", "T").map(|row| (row.threshold_id.as_u128(), row.version)).collect()
     }
 
     #[test]
@@ -122,7 +175,17 @@ mod tests {
         assert_eq!((versions(&rules, "a"), versions(&rules, "b")), (vec![(1, 1)], vec![(2, 3)]));
         rules.apply(&key(1), Some(&value("d", 1, "a", 1))).unwrap();
         rules.apply(&key(2), None).unwrap();
-        assert_eq!((rules.count(), rules.by_sensor.len()), (0, 0));
+        assert_eq!((rules.count(), rules.of_sensor.len()), (0, 0));
+    }
+
+    fn any_scope() -> impl Strategy<Value = Scope> {
+        let name = || prop_oneof![Just("a".to_owned()), Just("b".to_owned())];
+        prop_oneof![
+            name().prop_map(Scope::Sensor),
+            name().prop_map(Scope::Zone),
+            name().prop_map(Scope::DeviceType),
+            (name(), name()).prop_map(|(zone_id, device_type)| Scope::ZoneAndType { zone_id, device_type }),
+        ]
     }
 
     #[test]
@@ -170,6 +233,39 @@ mod tests {
     }
 
     proptest! {
+        /// Each change puts a threshold in a scope or deletes it; the model is a map that is searched whole.
+        #[test]
+        fn any_changes_leave_exactly_the_thresholds_that_cover_a_sensor(
+            changes in prop::collection::vec((0_u128..6, prop::option::of(any_scope())), 0..30),
+        ) {
+            let (mut rules, mut model) = (Rules::default(), BTreeMap::new());
+            for (version, (id, scope)) in (1..).zip(changes) {
+                match scope {
+                    Some(scope) => {
+                        rules.apply(&key(id), Some(&scoped("u", id, &scope, version))).unwrap();
+                        model.insert(id, scope);
+                    }
+                    None => {
+                        rules.apply(&key(id), None).unwrap();
+                        model.remove(&id);
+                    }
+                }
+            }
+            prop_assert_eq!(rules.count(), model.len());
+            for (sensor, zone, kind) in [("a", "a", "a"), ("a", "b", "a"), ("b", "a", "b"), ("c", "a", "c")] {
+                let mut found: Vec<_> =
+                    rules.of(sensor, zone, kind).map(|row| row.threshold_id.as_u128()).collect();
+                found.sort_unstable();
+                let covering = model.iter().filter(|(_, scope)| scope.covers(sensor, zone, kind));
+                prop_assert_eq!(found, covering.map(|(id, _)| *id).collect::<Vec<_>>());
+            }
+            for id in 0..6 {
+                rules.apply(&key(id), None).unwrap();
+            }
+            let left = (rules.of_sensor.len(), rules.of_zone_and_type.len(), rules.of_zone.len(), rules.of_type.len());
+            prop_assert_eq!(left, (0, 0, 0, 0));
+        }
+
         #[test]
         fn any_bytes_are_applied_or_refused_without_a_panic(key: Vec<u8>, value: Option<Vec<u8>>) {
             let _ = Rules::default().apply(&key, value.as_deref());

@@ -34,7 +34,10 @@ pub use alert::{Alert, Bound, Limit, Status};
 pub use change::{Change, ChangeError, Op, RowKey, Source};
 pub use codec::Codec;
 pub use device::{DeviceKey, DeviceRow, DeviceStatus};
-pub use identity::{IdentityError, METRIC_BYTES_MAX, SENSOR_ID_BYTES_MAX, check_metric, check_sensor_id};
+pub use identity::{
+    IdentityError, LABEL_BYTES_MAX, METRIC_BYTES_MAX, SENSOR_ID_BYTES_MAX, check_label, check_metric,
+    check_sensor_id,
+};
 pub use layout::{
     LAYOUT_BYTES_MAX, LAYOUT_FIELDS_MAX, LAYOUT_LENGTH_MAX, Layout, LayoutClock, LayoutField, LayoutKind,
     LayoutNumber,
@@ -47,5 +50,5 @@ pub use reading_view::ReadingView;
 pub use storable::{
     ATTRIBUTES_BYTES_MAX, Unstorable, VALUE_MAX, attributes_bytes, check_attributes, check_value,
 };
-pub use threshold::{Severity, ThresholdKey, ThresholdRow};
+pub use threshold::{Mode, NoScope, Scope, Severity, ThresholdKey, ThresholdRow};
 pub use timestamp::{Timestamp, TimestampError};

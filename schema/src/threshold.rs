@@ -27,13 +27,148 @@ impl Severity {
     }
 }
 
+/// Says what becomes of a threshold's violations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Nothing: it is not evaluated.
+    Off,
+    /// They are counted and alert nobody: a threshold on trial.
+    Shadow,
+    /// They are alerts.
+    Live,
+}
+
+impl Mode {
+    /// Every mode.
+    pub const ALL: [Self; 3] = [Self::Off, Self::Shadow, Self::Live];
+
+    /// Returns the name used in JSON and in the table.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Shadow => "shadow",
+            Self::Live => "live",
+        }
+    }
+
+    /// Reads a name as [`Mode::as_str`] writes it.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|mode| mode.as_str() == name)
+    }
+}
+
+/// Says which sensors a threshold watches: one, or all of a zone, a device type, or both.
+///
+/// Zone and type are those that a reading carries: as registered when it arrived.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "ScopeColumns", into = "ScopeColumns")]
+pub enum Scope {
+    /// One sensor.
+    Sensor(String),
+    /// The sensors of a type in a zone.
+    ZoneAndType {
+        /// The zone.
+        zone_id: String,
+        /// The type.
+        device_type: String,
+    },
+    /// The sensors of a zone.
+    Zone(String),
+    /// The sensors of a type.
+    DeviceType(String),
+}
+
+/// Says that columns are no scope: a sensor beside a zone or a type, or nothing at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a scope is a sensor, or a zone, a device type or both")]
+pub struct NoScope;
+
+/// The columns of a scope, null where it says nothing.
+#[derive(Serialize, Deserialize)]
+struct ScopeColumns {
+    sensor_id: Option<String>,
+    device_type: Option<String>,
+    zone_id: Option<String>,
+}
+
+impl Scope {
+    /// Makes a scope of its columns.
+    ///
+    /// # Errors
+    /// [`NoScope`].
+    pub fn of_columns(
+        sensor_id: Option<String>,
+        device_type: Option<String>,
+        zone_id: Option<String>,
+    ) -> Result<Self, NoScope> {
+        match (sensor_id, device_type, zone_id) {
+            (Some(sensor_id), None, None) => Ok(Self::Sensor(sensor_id)),
+            (None, Some(device_type), Some(zone_id)) => Ok(Self::ZoneAndType { zone_id, device_type }),
+            (None, None, Some(zone_id)) => Ok(Self::Zone(zone_id)),
+            (None, Some(device_type), None) => Ok(Self::DeviceType(device_type)),
+            _ => Err(NoScope),
+        }
+    }
+
+    /// Returns the sensor, if it is one.
+    pub fn sensor_id(&self) -> Option<&str> {
+        match self {
+            Self::Sensor(sensor_id) => Some(sensor_id),
+            Self::ZoneAndType { .. } | Self::Zone(_) | Self::DeviceType(_) => None,
+        }
+    }
+
+    /// Returns the zone, if it names one.
+    pub fn zone_id(&self) -> Option<&str> {
+        match self {
+            Self::ZoneAndType { zone_id, .. } | Self::Zone(zone_id) => Some(zone_id),
+            Self::Sensor(_) | Self::DeviceType(_) => None,
+        }
+    }
+
+    /// Returns the device type, if it names one.
+    pub fn device_type(&self) -> Option<&str> {
+        match self {
+            Self::ZoneAndType { device_type, .. } | Self::DeviceType(device_type) => Some(device_type),
+            Self::Sensor(_) | Self::Zone(_) => None,
+        }
+    }
+
+    /// Says whether it watches a sensor, given where the sensor is and what it is.
+    pub fn covers(&self, sensor_id: &str, zone_id: &str, device_type: &str) -> bool {
+        let is = |wanted: Option<&str>, found: &str| wanted.is_none_or(|wanted| wanted == found);
+        is(self.sensor_id(), sensor_id) && is(self.zone_id(), zone_id) && is(self.device_type(), device_type)
+    }
+}
+
+impl TryFrom<ScopeColumns> for Scope {
+    type Error = NoScope;
+
+    fn try_from(columns: ScopeColumns) -> Result<Self, NoScope> {
+        Self::of_columns(columns.sensor_id, columns.device_type, columns.zone_id)
+    }
+}
+
+impl From<Scope> for ScopeColumns {
+    fn from(scope: Scope) -> Self {
+        let column = |text: Option<&str>| text.map(str::to_owned);
+        Self {
+            sensor_id: column(scope.sensor_id()),
+            device_type: column(scope.device_type()),
+            zone_id: column(scope.zone_id()),
+        }
+    }
+}
+
 /// Mirrors a row of `sensor_thresholds`, column names and all, because change data capture writes columns.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ThresholdRow {
     /// Primary key.
     pub threshold_id: Uuid,
-    /// The sensor it watches.
-    pub sensor_id: String,
+    /// The sensors it watches: columns `sensor_id`, `device_type` and `zone_id`.
+    #[serde(flatten)]
+    pub scope: Scope,
     /// The metric it watches.
     pub metric: String,
     /// A value below it violates; at least one of the two limits is set.
@@ -42,8 +177,8 @@ pub struct ThresholdRow {
     pub max_value: Option<f64>,
     /// How loud its alerts are.
     pub severity: Severity,
-    /// Whether it is evaluated.
-    pub enabled: bool,
+    /// What becomes of its violations.
+    pub mode: Mode,
     /// For people.
     #[serde(default)]
     pub description: String,
@@ -60,4 +195,42 @@ pub struct ThresholdRow {
 pub struct ThresholdKey {
     /// Primary key of `sensor_thresholds`.
     pub threshold_id: Uuid,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_mode_is_found_by_its_own_name_alone() {
+        for mode in Mode::ALL {
+            assert_eq!(Mode::from_name(mode.as_str()), Some(mode));
+            assert_eq!(serde_json::to_value(mode).unwrap(), mode.as_str());
+        }
+        assert_eq!(Mode::from_name("Live"), None);
+    }
+
+    #[test]
+    fn scope_is_a_sensor_or_a_zone_a_type_or_both() {
+        let column = |is_set: bool, text: &str| is_set.then(|| text.to_owned());
+        for bits in 0..8 {
+            let (sensor, device_type, zone) = (bits & 1 > 0, bits & 2 > 0, bits & 4 > 0);
+            let (s, t, z) = (column(sensor, "s"), column(device_type, "t"), column(zone, "z"));
+            let columns = serde_json::json!({"sensor_id": s, "device_type": t, "zone_id": z});
+            let scope = Scope::of_columns(s, t, z);
+            assert_eq!(scope.is_ok(), sensor != (device_type || zone), "{columns}");
+            assert_eq!(serde_json::from_value::<Scope>(columns.clone()).ok(), scope.clone().ok());
+            let Ok(scope) = scope else { continue };
+            assert_eq!(serde_json::to_value(&scope).unwrap(), columns);
+            // What it does not name may be anything.
+            for (found, covered) in [
+                (("s", "z", "t"), true),
+                (("other", "z", "t"), !sensor),
+                (("s", "other", "t"), !zone),
+                (("s", "z", "other"), !device_type),
+            ] {
+                assert_eq!(scope.covers(found.0, found.1, found.2), covered, "{scope:?} {found:?}");
+            }
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Holds the event types against their frozen messages and their published JSON Schemas.
 
 use schema::dead_letter::{DeadLetter, RefusedFile};
-use schema::{Alert, Change, DeviceRow, Op, ReadingCreatedEvent, RowKey, ThresholdRow};
+use schema::{Alert, Change, DeviceRow, Op, ReadingCreatedEvent, RowKey, Scope, ThresholdRow};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -68,7 +68,7 @@ fn debezium_wrapped_change_decodes_like_a_plain_one() {
     let wrapped = read("tests/golden", "threshold-change.1.wrapped.json").to_string();
     let change = Change::<ThresholdRow>::decode(wrapped.as_bytes()).unwrap();
     assert_eq!(change.op, Op::Delete);
-    assert_eq!(change.before.unwrap().sensor_id, "thermostat-1");
+    assert_eq!(change.before.unwrap().scope, Scope::Sensor("thermostat-1".to_owned()));
     assert!(change.after.is_none());
     let id = "4a1f0b57-2e7a-4e0f-8f58-1c2d3e4f5a6b";
     for key in [

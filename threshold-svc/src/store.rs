@@ -3,30 +3,46 @@
 use crate::threshold::{Draft, Filter, Threshold};
 use chassis::http::{Change, Listing, Page, Problem, check_version};
 use deadpool_postgres::{Pool, Transaction};
-use schema::Severity;
+use schema::{Mode, Severity};
 use time::OffsetDateTime;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Error, Row};
 use uuid::Uuid;
 
+/// The columns that a caller writes, in the order of [`params`].
+macro_rules! written {
+    () => {
+        "sensor_id, device_type, zone_id, metric, min_value, max_value, severity, mode, description"
+    };
+}
+
+/// Their parameters; `$1` is the id.
+macro_rules! placeholders {
+    () => {
+        "$2, $3, $4, $5, $6, $7, $8, $9, $10"
+    };
+}
+
 macro_rules! columns {
     () => {
-        "threshold_id, sensor_id, metric, min_value, max_value, severity, enabled, description, version, created_at, \
-         updated_at"
+        concat!("threshold_id, ", written!(), ", version, created_at, updated_at")
     };
 }
 
 macro_rules! filtered {
     () => {
-        " FROM sensor_thresholds WHERE ($1::text IS NULL OR sensor_id = $1) AND ($2::text IS NULL OR metric = $2)"
+        " FROM sensor_thresholds WHERE ($1::text IS NULL OR sensor_id = $1) AND ($2::text IS NULL OR metric = $2) \
+         AND ($3::text IS NULL OR device_type = $3) AND ($4::text IS NULL OR zone_id = $4)"
     };
 }
 
 const INSERT: &str = concat!(
-    "INSERT INTO sensor_thresholds \
-       (threshold_id, sensor_id, metric, min_value, max_value, severity, enabled, description) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING RETURNING ",
+    "INSERT INTO sensor_thresholds (threshold_id, ",
+    written!(),
+    ") VALUES ($1, ",
+    placeholders!(),
+    ") ON CONFLICT DO NOTHING RETURNING ",
     columns!()
 );
 const SELECT: &str = concat!("SELECT ", columns!(), " FROM sensor_thresholds WHERE threshold_id = $1");
@@ -35,17 +51,20 @@ const LIST: &str = concat!(
     "SELECT ",
     columns!(),
     filtered!(),
-    " ORDER BY sensor_id, metric, threshold_id LIMIT $3 OFFSET $4"
+    " ORDER BY sensor_id, metric, threshold_id LIMIT $5 OFFSET $6"
 );
-const TWIN: &str = "SELECT threshold_id FROM sensor_thresholds WHERE sensor_id = $1 AND metric = $2 \
-   AND severity = $3 AND min_value IS NOT DISTINCT FROM $4 AND max_value IS NOT DISTINCT FROM $5 AND threshold_id <> $6";
+const TWIN: &str = "SELECT threshold_id FROM sensor_thresholds WHERE threshold_id <> $1 \
+   AND sensor_id IS NOT DISTINCT FROM $2 AND device_type IS NOT DISTINCT FROM $3 AND zone_id IS NOT DISTINCT FROM $4 \
+   AND metric = $5 AND min_value IS NOT DISTINCT FROM $6 AND max_value IS NOT DISTINCT FROM $7 AND severity = $8";
 // Whoever else changes the row waits until this change is made.
 const LOCK: &str =
     concat!("SELECT ", columns!(), " FROM sensor_thresholds WHERE threshold_id = $1 FOR UPDATE");
 const UPDATE: &str = concat!(
-    "UPDATE sensor_thresholds SET sensor_id = $2, metric = $3, min_value = $4, max_value = $5, severity = $6, \
-       enabled = $7, description = $8, version = nextval('sensor_thresholds_version'), updated_at = now() \
-     WHERE threshold_id = $1 RETURNING ",
+    "UPDATE sensor_thresholds SET (",
+    written!(),
+    ") = (",
+    placeholders!(),
+    "), version = nextval('sensor_thresholds_version'), updated_at = now() WHERE threshold_id = $1 RETURNING ",
     columns!()
 );
 const DELETE: &str = "DELETE FROM sensor_thresholds WHERE threshold_id = $1";
@@ -57,15 +76,18 @@ fn read(row: &Row) -> Result<Threshold, Problem> {
         "critical" => Severity::Critical,
         _ => return Err(Problem::internal(&"a threshold has an unknown severity")),
     };
+    let mode = Mode::from_name(row.try_get("mode")?);
     Ok(Threshold {
         threshold_id: row.try_get("threshold_id")?,
         draft: Draft {
             sensor_id: row.try_get("sensor_id")?,
+            device_type: row.try_get("device_type")?,
+            zone_id: row.try_get("zone_id")?,
             metric: row.try_get("metric")?,
             min: row.try_get("min_value")?,
             max: row.try_get("max_value")?,
             severity,
-            enabled: row.try_get("enabled")?,
+            mode: mode.ok_or_else(|| Problem::internal(&"a threshold has an unknown mode"))?,
             description: row.try_get("description")?,
         },
         version: row.try_get("version")?,
@@ -74,17 +96,31 @@ fn read(row: &Row) -> Result<Threshold, Problem> {
     })
 }
 
-/// The parameters of [`INSERT`] and [`UPDATE`].
-fn params<'a>(id: &'a Uuid, draft: &'a Draft, severity: &'a &str) -> [&'a (dyn ToSql + Sync); 8] {
-    let Draft { sensor_id, metric, min, max, severity: _, enabled, description } = draft;
-    [id, sensor_id, metric, min, max, severity, enabled, description]
+/// Returns the parameters of [`INSERT`] and [`UPDATE`]: the id, then the columns that a caller writes.
+fn params<'a>(id: &'a Uuid, draft: &'a Draft, words: &'a Words) -> [&'a (dyn ToSql + Sync); 10] {
+    let Draft { sensor_id, device_type, zone_id, metric, min, max, severity: _, mode: _, description } =
+        draft;
+    let Words { severity, mode } = words;
+    [id, sensor_id, device_type, zone_id, metric, min, max, severity, mode, description]
+}
+
+/// Holds what stands as a word in its column.
+struct Words {
+    severity: &'static str,
+    mode: &'static str,
+}
+
+impl Words {
+    fn of(draft: &Draft) -> Self {
+        Self { severity: draft.severity.as_str(), mode: draft.mode.as_str() }
+    }
 }
 
 /// Adds a row, or finds the one that the same request has added before; says whether it is new.
 pub(crate) async fn insert(pool: &Pool, id: Uuid, draft: &Draft) -> Result<(bool, Threshold), Problem> {
     let client = pool.get().await?;
     let statement = client.prepare_cached(INSERT).await?;
-    let inserted = client.query_opt(&statement, &params(&id, draft, &draft.severity.as_str())).await;
+    let inserted = client.query_opt(&statement, &params(&id, draft, &Words::of(draft))).await;
     drop(client);
     if let Some(row) = inserted.map_err(known_device)? {
         return Ok((true, read(&row)?));
@@ -109,8 +145,9 @@ async fn twin(pool: &Pool, id: Uuid, draft: &Draft) -> Problem {
     let found = async {
         let client = pool.get().await?;
         let severity = draft.severity.as_str();
-        let params: [&(dyn ToSql + Sync); 6] =
-            [&draft.sensor_id, &draft.metric, &severity, &draft.min, &draft.max, &id];
+        let Draft { sensor_id, device_type, zone_id, metric, min, max, .. } = draft;
+        let params: [&(dyn ToSql + Sync); 8] =
+            [&id, sensor_id, device_type, zone_id, metric, min, max, &severity];
         client.query_opt(TWIN, &params).await.map_err(Problem::from)
     };
     let twin = match found.await {
@@ -118,7 +155,7 @@ async fn twin(pool: &Pool, id: Uuid, draft: &Draft) -> Problem {
         Err(problem) => return problem,
     };
     let name = twin.map_or_else(String::new, |twin| format!(" {twin}"));
-    let detail = format!("the threshold{name} has this sensorId, metric, severity, min and max");
+    let detail = format!("the threshold{name} has this scope, metric, severity, min and max");
     Problem::conflict("/problems/same-limits", detail)
 }
 
@@ -132,13 +169,15 @@ pub(crate) async fn find(pool: &Pool, id: Uuid) -> Result<Threshold, Problem> {
     }
 }
 
-/// Reads a page, ordered by sensor, metric and id. Page and total are two statements: a write between them may show.
+/// Reads a page, ordered by sensor (thresholds of zones and types come last), metric and id. Page and total are two statements: a write between them may show.
 pub(crate) async fn list(pool: &Pool, filter: &Filter, page: Page) -> Result<Listing<Threshold>, Problem> {
     let client = pool.get().await?;
     let (count, list) = tokio::try_join!(client.prepare_cached(COUNT), client.prepare_cached(LIST))?;
-    let params: [&(dyn ToSql + Sync); 4] = [&filter.sensor_id, &filter.metric, &page.limit, &page.offset];
+    let Filter { sensor_id, metric, device_type, zone_id } = filter;
+    let params: [&(dyn ToSql + Sync); 6] =
+        [sensor_id, metric, device_type, zone_id, &page.limit, &page.offset];
     let (total, rows) =
-        tokio::try_join!(client.query_one(&count, &params[..2]), client.query(&list, &params))?;
+        tokio::try_join!(client.query_one(&count, &params[..4]), client.query(&list, &params))?;
     let resources = rows.iter().map(read).collect::<Result<_, _>>()?;
     Ok(Listing::new(resources, total.try_get(0)?, page))
 }
@@ -155,7 +194,7 @@ pub(crate) async fn change(
     let threshold = lock(&transaction, id, expected).await?;
     let draft = Draft::changed(&threshold, change)?;
     let statement = transaction.prepare_cached(UPDATE).await?;
-    match transaction.query_one(&statement, &params(&id, &draft, &draft.severity.as_str())).await {
+    match transaction.query_one(&statement, &params(&id, &draft, &Words::of(&draft))).await {
         Ok(row) => {
             transaction.commit().await?;
             read(&row)

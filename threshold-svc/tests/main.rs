@@ -31,7 +31,7 @@ async fn start() -> World {
 
 fn warm() -> Value {
     json!({"sensorId": "thermostat-1", "metric": "temperature", "min": -5, "max": 30.5, "severity": "warning",
-        "enabled": true, "description": "too warm\nor too cold"})
+        "mode": "live", "description": "too warm\nor too cold"})
 }
 
 fn changed(field: &str, value: Value) -> Value {
@@ -90,13 +90,13 @@ async fn created_threshold_is_a_row_and_is_read_back() {
 #[tokio::test]
 async fn replacement_keeps_what_it_does_not_name() {
     let world = start().await;
-    let created = world.create(&changed("enabled", json!(false))).await;
+    let created = world.create(&changed("mode", json!("off"))).await;
     let path = format!("{PATH}/{}", id(&created));
     let new = json!({"sensorId": "heart-1", "metric": "bpm", "max": 180, "severity": "critical"});
     let replaced = world.rest.put(&path, &new).await.ok(200);
     assert_eq!(replaced.header("etag"), Some("\"2\""));
     assert_eq!(replaced.body["version"], 2);
-    for field in ["thresholdId", "createdAt", "min", "enabled", "description"] {
+    for field in ["thresholdId", "createdAt", "min", "mode", "description"] {
         assert_eq!(replaced.body[field], created.body[field], "{field}");
     }
     assert!(replaced.body["updatedAt"].as_str() > created.body["updatedAt"].as_str());
@@ -113,11 +113,11 @@ async fn replacement_keeps_what_it_does_not_name() {
 #[tokio::test]
 async fn replacement_takes_what_a_get_gave_unless_it_is_stale() {
     let world = start().await;
-    let mut body = world.create(&changed("enabled", json!(false))).await.body;
+    let mut body = world.create(&changed("mode", json!("off"))).await.body;
     let path = format!("{PATH}/{}", body["thresholdId"].as_str().unwrap());
     body["description"] = json!("other words");
     let replaced = world.rest.put(&path, &body).await.ok(200).body;
-    assert_eq!((&replaced["description"], &replaced["enabled"]), (&json!("other words"), &json!(false)));
+    assert_eq!((&replaced["description"], &replaced["mode"]), (&json!("other words"), &json!("off")));
     // The body still says version 1, which is no more in force than with If-Match.
     world.rest.put(&path, &body).await.problem(412);
     let mut other = replaced.clone();
@@ -128,7 +128,7 @@ async fn replacement_takes_what_a_get_gave_unless_it_is_stale() {
 #[tokio::test]
 async fn patch_changes_what_it_names_and_nothing_else() {
     let world = start().await;
-    let created = world.create(&changed("enabled", json!(false))).await.body;
+    let created = world.create(&changed("mode", json!("off"))).await.body;
     let path = format!("{PATH}/{}", created["thresholdId"].as_str().unwrap());
     let patched = world.rest.patch(&path, &json!({"max": 20})).await.ok(200).body;
     for (field, value) in created.as_object().unwrap() {
@@ -139,7 +139,9 @@ async fn patch_changes_what_it_names_and_nothing_else() {
     for (patch, bad) in [
         (json!({"max": null}), "min"),
         (json!({"min": 21}), "min"),
-        (json!({"enabled": null}), "enabled"),
+        (json!({"mode": null}), "mode"),
+        (json!({"zoneId": "z"}), "sensorId"),
+        (json!({"sensorId": null}), "sensorId"),
         (json!({"severity": null}), "severity"),
         (json!({"createdAt": null}), "createdAt"),
         (json!({"colour": "red"}), "colour"),
@@ -178,7 +180,7 @@ async fn creation_can_be_repeated_with_the_id_that_the_caller_chose() {
     statuses.sort_unstable();
     assert_eq!(statuses, [&[200; 7][..], &[201]].concat());
     // What was changed since is not created again, and neither is another threshold under the same id.
-    world.rest.patch(&format!("{PATH}/{other}"), &json!({"enabled": false})).await.ok(200);
+    world.rest.patch(&format!("{PATH}/{other}"), &json!({"mode": "off"})).await.ok(200);
     let refused = world.rest.post(PATH, &body).await.problem(409);
     assert_eq!(refused.body["type"], "/problems/exists");
     assert_eq!(world.rows().await, 2);
@@ -199,6 +201,58 @@ async fn the_same_limits_twice_are_refused_with_the_id_of_the_first() {
     assert!(twin.body["detail"].as_str().unwrap().contains(&first), "{:?}", twin.body);
     assert_eq!(world.rest.get(&path).await.body, open.body, "nothing was changed");
     world.create(&changed("severity", json!("critical"))).await;
+    assert_eq!(world.rows().await, 3);
+}
+
+/// A threshold without its scope, and one with it.
+fn scoped(scope: &Value) -> Value {
+    let mut body = warm();
+    body.as_object_mut().unwrap().remove("sensorId");
+    body.as_object_mut().unwrap().extend(scope.as_object().unwrap().clone());
+    body
+}
+
+fn scope_of(body: &Value) -> Value {
+    let names = ["sensorId", "deviceType", "zoneId"];
+    names.iter().filter_map(|name| Some(((*name).to_owned(), body.get(*name)?.clone()))).collect()
+}
+
+#[tokio::test]
+async fn scope_is_a_sensor_a_type_a_zone_or_type_and_zone_and_is_replaced_as_one() {
+    let world = start().await;
+    let scopes = [
+        json!({"sensorId": "a"}),
+        json!({"deviceType": "T"}),
+        json!({"zoneId": "z"}),
+        json!({"deviceType": "T", "zoneId": "z"}),
+    ];
+    for scope in &scopes {
+        let created = world.create(&scoped(scope)).await;
+        assert_eq!(scope_of(&created.body), *scope);
+        // What GET gave goes back as it is.
+        let path = format!("{PATH}/{}", id(&created));
+        let read = world.rest.get(&path).await.ok(200).body;
+        assert_eq!(scope_of(&world.rest.put(&path, &read).await.ok(200).body), *scope);
+        // The same scope with the same limits is there once.
+        let twin = world.rest.post(PATH, &scoped(scope)).await.problem(409);
+        assert_eq!(twin.body["type"], "/problems/same-limits");
+        assert!(twin.body["detail"].as_str().unwrap().contains(&id(&created)), "{:?}", twin.body);
+    }
+    let filtered =
+        async |query: &str| world.rest.get(&format!("{PATH}?{query}")).await.ok(200).body["total"].clone();
+    for (query, total) in
+        [("deviceType=T", 2), ("zoneId=z", 2), ("deviceType=T&zoneId=z", 1), ("zoneId=y", 0)]
+    {
+        assert_eq!(filtered(query).await, total, "{query}");
+    }
+    // A PUT names the whole scope, a PATCH the parts that change.
+    let path = format!("{PATH}/{}", id(&world.create(&changed("metric", json!("moved"))).await));
+    let put = scoped(&json!({"zoneId": "y", "metric": "moved"}));
+    assert_eq!(scope_of(&world.rest.put(&path, &put).await.ok(200).body), json!({"zoneId": "y"}));
+    let patch = json!({"zoneId": null, "sensorId": "b"});
+    assert_eq!(scope_of(&world.rest.patch(&path, &patch).await.ok(200).body), json!({"sensorId": "b"}));
+    // A zone's threshold outlives its devices.
+    world.database.client().await.batch_execute("DELETE FROM devices").await.unwrap();
     assert_eq!(world.rows().await, 3);
 }
 
@@ -413,8 +467,8 @@ async fn list_is_ordered_filtered_and_paged() {
 async fn every_bad_field_is_reported_together() {
     let world = start().await;
     let worst = json!({"sensorId": "a'; DROP TABLE sensor_thresholds; --", "metric": 7, "min": "low", "severity": "loud",
-        "enabled": "yes", "description": "a\u{0}b", "version": 1, "colour": "red"});
-    let own = ["sensorId", "metric", "min", "severity", "enabled", "description", "colour"];
+        "mode": "yes", "description": "a\u{0}b", "version": 1, "colour": "red"});
+    let own = ["sensorId", "metric", "min", "severity", "mode", "description", "colour"];
     let of_post = [&["version"][..], &own].concat();
     assert_eq!(world.rest.post(PATH, &worst).await.problem(400).bad_fields(), of_post);
     let path = format!("{PATH}/{}", id(&world.create(&warm()).await));
@@ -434,7 +488,10 @@ async fn every_bad_field_is_reported_together() {
         ("max", json!("30")),
         ("severity", json!("Warning")),
         ("severity", json!(1)),
-        ("enabled", json!(0)),
+        ("mode", json!(0)),
+        ("mode", json!("Live")),
+        ("deviceType", json!("a b")),
+        ("zoneId", json!("z")),
         ("description", json!("x".repeat(1_001))),
         ("description", json!({})),
         ("thresholdId", json!("1")),
