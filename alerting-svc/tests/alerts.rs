@@ -1,7 +1,7 @@
 //! Which readings become alerts.
 
 use crate::support::{MARKER, Rule, Stage, alert, reading};
-use schema::{Alert, Limit, Mode, Scope, Severity, Status, topics};
+use schema::{Alert, Limit, Mode, Reason, Scope, Severity, Status, topics};
 use std::time::{Duration, Instant};
 use testkit::kafka::Reader;
 use testkit::wait::until;
@@ -19,10 +19,14 @@ async fn reading_outside_its_threshold_becomes_an_alert_and_one_inside_does_not(
     let alert = alert(&record);
     assert_eq!((record.key.as_slice(), record.header("schema")), (b"s".as_slice(), Some("alert/1")));
     assert_eq!(alert.alert_id, Alert::id(rule.id, 7, outside.event_id));
-    assert_eq!((alert.event_id, alert.threshold_id, alert.threshold_version), (outside.event_id, rule.id, 7));
+    assert_eq!((alert.event_id, alert.reason), (Some(outside.event_id), Some(Reason::Above)));
+    assert_eq!((alert.threshold_id, alert.threshold_version), (rule.id, 7));
     assert_eq!((alert.status, alert.severity), (Status::Firing, Severity::Critical));
     assert_eq!((alert.bound.limit, alert.bound.value), (Limit::Max, 30.0));
-    assert_eq!((alert.sensor_id.as_str(), alert.metric.as_str(), alert.value), ("s", "temperature", 30.5));
+    assert_eq!(
+        (alert.sensor_id.as_str(), alert.metric.as_str(), alert.value),
+        ("s", "temperature", Some(30.5))
+    );
     assert_eq!((alert.zone_id.as_str(), alert.device_type.as_str()), ("kitchen", "THERMOSTAT"));
     assert_eq!(alert.reading_at, outside.reading_at);
     assert!(alert.detected_at >= outside.received_at);
@@ -55,7 +59,12 @@ async fn rules_of_a_zone_a_type_and_both_cover_every_sensor_of_theirs() {
         // The most specific scope comes first.
         for rule in expected {
             let alert = alert(&alerts.next().await);
-            assert_eq!((alert.threshold_id, alert.event_id), (rule.id, reading.event_id), "{:?}", rule.scope);
+            assert_eq!(
+                (alert.threshold_id, alert.event_id),
+                (rule.id, Some(reading.event_id)),
+                "{:?}",
+                rule.scope
+            );
         }
     }
     service.stop().await;
@@ -87,7 +96,7 @@ async fn metrics(stage: &Stage, alerts: &Reader, temperature: f64) -> Vec<String
     let mut metrics = Vec::new();
     while metrics.last().is_none_or(|metric| metric != MARKER) {
         let alert = alert(&alerts.next().await);
-        assert_eq!(alert.event_id, reading.event_id);
+        assert_eq!(alert.event_id, Some(reading.event_id));
         metrics.push(alert.metric);
     }
     metrics
@@ -225,9 +234,9 @@ async fn reading_published_twice_makes_one_alert_also_after_a_restart_or_a_hando
         stage.publish(&twice).await;
         stage.publish(&last).await;
         if run == 0 {
-            assert_eq!(alert(&alerts.next().await).event_id, twice.event_id);
+            assert_eq!(alert(&alerts.next().await).event_id.unwrap(), twice.event_id);
         }
-        assert_eq!(alert(&alerts.next().await).event_id, last.event_id, "run {run}");
+        assert_eq!(alert(&alerts.next().await).event_id.unwrap(), last.event_id, "run {run}");
         service.stop().await;
     }
     // Neither does an edit of the threshold make it a new alert.
@@ -237,6 +246,6 @@ async fn reading_published_twice_makes_one_alert_also_after_a_restart_or_a_hando
     stage.publish(&twice).await;
     stage.publish(&last).await;
     let next = alert(&alerts.next().await);
-    assert_eq!((next.event_id, next.threshold_version), (last.event_id, 2));
+    assert_eq!((next.event_id, next.threshold_version), (Some(last.event_id), 2));
     service.stop().await;
 }

@@ -42,7 +42,7 @@ struct Seen<'a> {
 impl Seen<'_> {
     async fn all(&mut self, events: &BTreeSet<Uuid>) {
         while !events.iter().all(|event| self.counts.contains_key(event)) {
-            let event = alert(&self.alerts.next().await).event_id;
+            let event = alert(&self.alerts.next().await).event_id.unwrap();
             *self.counts.entry(event).or_default() += 1;
             assert_eq!(self.counts[&event], 1, "an alert came twice");
         }
@@ -50,7 +50,7 @@ impl Seen<'_> {
 
     async fn some(&mut self, count: usize) {
         while self.counts.len() < count {
-            let event = alert(&self.alerts.next().await).event_id;
+            let event = alert(&self.alerts.next().await).event_id.unwrap();
             *self.counts.entry(event).or_default() += 1;
             assert_eq!(self.counts[&event], 1, "an alert came twice");
         }
@@ -174,7 +174,7 @@ async fn second_instance_of_a_name_stops_the_first() {
     let events = publish(&stage, SENSORS).await;
     let mut seen = BTreeSet::new();
     while seen != events {
-        seen.insert(alert(&alerts.next().await).event_id);
+        seen.insert(alert(&alerts.next().await).event_id.unwrap());
     }
     second.stop().await;
 }

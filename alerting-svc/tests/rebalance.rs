@@ -76,7 +76,7 @@ async fn partition_that_waits_for_its_former_owner_holds_up_no_other() {
 /// Reads alerts until every one of the events has one; none comes twice.
 async fn count_until(alerts: &Reader, seen: &mut BTreeMap<Uuid, usize>, events: &BTreeSet<Uuid>) {
     while !events.iter().all(|event| seen.contains_key(event)) {
-        let event = alert(&alerts.next().await).event_id;
+        let event = alert(&alerts.next().await).event_id.unwrap();
         *seen.entry(event).or_default() += 1;
         assert_eq!(seen[&event], 1, "an alert came twice");
     }
@@ -129,7 +129,7 @@ fn follow(alerts: Reader) -> (Arc<AtomicBool>, JoinHandle<Vec<Seen>>) {
         let mut seen = Vec::new();
         while !until.load(Ordering::Relaxed) {
             if let Some(record) = alerts.next_within(Duration::from_millis(100)).await {
-                seen.push((alert(&record).event_id, record.partition, Instant::now()));
+                seen.push((alert(&record).event_id.unwrap(), record.partition, Instant::now()));
             }
         }
         seen

@@ -1,7 +1,7 @@
 //! One reading against the thresholds that apply to it. Pure.
 
 use crate::DedupKey;
-use schema::{Alert, Bound, Limit, Mode, ReadingCreatedEvent, Status, ThresholdRow, Timestamp};
+use schema::{Alert, Bound, Limit, Mode, ReadingCreatedEvent, Reason, Status, ThresholdRow, Timestamp};
 
 /// One value of a reading that is beyond a limit of one threshold.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -46,19 +46,37 @@ impl Violation<'_> {
         Alert {
             alert_id: Alert::id(threshold.threshold_id, threshold.version, reading.event_id),
             status: Status::Firing,
+            episode_id: None,
+            episode: None,
+            reason: Some(reason(bound.limit)),
             sensor_id: reading.sensor_id.clone(),
+            display_name: None,
             metric: threshold.metric.clone(),
-            value,
+            unit: None,
+            value: Some(value),
             bound,
             severity: threshold.severity,
             threshold_id: threshold.threshold_id,
             threshold_version: threshold.version,
+            description: Some(threshold.description.clone()).filter(|text| !text.is_empty()),
+            summary: None,
             reading_at: reading.reading_at,
             detected_at,
+            opened_at: None,
+            occurrences: None,
+            silenced_by: None,
             zone_id: reading.zone_id.clone(),
             device_type: reading.device_type.clone(),
-            event_id: reading.event_id,
+            event_id: Some(reading.event_id),
         }
+    }
+}
+
+fn reason(limit: Limit) -> Reason {
+    match limit {
+        Limit::Min => Reason::Below,
+        Limit::Max => Reason::Above,
+        Limit::NoData => Reason::NoData,
     }
 }
 
@@ -103,7 +121,7 @@ mod tests {
             max_value,
             severity: Severity::Warning,
             mode: Mode::Live,
-            description: String::new(),
+            description: "too hot".to_owned(),
             version: 3,
             created_at: at,
             updated_at: at,
@@ -156,8 +174,9 @@ mod tests {
         assert_eq!(violation.key(&reading).event_id, reading.event_id);
         let alert = violation.alert(&reading, now);
         assert_eq!(alert.alert_id, Alert::id(threshold.threshold_id, 3, reading.event_id));
-        assert_eq!((alert.status, alert.value, alert.detected_at), (Status::Firing, 31.5, now));
-        assert_eq!((alert.threshold_version, alert.event_id), (3, reading.event_id));
+        assert_eq!((alert.status, alert.value, alert.detected_at), (Status::Firing, Some(31.5), now));
+        assert_eq!((alert.threshold_version, alert.event_id), (3, Some(reading.event_id)));
+        assert_eq!((alert.reason, alert.description.as_deref()), (Some(Reason::Above), Some("too hot")));
         assert_eq!((alert.zone_id.as_str(), alert.device_type.as_str()), ("zone", "THERMOSTAT"));
     }
 

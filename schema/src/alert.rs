@@ -14,14 +14,50 @@ pub enum Status {
     Resolved,
 }
 
-/// Names the limit that a value met.
+/// Says what an alert does to its episode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+pub enum EpisodeStep {
+    /// It opens it.
+    Opened,
+    /// It was open and stays so.
+    Continuing,
+    /// It closes it.
+    Closed,
+}
+
+/// Says why there is an alert: what the violation is, or why it is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Reason {
+    /// The value is above `max`.
+    Above,
+    /// The value is below `min`.
+    Below,
+    /// The sensor is silent.
+    NoData,
+    /// Closed: the value is inside again, or the sensor speaks again.
+    Recovered,
+    /// Closed: the threshold says something else now.
+    RuleChanged,
+    /// Closed: the threshold is off.
+    RuleOff,
+    /// Closed: the threshold is gone.
+    RuleDeleted,
+    /// Closed: the device is suspended, retired or gone.
+    DeviceGone,
+}
+
+/// Names the limit that was met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Limit {
     /// `min`: the value is below it.
     Min,
     /// `max`: the value is above it.
     Max,
+    /// `noDataSeconds`: the silence is longer.
+    NoData,
 }
 
 /// Carries a limit and where it stands.
@@ -29,13 +65,14 @@ pub enum Limit {
 pub struct Bound {
     /// Which limit.
     pub limit: Limit,
-    /// Its value, in the metric's unit.
+    /// Its value, in the metric's unit; for no data in seconds.
     pub value: f64,
 }
 
 /// Tells notification consumers that one value of one reading met one threshold.
 ///
-/// Shape: at most one per (`threshold_id`, `threshold_version`, `event_id`).
+/// Shape: at most one per (`threshold_id`, `threshold_version`, `event_id`). What is optional and no part of this
+/// alert's story is left out.
 /// Guarantee: exactly once for `read_committed` consumers; `alert_id` is the same when the reading is delivered again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -44,13 +81,29 @@ pub struct Alert {
     pub alert_id: Uuid,
     /// Firing or resolved.
     pub status: Status,
+    /// The episode that it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub episode_id: Option<Uuid>,
+    /// What it does to the episode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub episode: Option<EpisodeStep>,
+    /// Why it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
     /// The sensor; also the Kafka key.
     pub sensor_id: String,
+    /// The device's name for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display_name: Option<String>,
     /// The metric.
     pub metric: String,
-    /// The value that met the limit.
-    pub value: f64,
-    /// The limit that it met.
+    /// The metric's unit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// The value that met the limit, or is inside again; none when no reading caused the alert.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<f64>,
+    /// The limit that was met.
     pub bound: Bound,
     /// As the threshold says.
     pub severity: Severity,
@@ -58,16 +111,32 @@ pub struct Alert {
     pub threshold_id: Uuid,
     /// Which version of it.
     pub threshold_version: i64,
-    /// The device's clock.
+    /// The threshold's words for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// One line for a person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary: Option<String>,
+    /// The device's clock; of the last reading, when no reading caused the alert.
     pub reading_at: Timestamp,
     /// The alerting service's clock.
     pub detected_at: Timestamp,
+    /// Event time at which the episode was opened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opened_at: Option<Timestamp>,
+    /// Readings of the episode that violated, this one included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub occurrences: Option<u64>,
+    /// The silence that covers it: marked, never dropped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silenced_by: Option<Uuid>,
     /// As registered when the reading arrived.
     pub zone_id: String,
     /// As registered when the reading arrived.
     pub device_type: String,
-    /// The reading that caused it.
-    pub event_id: Uuid,
+    /// The reading that caused it; none when no reading did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_id: Option<Uuid>,
 }
 
 /// Namespace of alert ids; fixed for ever.

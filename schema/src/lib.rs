@@ -8,7 +8,7 @@
 //! | [`topics::THRESHOLD_UPDATES`] | row key | [`Change`]`<`[`ThresholdRow`]`>` | cdc-svc | alerting-svc |
 //! | [`topics::DEVICE_UPDATES`] | row key | [`Change`]`<`[`DeviceRow`]`>` | cdc-svc | gateway |
 //! | [`topics::ALERTS`] | sensor id | [`Alert`] | alerting-svc | notification consumers |
-//! | [`topics::ALERT_STATE`] | episode key | reserved | alerting-svc | alerting-svc |
+//! | [`topics::ALERT_STATE`] | [`EpisodeKey`] | [`Episode`]; nothing is written yet | alerting-svc | alerting-svc |
 //!
 //! Everything is UTF-8 JSON. Changes are additive: a released message decodes for ever, which
 //! `tests/contract.rs` holds against one frozen file per version.
@@ -17,6 +17,7 @@ mod alert;
 mod change;
 mod codec;
 mod device;
+mod episode;
 mod identity;
 mod layout;
 mod order;
@@ -30,10 +31,11 @@ pub mod dead_letter;
 pub mod migrations;
 pub mod topics;
 
-pub use alert::{Alert, Bound, Limit, Status};
+pub use alert::{Alert, Bound, EpisodeStep, Limit, Reason, Status};
 pub use change::{Change, ChangeError, Op, RowKey, Source};
 pub use codec::Codec;
 pub use device::{DeviceKey, DeviceRow, DeviceStatus};
+pub use episode::{Episode, EpisodeKey, EpisodeState, Extremes, NoEpisodeKey};
 pub use identity::{
     IdentityError, LABEL_BYTES_MAX, METRIC_BYTES_MAX, SENSOR_ID_BYTES_MAX, check_label, check_metric,
     check_sensor_id,

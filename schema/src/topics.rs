@@ -77,7 +77,8 @@ pub const THRESHOLD_UPDATES: Topic = topic("iot-threshold-updates", Partitions::
 pub const DEVICE_UPDATES: Topic = topic("iot-device-updates", Partitions::Single, Cleanup::Compact);
 /// Alerts, keyed by sensor id; written by alerting-svc.
 pub const ALERTS: Topic = topic("iot-alerts", Partitions::Scaled, Cleanup::DeleteAfterDays(30));
-/// Alert episodes; written and read by alerting-svc.
+/// Alert episodes, keyed by threshold and sensor, in the partition of the sensor's readings; written and read by
+/// alerting-svc.
 pub const ALERT_STATE: Topic = topic("iot-alert-state", Partitions::Scaled, Cleanup::Compact);
 
 /// Every topic, in data-flow order.

@@ -1,7 +1,7 @@
 //! Holds the event types against their frozen messages and their published JSON Schemas.
 
 use schema::dead_letter::{DeadLetter, RefusedFile};
-use schema::{Alert, Change, DeviceRow, Op, ReadingCreatedEvent, RowKey, Scope, ThresholdRow};
+use schema::{Alert, Change, DeviceRow, Episode, Op, ReadingCreatedEvent, RowKey, Scope, ThresholdRow};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -12,7 +12,12 @@ fn read(folder: &str, name: &str) -> Value {
 
 /// The frozen message decodes, encodes to the same JSON, and both satisfy the schema that consumers are given.
 fn holds<T: Serialize + DeserializeOwned>(version: &str) {
-    let golden = read("tests/golden", &format!("{version}.json"));
+    holds_variant::<T>(version, version);
+}
+
+/// The same of another message of that version.
+fn holds_variant<T: Serialize + DeserializeOwned>(version: &str, variant: &str) {
+    let golden = read("tests/golden", &format!("{variant}.json"));
     let decoded: T = serde_json::from_value(golden.clone()).expect("frozen message decodes");
     let encoded = serde_json::to_value(decoded).expect("event encodes");
     assert_eq!(encoded, golden);
@@ -32,6 +37,9 @@ fn satisfies(version: &str, message: &Value) {
 fn every_released_message_still_decodes_and_satisfies_its_schema() {
     holds::<ReadingCreatedEvent>("reading-created.1");
     holds::<Alert>("alert.1");
+    holds_variant::<Alert>("alert.1", "alert.1.episode");
+    holds_variant::<Alert>("alert.1", "alert.1.closed");
+    holds::<Episode>("episode.1");
     holds::<Change<DeviceRow>>("device-change.1");
     holds::<Change<ThresholdRow>>("threshold-change.1");
     holds::<RefusedFile>("refused-file.1");

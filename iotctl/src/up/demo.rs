@@ -91,7 +91,8 @@ impl Alerts {
             let record = self.consumer.recv().await.context("consume alerts")?;
             let Some(value) = record.payload() else { continue };
             let alert: Alert = serde_json::from_slice(value).context("decode an alert")?;
-            return Ok(format!("{} {} {}", alert.sensor_id, alert.metric, alert.value));
+            let value = alert.value.map_or_else(String::new, |value| value.to_string());
+            return Ok(format!("{} {} {value}", alert.sensor_id, alert.metric));
         }
     }
 }
