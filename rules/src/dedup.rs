@@ -5,8 +5,8 @@ use uuid::Uuid;
 
 /// Names what an alert is deduplicated by: one event met one threshold.
 ///
-/// Not the alert's id: a device that sends its reading again after the threshold was edited must not key a second
-/// alert either, and the id counts the threshold's version.
+/// Not the alert's id: a device that sends its reading again after the threshold was edited must not cause
+/// a second alert either, and the id counts the threshold's version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DedupKey {
     /// Which threshold.
@@ -15,8 +15,8 @@ pub struct DedupKey {
     pub event_id: Uuid,
 }
 
-/// Holds the window of each partition that this instance is assigned, and apart from them the keys of the open
-/// transaction, so that an abort forgets exactly what it undoes.
+/// Holds the window of each partition that this instance is assigned, and apart from them the keys of the
+/// open transaction, so that an abort forgets exactly what it undoes.
 #[derive(Debug)]
 pub struct Dedup {
     capacity: usize,

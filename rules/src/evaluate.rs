@@ -14,7 +14,8 @@ pub struct Violation<'a> {
     pub bound: Bound,
 }
 
-/// Evaluates a reading: each value against each threshold of its metric that covers the sensor and is not off.
+/// Evaluates a reading: each value against each threshold of its metric that covers the sensor and is not
+/// off.
 ///
 /// Shape: at most one violation per threshold, in the order of `thresholds`; `min` is looked at before `max`.
 pub fn evaluate<'a>(
@@ -39,8 +40,8 @@ impl Violation<'_> {
         DedupKey { threshold_id: self.threshold.threshold_id, event_id: reading.event_id }
     }
 
-    /// Makes the alert. Without episodes every violating reading speaks, and nothing is ever resolved: `status` is
-    /// always `firing`.
+    /// Makes the alert. Without episodes every violating reading speaks, and nothing is ever resolved:
+    /// `status` is always `firing`.
     pub fn alert(&self, reading: &ReadingCreatedEvent, detected_at: Timestamp) -> Alert {
         let Self { threshold, value, bound } = *self;
         Alert {

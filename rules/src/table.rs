@@ -10,8 +10,8 @@ const UNREADABLE_MAX: usize = 1_000;
 
 /// Holds every threshold by its scope.
 ///
-/// Shape: those that cover a sensor come in the order of their scopes, the most specific first, and within a scope in
-/// the order of their ids, so that a reading always yields the same alerts in the same order.
+/// Shape: those that cover a sensor come in the order of their scopes, the most specific first, and within a
+/// scope in the order of their ids, so that a reading always yields the same alerts in the same order.
 #[derive(Debug, Default)]
 pub struct Rules {
     of_sensor: HashMap<String, Thresholds>,
@@ -29,11 +29,12 @@ pub struct Rules {
 type Thresholds = BTreeMap<Uuid, ThresholdRow>;
 
 impl Rules {
-    /// Applies one record; no value is a tombstone. A change that is older than the one in force changes nothing.
+    /// Applies one record; no value is a tombstone. A change that is older than the one in force changes
+    /// nothing.
     ///
     /// # Errors
-    /// [`ChangeError`] when the record cannot be read; the threshold stays as it was (ADR 0014), and its key counts as
-    /// unreadable until a change that can be read, or a tombstone.
+    /// [`ChangeError`] when the record cannot be read; the threshold stays as it was (ADR 0014), and its key
+    /// counts as unreadable until a change that can be read, or a tombstone.
     pub fn apply(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), ChangeError> {
         let applied = self.apply_readable(key, value);
         match &applied {

@@ -71,9 +71,10 @@ pub struct Bound {
 
 /// Tells notification consumers that one value of one reading met one threshold.
 ///
-/// Shape: at most one per (`threshold_id`, `threshold_version`, `event_id`). What is optional and no part of this
-/// alert's story is left out.
-/// Guarantee: exactly once for `read_committed` consumers; `alert_id` is the same when the reading is delivered again.
+/// Shape: at most one per (`threshold_id`, `threshold_version`, `event_id`). What is optional and no part of
+/// this alert's story is left out.
+/// Guarantee: exactly once for `read_committed` consumers; `alert_id` is the same when the reading is
+/// delivered again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Alert {

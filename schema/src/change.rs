@@ -36,7 +36,8 @@ pub struct Source {
     /// Table.
     #[serde(default)]
     pub table: String,
-    /// Commit position in the WAL; several changes of one transaction share it. Absent in a snapshot of some capturers.
+    /// Commit position in the WAL; several changes of one transaction share it. Absent in a snapshot of some
+    /// capturers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lsn: Option<u64>,
     /// `"true"` or `"last"` for rows read by a snapshot, else `"false"`; text, as Debezium writes it.

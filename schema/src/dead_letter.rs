@@ -1,13 +1,15 @@
 //! Dead letters: the original bytes as value, and headers that say why and from where.
 //!
-//! One form for [`topics::PRODUCER_DLQ`](crate::topics::PRODUCER_DLQ), [`topics::READING_DLQ`](crate::topics::READING_DLQ)
-//! and the files of records that Kafka refuses ([`RefusedFile`]). All of them are written and read here and nowhere else,
-//! so that a replay may trust what it reads.
+//! One form for [`topics::PRODUCER_DLQ`](crate::topics::PRODUCER_DLQ),
+//! [`topics::READING_DLQ`](crate::topics::READING_DLQ) and the files of records that Kafka refuses
+//! ([`RefusedFile`]). All of them are written and read here and nowhere else, so that a replay may trust what
+//! it reads.
 //!
 //! # Headers
 //!
-//! The letter's own come first, in the order of this table. `source-headers` ends them and counts the record's
-//! own headers, which follow unchanged. The count keeps a record whose headers have the same names apart from its letter.
+//! The letter's own come first, in the order of this table. `source-headers` ends them and counts the
+//! record's own headers, which follow unchanged. The count keeps a record whose headers have the same names
+//! apart from its letter.
 //!
 //! | name | value | present |
 //! |---|---|---|
@@ -61,7 +63,8 @@ pub struct Origin {
     pub place: Option<(i32, i64)>,
 }
 
-/// Says why a record or a payload could not be used, and where it came from. The value of the letter is its bytes.
+/// Says why a record or a payload could not be used, and where it came from. The value of the letter is its
+/// bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeadLetter {
     /// Short name in kebab case, fit for a label.
@@ -101,7 +104,7 @@ impl DeadLetter {
     /// Value of the header `schema`.
     pub const SCHEMA: &'static str = "dead-letter/1";
 
-    /// Makes a letter that says why; the rest is filled in by those who know more.
+    /// Makes a letter that says why; callers fill in the rest.
     ///
     /// Shape: a detail beyond [`DETAIL_BYTES_MAX`] is cut off at a character.
     pub fn new(reason: &str, detail: impl Into<String>) -> Self {

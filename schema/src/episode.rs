@@ -123,7 +123,8 @@ impl Episode {
 
     /// Derives the id of an episode from its place and the event time of its first violation.
     ///
-    /// Guarantee: equal for equal inputs, in every instance and release, so that a restart goes on with the same episode.
+    /// Guarantee: equal for equal inputs, in every instance and release, so that a restart goes on with the
+    /// same episode.
     pub fn id(key: &EpisodeKey, first_violation_at: Timestamp) -> Uuid {
         let name = [
             &key.threshold_id.as_bytes()[..],

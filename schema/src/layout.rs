@@ -11,8 +11,9 @@
 //! }
 //! ```
 //!
-//! `length` and `at` count bytes. A metric is `number × scale + offset`; `scale` is 1 and `offset` 0 unless given. `bits` is
-//! `[first, count]` of an integer, counted from its least significant bit; of a signed type the bits are signed too.
+//! `length` and `at` count bytes. A metric is `number × scale + offset`; `scale` is 1 and `offset` 0 unless
+//! given. `bits` is `[first, count]` of an integer, counted from its least significant bit; of a signed type
+//! the bits are signed too.
 
 use std::collections::BTreeSet;
 
@@ -25,8 +26,8 @@ pub const LAYOUT_FIELDS_MAX: usize = 256;
 /// Bytes of the longest payload that a layout may describe.
 pub const LAYOUT_LENGTH_MAX: usize = 65_536;
 
-/// Describes a payload of fixed fields at fixed places. Only [`Layout::parse`] makes one, so it always holds together:
-/// every field lies within `length`, names are valid and distinct, factors are finite.
+/// Describes a payload of fixed fields at fixed places. Only [`Layout::parse`] makes one, so it always holds
+/// together: every field lies within `length`, names are valid and distinct, factors are finite.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Layout {
@@ -97,7 +98,8 @@ impl Layout {
     /// Reads a layout.
     ///
     /// # Errors
-    /// Every problem, in the order of the text, each a sentence that begins with its place, such as `fields[2].type`.
+    /// Every problem, in the order of the text, each a sentence that begins with its place, such as
+    /// `fields[2].type`.
     pub fn parse(json: &str) -> Result<Self, Vec<String>> {
         if json.len() > LAYOUT_BYTES_MAX {
             return Err(vec![format!("layout: longer than {LAYOUT_BYTES_MAX} bytes")]);

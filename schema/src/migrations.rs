@@ -1,8 +1,8 @@
 //! The SQL migrations of every dialect. They are only listed here; `chassis::postgres` runs them.
 //!
-//! One numbering for all: a version is the same contract in every dialect, whatever SQL it takes there. A migration that
-//! is plain enough for `postgres` and `timescale` is in `common`; `distributed` has every one of its own, because the
-//! change capture in the common ones is not portable.
+//! One numbering for all: a version is the same contract in every dialect, whatever SQL it takes there. A
+//! migration that is plain enough for `postgres` and `timescale` is in `common`; `distributed` has every one
+//! of its own, because the change capture in the common ones is not portable.
 
 pub use refinery::Migration;
 use std::ops::RangeInclusive;
@@ -30,7 +30,8 @@ pub const VERSION: i32 = 5;
 /// first that has what this build asks for.
 pub const VERSIONS: RangeInclusive<i32> = 5..=VERSION;
 
-/// Names the SQL that a server understands. A database keeps the dialect of its first migration (`storage_contract`).
+/// Names the SQL that a server understands. A database keeps the dialect of its first migration
+/// (`storage_contract`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// Plain PostgreSQL 15 or newer.
@@ -59,7 +60,8 @@ impl Dialect {
         Self::ALL.into_iter().find(|dialect| dialect.as_str() == name)
     }
 
-    /// Says whether the hourly read model is a table that the writer keeps, and not a view that the server keeps.
+    /// Says whether the hourly read model is a table that the writer keeps, and not a view that the server
+    /// keeps.
     pub const fn writes_hours(self) -> bool {
         !matches!(self, Self::Timescale)
     }

@@ -2,8 +2,8 @@
 //!
 //! A capturer that was stopped sends everything again that it had not confirmed, and stops wherever its
 //! database goes away: the last record of a key may be an old one. Records of one key may also lie in two
-//! partitions, between which there is no order. Whoever holds an update topic as a table asks
-//! [`Order::check`] about each record, and applies only what is not stale.
+//! partitions, between which there is no order. A reader that holds an update topic as a table asks
+//! [`Order::check`] about each record, and applies it unless it is stale.
 //!
 //! * *A streamed change* is stale when its LSN or its version is lower than that of what is in force, and
 //!   neither is higher. Both rise with every change of a row: the second needs its lock, which the first
@@ -16,13 +16,11 @@
 //! * *A tombstone* has no position. The one that follows a delete says nothing new, however late it comes;
 //!   any other, which is all that compaction left of a delete, deletes.
 
+use crate::change::{ChangeError, Op, Source, unwrap};
+use serde::Deserialize;
 use std::cmp::Ordering;
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
-
-use serde::Deserialize;
-
-use crate::change::{ChangeError, Op, Source, unwrap};
 
 /// Deleted keys whose positions are kept: about 15 MiB, and far more than a capturer sends again.
 pub const DELETED_KEYS_MAX: usize = 100_000;
@@ -104,7 +102,7 @@ impl Position {
     }
 }
 
-/// What a record means for its key.
+/// Says what a record means for its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The change's row is in force from now on.
@@ -142,8 +140,8 @@ impl<K: Clone + Eq + Hash> Order<K> {
     /// Checks the next record of a key, and remembers it when it is in force. No value is a tombstone.
     ///
     /// # Errors
-    /// [`ChangeError`] when the value is no envelope. Nobody knows then how new it is; an older row that comes
-    /// again is stale.
+    /// [`ChangeError`] when the value is no envelope. Nobody knows then how new it is; an older row that
+    /// comes again is stale.
     pub fn check(&mut self, key: &K, value: Option<&[u8]>) -> Result<Verdict, ChangeError> {
         let Some(value) = value else { return Ok(self.check_tombstone(key)) };
         let mut position = match Position::read(value) {
@@ -163,7 +161,7 @@ impl<K: Clone + Eq + Hash> Order<K> {
         if !position.supersedes(&in_force.position) {
             return Ok(Verdict::Stale);
         }
-        // What one capturer leaves out, the one before has said.
+        // One capturer may leave out a position that the one before has given.
         position.lsn = position.lsn.or(in_force.position.lsn);
         position.version = position.version.or(in_force.position.version);
         let taken = InForce { position, ..*in_force };

@@ -8,8 +8,8 @@ use uuid::Uuid;
 
 /// Carries one device message after authentication and decoding.
 ///
-/// Shape: one per MQTT PUBLISH or HTTP array element, or one per instant where the codec carries several; `values` has 1
-/// or more metrics.
+/// Shape: one per MQTT PUBLISH or HTTP array element, or one per instant where the codec carries several;
+/// `values` has 1 or more metrics.
 /// Duplicates: a retransmission has the same `event_id`; consumers drop it by that.
 /// Order: per `sensor_id` as published, because `sensor_id` is the Kafka key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,15 +42,17 @@ impl ReadingCreatedEvent {
 /// Namespace of event ids; fixed for ever, or a redelivery across releases would be a new event.
 const EVENT_NAMESPACE: Uuid = Uuid::from_u128(0x8f1d_3c52_6b0a_5e4e_9d27_54c1_70ab_f3e9);
 
-/// Derives the event id from the publisher's own event id (MQTT 5 user property `event-id`, or `eventId` in the payload).
+/// Derives the event id from the publisher's own event id (MQTT 5 user property `event-id`, or `eventId` in
+/// the payload).
 ///
-/// Guarantee: equal for equal inputs, on every gateway and release; the sensor id keeps two devices apart that count alike.
+/// Guarantee: equal for equal inputs, on every gateway and release; the sensor id keeps two devices apart
+/// that count alike.
 pub fn event_id_from_publisher(sensor_id: &str, publisher_event_id: &str) -> Uuid {
     derive(sensor_id, b'e', &[publisher_event_id.as_bytes()])
 }
 
-/// Derives the event ids of several readings that one message carries under one id of its publisher: the first is the
-/// event itself, each later one a part of it.
+/// Derives the event ids of several readings that one message carries under one id of its publisher: the
+/// first is the event itself, each later one a part of it.
 ///
 /// Guarantee: as [`event_id_from_publisher`]; no part has the id of another part or of any event.
 pub fn event_id_from_publisher_part(sensor_id: &str, publisher_event_id: &str, part: u32) -> Uuid {
@@ -63,13 +65,14 @@ pub fn event_id_from_publisher_part(sensor_id: &str, publisher_event_id: &str, p
 
 /// Derives the event id from the device's timestamp and the payload bytes.
 ///
-/// Guarantee: a byte-for-byte retransmission is the same event; two different values in one instant are two events.
-/// A payload without a timestamp is dated by its arrival, so its retransmission cannot be recognised.
+/// Guarantee: a byte-for-byte retransmission is the same event; two different values in one instant are two
+/// events. A payload without a timestamp is dated by its arrival, so its retransmission cannot be recognised.
 pub fn event_id_from_payload(sensor_id: &str, reading_at: Timestamp, payload: &[u8]) -> Uuid {
     derive(sensor_id, b'p', &[&reading_at.as_micros().to_be_bytes(), payload])
 }
 
-/// UUIDv5 over `sensor_id`, a kind byte and the parts. A sensor id holds no NUL, so the separator is unambiguous.
+/// UUIDv5 over `sensor_id`, a kind byte and the parts. A sensor id holds no NUL, so the separator is
+/// unambiguous.
 fn derive(sensor_id: &str, kind: u8, parts: &[&[u8]]) -> Uuid {
     // Hashed here and not by `uuid`, whose SHA-1 knows nothing of the processor's own.
     let mut name = Sha1::new_with_prefix(EVENT_NAMESPACE.as_bytes());

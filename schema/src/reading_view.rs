@@ -1,4 +1,4 @@
-//! A reading whose texts stay where they were read, for those who read very many.
+//! A reading whose texts stay where they were read, for consumers of very many.
 
 use crate::{ReadingCreatedEvent, Timestamp};
 use serde::Deserialize;
@@ -7,9 +7,11 @@ use std::borrow::Cow;
 use std::fmt;
 use uuid::Uuid;
 
-/// Reads the same JSON as [`ReadingCreatedEvent`], field by field, without a copy of any text that has no escapes in it.
+/// Reads the same JSON as [`ReadingCreatedEvent`], field by field, without a copy of any text that has no
+/// escapes in it.
 ///
-/// Shape: as there; `values` is ordered by metric, and of a metric that comes twice the last value counts, as there.
+/// Shape: as there; `values` is ordered by metric, and of a metric that comes twice the last value counts, as
+/// there.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReadingView<'a> {

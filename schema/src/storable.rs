@@ -1,17 +1,17 @@
 //! What every dialect of the storage can hold. Pure.
 //!
-//! The gateway refuses the rest by name, before it is acknowledged as a reading; command-svc checks again before the
-//! database does, because a row that only the database refuses costs its whole batch.
+//! The gateway refuses the rest by name, before it is acknowledged as a reading; command-svc checks again
+//! before the database does, because a row that only the database refuses costs its whole batch.
 
 use std::io;
 
 use serde_json::{Map, Value};
 
-/// Magnitude that a value stays below, because the sum of an hour must never overflow: no hour has so many readings
-/// that it could (`value_can_be_summed`).
+/// Magnitude that a value stays below, because the sum of an hour must never overflow: it takes more
+/// readings than an hour can have (`value_can_be_summed`).
 pub const VALUE_MAX: f64 = 1e290;
-/// Bytes of the largest attributes of a reading, as JSON. They are stored with every metric of the reading, so that they
-/// are multiplied by up to 256; 64 attributes of 256 bytes, or the units of 256 metrics, fit.
+/// Bytes of the largest attributes of a reading, as JSON. They are stored with every metric of the reading,
+/// so that they are multiplied by up to 256; 64 attributes of 256 bytes, or the units of 256 metrics, fit.
 pub const ATTRIBUTES_BYTES_MAX: usize = 16 * 1024;
 /// Characters of a name that an error repeats.
 const NAME_CHARS_MAX: usize = 64;
@@ -79,8 +79,8 @@ pub fn check_attributes(attributes: &Map<String, Value>) -> Result<(), Unstorabl
     if bytes <= ATTRIBUTES_BYTES_MAX { Ok(()) } else { Err(Unstorable::Attributes { bytes }) }
 }
 
-/// Counts the bytes that attributes have as JSON without spaces, which is how every row of their reading holds them;
-/// none at all have none.
+/// Counts the bytes that attributes have as JSON without spaces, which is how every row of their reading
+/// holds them; none at all have none.
 pub fn attributes_bytes(attributes: &Map<String, Value>) -> usize {
     let mut count = Count(0);
     // Plain data under text keys always encodes, and counting cannot fail.

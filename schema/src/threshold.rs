@@ -222,7 +222,7 @@ mod tests {
             assert_eq!(serde_json::from_value::<Scope>(columns.clone()).ok(), scope.clone().ok());
             let Ok(scope) = scope else { continue };
             assert_eq!(serde_json::to_value(&scope).unwrap(), columns);
-            // What it does not name may be anything.
+            // Parts that it does not name may be anything.
             for (found, covered) in [
                 (("s", "z", "t"), true),
                 (("other", "z", "t"), !sensor),

@@ -68,8 +68,9 @@ impl Timestamp {
     }
 }
 
-/// Reads the one form in which we write instants, `2026-01-02T03:04:05.000006Z`: readers of our own events meet no other,
-/// and very many of it. None for everything else, also for what is wrong with it: the general way says what.
+/// Reads the one form in which we write instants, `2026-01-02T03:04:05.000006Z`: readers of our own events
+/// meet no other, and very many of it. None for everything else, also for what is wrong with it: the general
+/// way says what.
 fn parse_own(text: &[u8]) -> Option<Timestamp> {
     let text: &[u8; 27] = text.try_into().ok()?;
     for (place, mark) in [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':'), (19, b'.'), (26, b'Z')] {
@@ -96,8 +97,8 @@ fn parse_own(text: &[u8]) -> Option<Timestamp> {
     is_sure.then_some(Timestamp(seconds * 1_000_000 + number(20..26)?))
 }
 
-/// Counts the days from 1970-01-01 to a date of the years from 1 on. Years are counted from March, so that the day that
-/// not every year has is the last.
+/// Counts the days from 1970-01-01 to a date of the years from 1 on. Years are counted from March, so that
+/// the day that not every year has is the last.
 const fn days_from_1970(year: i64, month: i64, day: i64) -> i64 {
     let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let leap_days = year / 4 - year / 100 + year / 400;
@@ -121,7 +122,8 @@ impl From<Timestamp> for OffsetDateTime {
 }
 
 impl Timestamp {
-    /// Writes the text into an array: it is in every event twice, and a formatter takes several times as long.
+    /// Writes the text into an array: it is in every event twice, and a formatter takes several times as
+    /// long.
     fn text(self) -> [u8; 27] {
         let mut text = *b"0000-00-00T00:00:00.000000Z";
         let (days, micros) = (self.0.div_euclid(DAY_MICROS), self.0.rem_euclid(DAY_MICROS));
@@ -142,7 +144,8 @@ const DAY_MICROS: i64 = 86_400_000_000;
 
 /// Year, month and day of a day since 1970-01-01, for years from 0.
 ///
-/// Source: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`: years begin in March there.
+/// Source: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`: years begin in
+/// March there.
 const fn civil(days: i64) -> (i64, i64, i64) {
     let days = days + 719_468;
     let (era, of_era) = (days / 146_097, days % 146_097);

@@ -3,7 +3,7 @@
 /// Says how Kafka forgets records of a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cleanup {
-    /// Drops segments older than so many days.
+    /// Drops segments older than this number of days.
     DeleteAfterDays(u32),
     /// Keeps the last record of each key.
     Compact,
@@ -77,8 +77,8 @@ pub const THRESHOLD_UPDATES: Topic = topic("iot-threshold-updates", Partitions::
 pub const DEVICE_UPDATES: Topic = topic("iot-device-updates", Partitions::Single, Cleanup::Compact);
 /// Alerts, keyed by sensor id; written by alerting-svc.
 pub const ALERTS: Topic = topic("iot-alerts", Partitions::Scaled, Cleanup::DeleteAfterDays(30));
-/// Alert episodes, keyed by threshold and sensor, in the partition of the sensor's readings; written and read by
-/// alerting-svc.
+/// Alert episodes, keyed by threshold and sensor, in the partition of the sensor's readings; written and read
+/// by alerting-svc.
 pub const ALERT_STATE: Topic = topic("iot-alert-state", Partitions::Scaled, Cleanup::Compact);
 
 /// Every topic, in data-flow order.

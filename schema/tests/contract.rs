@@ -10,7 +10,8 @@ fn read(folder: &str, name: &str) -> Value {
     serde_json::from_slice(&std::fs::read(&path).expect(&path)).expect(&path)
 }
 
-/// The frozen message decodes, encodes to the same JSON, and both satisfy the schema that consumers are given.
+/// The frozen message decodes, encodes to the same JSON, and both satisfy the schema that consumers are
+/// given.
 fn holds<T: Serialize + DeserializeOwned>(version: &str) {
     holds_variant::<T>(version, version);
 }

@@ -1,12 +1,13 @@
 //! REST `/api/v1/thresholds` → table `sensor_thresholds`, which alerting-svc follows by change data capture.
 //!
 //! In:         HTTP requests with a JWT: role operator; analyst may read.
-//! Out:        table `sensor_thresholds`; nothing else writes it, but the database deletes thresholds with their device.
-//! Guarantee:  an answer of 2xx is committed. A change with `If-Match` is made to that version or not at all; without
-//!             it the last write wins. What a change does not name stays. Versions grow, also over deletion and
-//!             creation. A creation with an id of the caller's own can be repeated. (ADR 0015)
-//! On failure: a bad request → 400 that names every bad field. Database away → 503 with `Retry-After`, not ready;
-//!             nothing is tried twice on the caller's behalf.
+//! Out:        table `sensor_thresholds`; nothing else writes it, but the database deletes thresholds with
+//!             their device.
+//! Guarantee:  an answer of 2xx is committed. A change with `If-Match` is made to that version or not at all;
+//!             without it the last write wins. What a change does not name stays. Versions grow, also over
+//!             deletion and creation. A creation with an id of the caller's own can be repeated. (ADR 0015)
+//! On failure: a bad request → 400 that names every bad field. Database away → 503 with `Retry-After`, not
+//!             ready; nothing is tried twice on the caller's behalf.
 
 mod routes;
 mod store;

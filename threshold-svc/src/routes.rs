@@ -1,4 +1,4 @@
-//! The routes. Each handler asks who calls before it reads anything else of the request.
+//! The routes. Each handler checks the caller's role before it reads anything else of the request.
 
 use crate::store;
 use crate::threshold::{self, Draft, Filter};
@@ -32,8 +32,8 @@ fn parse_id(text: &str) -> Result<Uuid, Problem> {
     threshold::parse_id(text).map_err(|detail| Problem::field("thresholdId", detail))
 }
 
-/// Creates a threshold. Who does not know whether it was made sends it again with the id that they chose for it: 201 the
-/// first time, 200 from then on, and one threshold.
+/// Creates a threshold. A caller that got no answer sends it again with the id that it has chosen for it: 201
+/// the first time, 200 from then on, and one threshold.
 async fn create(
     caller: Caller,
     request: HttpRequest,

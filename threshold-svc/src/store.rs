@@ -56,7 +56,7 @@ const LIST: &str = concat!(
 const TWIN: &str = "SELECT threshold_id FROM sensor_thresholds WHERE threshold_id <> $1 \
    AND sensor_id IS NOT DISTINCT FROM $2 AND device_type IS NOT DISTINCT FROM $3 AND zone_id IS NOT DISTINCT FROM $4 \
    AND metric = $5 AND min_value IS NOT DISTINCT FROM $6 AND max_value IS NOT DISTINCT FROM $7 AND severity = $8";
-// Whoever else changes the row waits until this change is made.
+// Another change of the row waits until this one is made.
 const LOCK: &str =
     concat!("SELECT ", columns!(), " FROM sensor_thresholds WHERE threshold_id = $1 FOR UPDATE");
 const UPDATE: &str = concat!(
@@ -140,7 +140,8 @@ fn known_device(error: Error) -> Problem {
     error.into()
 }
 
-/// Names the threshold that has the same limits. If it has gone meanwhile, the caller may try again all the same.
+/// Names the threshold that has the same limits. If it has gone meanwhile, the caller may try again all the
+/// same.
 async fn twin(pool: &Pool, id: Uuid, draft: &Draft) -> Problem {
     let found = async {
         let client = pool.get().await?;
@@ -169,7 +170,8 @@ pub(crate) async fn find(pool: &Pool, id: Uuid) -> Result<Threshold, Problem> {
     }
 }
 
-/// Reads a page, ordered by sensor (thresholds of zones and types come last), metric and id. Page and total are two statements: a write between them may show.
+/// Reads a page, ordered by sensor (thresholds of zones and types come last), metric and id. Page and total
+/// are two statements: a write between them may show.
 pub(crate) async fn list(pool: &Pool, filter: &Filter, page: Page) -> Result<Listing<Threshold>, Problem> {
     let client = pool.get().await?;
     let (count, list) = tokio::try_join!(client.prepare_cached(COUNT), client.prepare_cached(LIST))?;
@@ -200,7 +202,7 @@ pub(crate) async fn change(
             read(&row)
         }
         Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {
-            // The connection goes back first: who waits for the last one may be this very call.
+            // The connection goes back first: this very call may need the last one again.
             transaction.rollback().await?;
             drop(client);
             Err(twin(pool, id, &draft).await)

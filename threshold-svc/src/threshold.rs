@@ -1,4 +1,4 @@
-//! What a threshold is and which requests make one. Pure.
+//! The threshold, and the requests that make or change one. Pure.
 
 use chassis::http::{Change, Fields, Problem, Rules, check_prose};
 use schema::{Mode, Severity, Timestamp, check_label, check_metric, check_sensor_id};
@@ -8,7 +8,7 @@ use uuid::Uuid;
 /// Longest description, in characters: a paragraph for the people who receive the alert.
 const DESCRIPTION_CHARS_MAX: usize = 1_000;
 
-/// Fields that only the service writes; who creates a threshold with them expects something that will not happen.
+/// Fields that only the service writes; a creation that names them expects something that will not happen.
 const READ_ONLY: [&str; 3] = ["version", "createdAt", "updatedAt"];
 const RULES: Rules<'_> = Rules {
     // The scope is one thing: a PUT that names a part of it names all of it.
@@ -39,7 +39,7 @@ pub(crate) struct Threshold {
     pub(crate) updated_at: Timestamp,
 }
 
-/// What a caller writes.
+/// The part that a caller writes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Draft {
@@ -75,7 +75,8 @@ impl Draft {
         Ok((id, Self::read(fields)?))
     }
 
-    /// Applies a change to a threshold: what is not named stays, so that who describes one does not switch it on.
+    /// Applies a change to a threshold: fields that it does not name stay, so that a new description does not
+    /// switch a threshold on.
     ///
     /// # Errors
     /// 400 that names every bad field; 412 for another version.
@@ -130,7 +131,7 @@ impl Draft {
 /// Reads an id.
 ///
 /// # Errors
-/// What it must be.
+/// A clause that says what it must be.
 pub(crate) fn parse_id(text: &str) -> Result<Uuid, &'static str> {
     text.parse().map_err(|_| "must be a UUID")
 }

@@ -179,7 +179,7 @@ async fn creation_can_be_repeated_with_the_id_that_the_caller_chose() {
     let mut statuses = callers.join_all().await;
     statuses.sort_unstable();
     assert_eq!(statuses, [&[200; 7][..], &[201]].concat());
-    // What was changed since is not created again, and neither is another threshold under the same id.
+    // A threshold that was changed since is not created again, nor another one under the same id.
     world.rest.patch(&format!("{PATH}/{other}"), &json!({"mode": "off"})).await.ok(200);
     let refused = world.rest.post(PATH, &body).await.problem(409);
     assert_eq!(refused.body["type"], "/problems/exists");
@@ -229,7 +229,7 @@ async fn scope_is_a_sensor_a_type_a_zone_or_type_and_zone_and_is_replaced_as_one
     for scope in &scopes {
         let created = world.create(&scoped(scope)).await;
         assert_eq!(scope_of(&created.body), *scope);
-        // What GET gave goes back as it is.
+        // A PUT takes the answer of a GET as it is.
         let path = format!("{PATH}/{}", id(&created));
         let read = world.rest.get(&path).await.ok(200).body;
         assert_eq!(scope_of(&world.rest.put(&path, &read).await.ok(200).body), *scope);

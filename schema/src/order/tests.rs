@@ -9,7 +9,7 @@ use super::*;
 /// A record: none is a tombstone.
 type Record = Option<Vec<u8>>;
 
-/// What happens to the row in one statement.
+/// One statement's effect on the row.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     /// It is created, or updated when it is there.
