@@ -140,6 +140,12 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Lists the names of the service's metrics, which dashboards and documents are held against.
+pub fn metric_names() -> Vec<String> {
+    let watches = ["alerting", "alerting_thresholds"].map(WatchMetrics::names);
+    [Metrics::names(), watches.concat()].concat()
+}
+
 /// Watches one topic, of which `assignment` says what is read, under a latch and metrics of its own.
 fn watch(
     config: &Config,
