@@ -2,7 +2,9 @@
 
 use crate::once::{all_are_stored_once, produce_numbers, stage};
 use crate::support::{Service, committed, config, produce, reading, rows_reach};
+use chassis::kafka::owned_headers;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
+use schema::dead_letter::{DeadLetter, Origin};
 use schema::topics;
 use std::time::Duration;
 use testkit::kafka::Kafka;
@@ -126,5 +128,24 @@ async fn a_dead_letter_that_its_topic_refuses_is_truncated_and_at_last_counted()
     .await;
     rows_reach(&database, 200).await;
     until("offsets", async || (committed(&kafka) == 202).then_some(())).await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn record_with_the_headers_of_a_letter_comes_back_whole_from_its_own() {
+    let (kafka, database) = stage().await;
+    let own = [("reason", "mine"), ("source-offset", "7"), ("source-headers", "9"), ("schema", "other/1")]
+        .map(|(name, value)| (name.to_owned(), Some(value.as_bytes().to_vec())));
+    let headers = owned_headers(own.clone());
+    kafka.produce_with_headers(topics::READINGS, "s1", Some(b"no reading"), headers).await;
+    let source = kafka.read(topics::READINGS).next().await;
+    let service = Service::start(&kafka, database.url());
+    let record = kafka.read(topics::READING_DLQ).next().await;
+    let headers = record.headers.iter().map(|(name, value)| (name.as_str(), Some(value.as_bytes())));
+    let letter = DeadLetter::read(headers).unwrap();
+    assert_eq!((letter.reason.as_str(), record.text()), ("not-a-reading", "no reading"));
+    let topic = kafka.settings().topic(topics::READINGS.name);
+    assert_eq!(letter.origin, Some(Origin { topic, place: Some((source.partition, source.offset)) }));
+    assert_eq!(letter.source_headers, own);
     service.stop().await;
 }
