@@ -45,7 +45,7 @@ impl FromStr for EpisodeKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EpisodeState {
-    /// Violated, but not for as long as the threshold asks: nobody was told.
+    /// Violated or silent, but not for as long as the threshold asks: nobody was told.
     Pending,
     /// An alert has opened it.
     Open,
@@ -95,8 +95,9 @@ pub struct Episode {
     pub opened_at: Option<Timestamp>,
     /// Event time of the newest reading; an older one changes nothing.
     pub last_reading_at: Timestamp,
-    /// Event time of the newest violation.
-    pub last_violation_at: Timestamp,
+    /// Event time of the newest violation; none while silence has not lasted long enough to be one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_violation_at: Option<Timestamp>,
     /// Readings that violated.
     pub occurrences: u64,
     /// Event time of its last alert.
