@@ -364,7 +364,7 @@ async fn every_bad_field_is_reported_together() {
         ("mode", json!(0)),
         ("mode", json!("Live")),
         ("deviceType", json!("a b")),
-        ("zoneId", json!("z")),
+        ("zoneId", json!("")),
         ("description", json!("x".repeat(1_001))),
         ("description", json!({})),
         ("thresholdId", json!("1")),
