@@ -5,7 +5,7 @@ use chassis::Chassis;
 use schema::{Alert, Mode, ReadingCreatedEvent, Scope, ThresholdRow, Timestamp, topics};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 use testkit::kafka::{Kafka, Reader, Record};
 use testkit::wait::until;
@@ -84,7 +84,7 @@ impl Stage {
     }
 
     pub(crate) fn spawn(&self, instance: &str) -> Process {
-        let process = Command::new(env!("CARGO_BIN_EXE_alerting-svc"))
+        let process = testkit::process::command(env!("CARGO_BIN_EXE_alerting-svc"))
             .env("ADMIN_LISTEN", "127.0.0.1:0")
             .env("KAFKA_BOOTSTRAP_SERVERS", &self.kafka.bootstrap)
             .env("KAFKA_TOPIC_PREFIX", &self.kafka.prefix)

@@ -8,7 +8,7 @@ use rdkafka::client::DefaultClientContext;
 use schema::topics::Topic;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 use testkit::kafka::{Kafka, Reader, Record};
 use testkit::postgres::Database;
@@ -55,7 +55,7 @@ impl Stage {
     }
 
     pub(crate) fn spawn(&self) -> Process {
-        let process = Command::new(env!("CARGO_BIN_EXE_cdc-svc"))
+        let process = testkit::process::command(env!("CARGO_BIN_EXE_cdc-svc"))
             .env("ADMIN_LISTEN", "127.0.0.1:0")
             .env("KAFKA_BOOTSTRAP_SERVERS", &self.kafka.bootstrap)
             .env("KAFKA_TOPIC_PREFIX", &self.kafka.prefix)

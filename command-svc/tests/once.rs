@@ -2,7 +2,7 @@
 
 use crate::support::{Service, committed, members, produce, reading, rows_reach};
 use schema::migrations::Dialect;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use testkit::kafka::Kafka;
@@ -181,7 +181,7 @@ impl Drop for Process {
 }
 
 fn spawn(kafka: &Kafka, database_url: &str) -> Process {
-    let child = Command::new(env!("CARGO_BIN_EXE_command-svc"))
+    let child = testkit::process::command(env!("CARGO_BIN_EXE_command-svc"))
         .env("ADMIN_LISTEN", "127.0.0.1:0")
         .env("KAFKA_BOOTSTRAP_SERVERS", &kafka.bootstrap)
         .env("KAFKA_TOPIC_PREFIX", &kafka.prefix)

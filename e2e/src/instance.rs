@@ -25,7 +25,7 @@ impl Instance {
         let program = own.parent().and_then(|deps| deps.parent()).unwrap().join(name);
         assert!(program.is_file(), "{} is not built: run `make test`", program.display());
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
-        let child = Command::new(program)
+        let child = testkit::process::command(program)
             .env("ADMIN_LISTEN", format!("127.0.0.1:{admin_port}"))
             .envs(variables.iter().copied())
             .stdin(Stdio::null())

@@ -2,7 +2,7 @@
 
 use crate::System;
 use iotctl::services::{Installation, Service};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 /// The variable of the listener that every service has.
 pub(crate) const ADMIN: &str = "ADMIN_LISTEN";
@@ -21,7 +21,7 @@ pub(crate) fn spawn(system: &System, service: &Service) -> Child {
         jwks: &system.folder.path().join("jwks.json"),
     };
     let listeners = service.listeners.iter().map(|listener| listener.variable).chain([ADMIN]);
-    Command::new(program)
+    testkit::process::command(program)
         .envs((service.settings)(&installation))
         .envs(listeners.map(|variable| (variable, format!("127.0.0.1:{}", system.port(service, variable)))))
         .env("KAFKA_BOOTSTRAP_SERVERS", &system.kafka.bootstrap)

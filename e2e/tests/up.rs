@@ -59,7 +59,7 @@ impl Checkout {
     }
 
     fn up(&self) -> Child {
-        tokio::process::Command::new(iotctl())
+        tokio::process::Command::from(testkit::process::command(iotctl()))
             .args(["up", "--with", "lake-svc"])
             .current_dir(self.path())
             .env("FIELDLINE_PORT_OFFSET", self.offset.to_string())

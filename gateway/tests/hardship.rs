@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -38,7 +37,7 @@ async fn find_numbers(stack: &Stack, mut missing: HashSet<u16>) {
 
 /// A gateway whose writes beyond a limit fail instead of ending it; what it says goes to a file.
 fn spawn_limited(stack: &Stack, folder: &Path) -> Process {
-    let mut command = Command::new("sh");
+    let mut command = testkit::process::command("sh");
     let log = File::create(folder.join("log")).unwrap();
     command.args(["-c", "trap '' XFSZ; exec \"$0\"", PROGRAM]).stdout(log.try_clone().unwrap()).stderr(log);
     Process::run(command, stack, &spool_settings(folder))
@@ -91,7 +90,7 @@ async fn disk_that_cannot_be_read_holds_those_who_have_readings_there_and_nobody
     let stack = Stack::boot(broker.topics().await, &[]).await;
     ready(&stack).await;
     let (held, free) = (stack.register("held-1").await, stack.register("free-1").await);
-    let mut command = Command::new("sh");
+    let mut command = testkit::process::command("sh");
     command.args(["-c", "trap '' XFSZ; exec \"$0\"", PROGRAM]);
     let process = Process::run(command, &stack, &spool_settings(folder.path()));
     process.is_ready(true).await;

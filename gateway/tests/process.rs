@@ -36,7 +36,7 @@ impl Process {
 
     /// Starts one and waits for nothing.
     pub(crate) fn spawn(stack: &Stack, settings: &[(&str, &str)]) -> Self {
-        Self::run(Command::new(PROGRAM), stack, settings)
+        Self::run(testkit::process::command(PROGRAM), stack, settings)
     }
 
     /// Starts one by a command that ends in it.

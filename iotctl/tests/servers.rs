@@ -11,7 +11,7 @@ use testkit::setting;
 
 /// `iotctl servers run` with a PostgreSQL server of its own and the test run's Kafka.
 fn run(state: &Path, script: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_iotctl"));
+    let mut command = testkit::process::command(env!("CARGO_BIN_EXE_iotctl"));
     command.args(["servers", "run", "--", "sh", "-c", script]);
     command.env("FIELDLINE_STATE", state).env_remove("TEST_DATABASE_URL");
     command.env("TEST_KAFKA_BOOTSTRAP", setting("TEST_KAFKA_BOOTSTRAP"));

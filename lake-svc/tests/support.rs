@@ -9,7 +9,7 @@ use schema::{ReadingCreatedEvent, Timestamp, event_id_from_publisher, topics};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
 use testkit::kafka::{Kafka, SCALED_PARTITIONS};
@@ -47,7 +47,7 @@ impl Stage {
     /// Starts a process with small files, and with what `settings` says beside or instead.
     pub(crate) fn spawn(&self, settings: &[(&str, &str)]) -> Process {
         let port = testkit::free_port();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lake-svc"));
+        let mut command = testkit::process::command(env!("CARGO_BIN_EXE_lake-svc"));
         command
             .env("ADMIN_LISTEN", format!("127.0.0.1:{port}"))
             .env("KAFKA_BOOTSTRAP_SERVERS", &self.kafka.bootstrap)

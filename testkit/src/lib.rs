@@ -11,6 +11,7 @@ pub mod docs;
 pub mod kafka;
 pub mod pki;
 pub mod postgres;
+pub mod process;
 pub mod proxy;
 pub mod rest;
 pub mod wait;
