@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use testkit::kafka::{Reader, SCALED_PARTITIONS};
-use testkit::wait::{PATIENCE, until};
+use testkit::kafka::Reader;
+use testkit::wait::until;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
@@ -170,8 +170,8 @@ async fn scaled_out_restarted_and_scaled_in_each_alert_comes_once() {
     // A static member that does not come back is missed when its session is over.
     let left = services.remove("a").unwrap();
     let events = load.end().await;
-    let settings = stage.kafka.settings();
-    until("no lag on any partition", async || (lag(&settings) == 0).then_some(())).await;
+    let lag = || stage.kafka.lag("alerting-svc", topics::READINGS);
+    until("no lag on any partition", async || (lag() == 0).then_some(())).await;
     ended.store(true, Ordering::Relaxed);
     let seen = followed.await.unwrap();
     left.stop().await;
@@ -201,29 +201,4 @@ fn silence(seen: &[Seen]) -> Duration {
         }
     }
     longest
-}
-
-/// Returns how many offsets the group has not committed.
-fn lag(settings: &chassis::kafka::Settings) -> i64 {
-    use rdkafka::consumer::{BaseConsumer, Consumer};
-    use rdkafka::{Offset, TopicPartitionList};
-    let topic = settings.topic(topics::READINGS.name);
-    let consumer: BaseConsumer = settings.consumer("alerting-svc").create().unwrap();
-    let mut list = TopicPartitionList::new();
-    for partition in 0..SCALED_PARTITIONS {
-        list.add_partition(&topic, partition);
-    }
-    let committed = consumer.committed_offsets(list, PATIENCE).unwrap();
-    let lags = committed
-        .elements()
-        .iter()
-        .map(|element| {
-            let (low, high) = consumer.fetch_watermarks(&topic, element.partition(), PATIENCE).unwrap();
-            match element.offset() {
-                Offset::Offset(offset) => high - offset,
-                _ => high - low,
-            }
-        })
-        .collect::<Vec<_>>();
-    lags.into_iter().sum()
 }

@@ -1,7 +1,9 @@
 //! One instance of a service as a process, of which there may be several.
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use tempfile::TempDir;
 use testkit::wait::until;
 
@@ -61,15 +63,34 @@ impl Instance {
         text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
     }
 
+    /// Stops its process, sockets open, until [`Instance::thaw`].
+    ///
+    /// # Panics
+    /// It does not run.
+    pub fn freeze(&self) {
+        kill(self.pid(), Signal::SIGSTOP).unwrap();
+    }
+
+    /// Ends what [`Instance::freeze`] began.
+    ///
+    /// # Panics
+    /// It does not run.
+    pub fn thaw(&self) {
+        kill(self.pid(), Signal::SIGCONT).unwrap();
+    }
+
     /// Sends SIGTERM and waits for a clean end.
     ///
     /// # Panics
     /// It does not end in time, or not cleanly.
     pub async fn stop(mut self) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").arg(&pid).status().unwrap().success());
+        kill(self.pid(), Signal::SIGTERM).unwrap();
         let status = until(&format!("{} to end", self.name), async || self.child.try_wait().unwrap()).await;
         assert!(status.success(), "{} ended with {status}", self.name);
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().try_into().unwrap())
     }
 
     fn log_file(&self) -> PathBuf {

@@ -2,10 +2,11 @@
 
 use chassis::kafka::Settings;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::consumer::{Consumer, StreamConsumer};
-use rdkafka::message::{Headers, Message, OwnedHeaders};
+use rdkafka::consumer::{BaseConsumer, Consumer, StreamConsumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
 use rdkafka::util::Timeout;
 use schema::topics::{self, Partitions};
 use std::time::Duration;
@@ -38,6 +39,20 @@ pub struct Record {
 }
 
 impl Record {
+    fn of(record: &BorrowedMessage<'_>) -> Self {
+        let headers = record.headers().map_or_else(Vec::new, |headers| {
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            headers.iter().map(|h| (h.key.to_owned(), text(h.value.unwrap_or_default()))).collect()
+        });
+        Self {
+            key: record.key().unwrap_or_default().to_vec(),
+            value: record.payload().map(<[u8]>::to_vec),
+            partition: record.partition(),
+            offset: record.offset(),
+            headers,
+        }
+    }
+
     /// Returns the value of a header.
     pub fn header(&self, key: &str) -> Option<&str> {
         self.headers.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
@@ -146,15 +161,61 @@ impl Kafka {
         ends.map(|(low, high)| high - low).sum()
     }
 
+    /// Returns how many records of a topic a group has not committed, over all partitions.
+    ///
+    /// # Panics
+    /// The broker refuses it.
+    pub fn lag(&self, group: &str, topic: topics::Topic) -> i64 {
+        const ANSWER_WAIT: Duration = Duration::from_secs(30);
+        let (settings, name) = (self.settings(), self.settings().topic(topic.name));
+        let consumer: BaseConsumer = settings.consumer(group).create().unwrap();
+        let metadata = consumer.fetch_metadata(Some(&name), ANSWER_WAIT).unwrap();
+        let mut asked = TopicPartitionList::new();
+        metadata.topics()[0].partitions().iter().for_each(|partition| {
+            asked.add_partition(&name, partition.id());
+        });
+        let committed = consumer.committed_offsets(asked, ANSWER_WAIT).unwrap();
+        let lag = |one: &TopicPartitionListElem<'_>| {
+            let (low, high) = consumer.fetch_watermarks(&name, one.partition(), ANSWER_WAIT).unwrap();
+            let next = if let Offset::Offset(next) = one.offset() { next } else { low };
+            high - next
+        };
+        committed.elements().iter().map(lag).sum()
+    }
+
+    /// Reads a topic from its beginning to the end that a `read_committed` consumer finds now.
+    ///
+    /// # Panics
+    /// The broker refuses it, or the end does not come within [`crate::wait::PATIENCE`].
+    pub async fn read_all(&self, topic: topics::Topic) -> Vec<Record> {
+        let reader = self.reader(topic, true);
+        let (mut records, mut ended) = (Vec::new(), 0);
+        let deadline = tokio::time::Instant::now() + crate::wait::PATIENCE;
+        while ended < reader.consumer.assignment().unwrap().count() {
+            match tokio::time::timeout_at(deadline, reader.consumer.recv()).await.expect("the end comes") {
+                Ok(record) => records.push(Record::of(&record)),
+                Err(KafkaError::PartitionEOF(_)) => ended += 1,
+                // librdkafka reconnects by itself; the deadline bounds the wait.
+                Err(error) => eprintln!("{}: {error}", reader.topic),
+            }
+        }
+        records
+    }
+
     /// Reads a topic from its beginning, as a `read_committed` consumer without a group.
     ///
     /// # Panics
     /// The broker refuses it.
     pub fn read(&self, topic: topics::Topic) -> Reader {
+        self.reader(topic, false)
+    }
+
+    fn reader(&self, topic: topics::Topic, tells_end: bool) -> Reader {
         let settings = self.settings();
         let name = settings.topic(topic.name);
+        let tells_end = if tells_end { "true" } else { "false" };
         let consumer: StreamConsumer =
-            settings.consumer("reader").set("enable.partition.eof", "false").create().unwrap();
+            settings.consumer("reader").set("enable.partition.eof", tells_end).create().unwrap();
         let metadata = consumer.fetch_metadata(Some(&name), Duration::from_secs(30)).unwrap();
         let mut assignment = TopicPartitionList::new();
         for partition in metadata.topics()[0].partitions() {
@@ -207,22 +268,7 @@ impl Reader {
                 Err(_) => return None,
                 // librdkafka reconnects by itself; the deadline bounds the wait.
                 Ok(Err(error)) => eprintln!("{}: {error}", self.topic),
-                Ok(Ok(record)) => {
-                    let headers = record.headers().map_or_else(Vec::new, |headers| {
-                        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-                        headers
-                            .iter()
-                            .map(|h| (h.key.to_owned(), text(h.value.unwrap_or_default())))
-                            .collect()
-                    });
-                    return Some(Record {
-                        key: record.key().unwrap_or_default().to_vec(),
-                        value: record.payload().map(<[u8]>::to_vec),
-                        partition: record.partition(),
-                        offset: record.offset(),
-                        headers,
-                    });
-                }
+                Ok(Ok(record)) => return Some(Record::of(&record)),
             }
         }
     }
