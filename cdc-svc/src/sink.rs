@@ -29,15 +29,37 @@ const ABORT_WAIT: Duration = Duration::from_secs(1);
 /// Serves delivery reports on a thread of its own: without one, an abort waits for reports that nobody takes.
 type Reporting = ThreadedProducer<DefaultProducerContext>;
 
+/// What the open transaction holds; nothing when there is none.
+#[derive(Clone, Copy, Debug, Default)]
+struct Held {
+    /// When it got its first record.
+    opened: Option<Instant>,
+    records: usize,
+    bytes: usize,
+}
+
+impl Held {
+    fn add(&mut self, bytes: usize, now: Instant) {
+        self.opened.get_or_insert(now);
+        self.records += 1;
+        self.bytes += bytes;
+    }
+
+    fn is_old(&self, now: Instant) -> bool {
+        self.opened.is_some_and(|opened| now.saturating_duration_since(opened) >= AGE_MAX)
+    }
+
+    fn is_full(&self) -> bool {
+        self.records >= RECORDS_MAX || self.bytes >= BYTES_MAX
+    }
+}
+
 /// Writes to the update topics.
 pub struct Sink {
     producer: Arc<Reporting>,
     settings: Settings,
     metrics: Metrics,
-    /// When the open transaction got its first record.
-    opened: Option<Instant>,
-    records: usize,
-    bytes: usize,
+    held: Held,
     topics: Vec<&'static str>,
 }
 
@@ -57,37 +79,36 @@ impl Sink {
         })
         .await?;
         let metrics = metrics.clone();
-        Ok(Self { producer, settings, metrics, opened: None, records: 0, bytes: 0, topics: Vec::new() })
+        Ok(Self { producer, settings, metrics, held: Held::default(), topics: Vec::new() })
     }
 
     /// Says whether records wait for [`Sink::commit`].
     pub(crate) fn is_open(&self) -> bool {
-        self.opened.is_some()
+        self.held.opened.is_some()
     }
 
     /// Says whether its first record has waited for as long as it may.
     pub(crate) fn is_old(&self) -> bool {
-        self.opened.is_some_and(|opened| opened.elapsed() >= AGE_MAX)
+        self.held.is_old(Instant::now())
     }
 
     /// Says whether the transaction is as large as it may be.
     pub(crate) fn is_full(&self) -> bool {
-        self.records >= RECORDS_MAX || self.bytes >= BYTES_MAX
+        self.held.is_full()
     }
 
     /// Produces a record in the open transaction, or opens one. It is durable and visible only after [`Sink::commit`].
     pub(crate) fn send(&mut self, record: &Record) -> anyhow::Result<()> {
         if !self.is_open() {
             self.producer.begin_transaction().context("begin a transaction")?;
-            self.opened = Some(Instant::now());
         }
         let topic = self.settings.topic(record.topic);
         let mut produced = BaseRecord::<[u8], [u8]>::to(&topic).key(&record.key);
         if let Some(value) = &record.value {
             produced = produced.payload(value);
         }
-        self.records += 1;
-        self.bytes += record.key.len() + record.value.as_ref().map_or(0, Vec::len);
+        let bytes = record.key.len() + record.value.as_ref().map_or(0, Vec::len);
+        self.held.add(bytes, Instant::now());
         self.topics.push(record.topic);
         // Whether it was delivered is what the commit says.
         self.producer.send(produced).map_err(|(error, _)| error).context("produce a change")
@@ -101,7 +122,7 @@ impl Sink {
             self.metrics.records.with_label_values(&[topic]).inc();
         }
         self.metrics.transactions.inc();
-        (self.opened, self.records, self.bytes) = (None, 0, 0);
+        self.held = Held::default();
         Ok(())
     }
 }
@@ -127,5 +148,38 @@ impl Drop for Sink {
         if self.is_open() {
             let _ = self.producer.abort_transaction(ABORT_WAIT);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transaction_is_as_old_as_its_first_record_however_closely_others_follow() {
+        let (mut held, begin) = (Held::default(), Instant::now());
+        assert!(!held.is_old(begin + AGE_MAX), "nothing is open");
+        let mut now = begin;
+        while now < begin + AGE_MAX {
+            held.add(1, now);
+            assert!(!held.is_old(now), "{:?}", now - begin);
+            now += AGE_MAX / 10;
+        }
+        assert!(held.is_old(now));
+        held = Held::default();
+        held.add(1, now);
+        assert!(!held.is_old(now), "the next one begins anew");
+    }
+
+    #[test]
+    fn a_transaction_is_full_by_records_or_by_bytes() {
+        let now = Instant::now();
+        let of = |bytes: usize, records: usize| {
+            let mut held = Held::default();
+            (0..records).for_each(|_| held.add(bytes, now));
+            held.is_full()
+        };
+        assert!(!of(1, RECORDS_MAX - 1) && of(1, RECORDS_MAX));
+        assert!(!of(BYTES_MAX - 1, 1) && of(BYTES_MAX, 1));
     }
 }

@@ -61,7 +61,7 @@ impl Watch {
                 Ok((client, found)) => {
                     self.client = Some(client);
                     self.is_answered = true;
-                    self.judge(found);
+                    self.judge(found, Instant::now());
                 }
                 Err(error) => {
                     self.metrics.look_failures.inc();
@@ -82,7 +82,7 @@ impl Watch {
         Ok((client, found))
     }
 
-    fn judge(&mut self, found: slot::Position) {
+    fn judge(&mut self, found: slot::Position, now: Instant) {
         // A session that says itself that a server is away has something in its way.
         let closed = self.chassis.readiness.closed();
         let look = Look {
@@ -91,7 +91,7 @@ impl Watch {
             steps: self.metrics.steps(),
             is_free: closed.iter().all(|latch| *latch == NAME),
         };
-        let verdict = self.lag.look(Instant::now(), look);
+        let verdict = self.lag.look(now, look);
         let Verdict { bytes, age, standing } = verdict;
         self.metrics.lag_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         self.metrics.lag_seconds.set(age.as_secs_f64());
@@ -118,5 +118,60 @@ impl Watch {
         // A restart helps the one that holds the slot, and nobody who waits for it.
         let is_ours = self.metrics.active.get() > 0;
         self.chassis.liveness.set_stuck(NAME, is_ours && standing >= self.config.stall_max * 2);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use chassis::{kafka, postgres};
+
+    const STALL_MAX: Duration = Duration::from_secs(10);
+
+    /// Looks at a slot that does not move, for three times as long as it may; says when the process was not ready, and not
+    /// live.
+    fn stand_still(is_active: bool, is_away: bool) -> (Option<Duration>, Option<Duration>) {
+        let chassis = Chassis::new();
+        let metrics = Metrics::register(&chassis.registry).unwrap();
+        metrics.active.set(i64::from(is_active));
+        let config = Config {
+            kafka: kafka::Settings::local("127.0.0.1:1", ""),
+            postgres: postgres::Settings::local("postgres://nobody@127.0.0.1:1/none"),
+            slot: "slot".to_owned(),
+            stall_max: STALL_MAX,
+        };
+        let mut watch = Watch::new(config, chassis.clone(), metrics);
+        let server = chassis.readiness.latch("kafka");
+        if is_away {
+            server.close();
+        } else {
+            server.open();
+        }
+        let (begin, look) = (Instant::now(), STALL_MAX / 4);
+        let found = slot::Position { wal: 9, confirmed: Some(1), retained: 9, holder: Some(1) };
+        let (mut unready, mut dead) = (None, None);
+        for looks in 0..=12 {
+            watch.judge(found, begin + look * looks);
+            if chassis.readiness.closed().contains(&NAME) {
+                unready.get_or_insert(look * looks);
+            }
+            if !chassis.liveness.is_live() {
+                dead.get_or_insert(look * looks);
+            }
+        }
+        watch.judge(slot::Position { confirmed: Some(9), ..found }, begin + look * 13);
+        assert!(!chassis.readiness.closed().contains(&NAME) && chassis.liveness.is_live(), "it moves again");
+        (unready, dead)
+    }
+
+    #[test]
+    fn a_holder_whose_slot_does_not_move_is_unready_then_not_live() {
+        assert_eq!(stand_still(true, false), (Some(STALL_MAX), Some(STALL_MAX * 2)));
+    }
+
+    #[test]
+    fn a_replica_that_waits_stays_live_and_a_server_that_is_away_is_no_stall() {
+        assert_eq!(stand_still(false, false), (Some(STALL_MAX), None));
+        assert_eq!(stand_still(true, true), (None, None));
     }
 }

@@ -1,6 +1,6 @@
 //! What is not lost, whatever ends.
 
-use crate::support::{DEVICES, Stage, expect, next};
+use crate::support::{DEVICES, Service, Stage, expect, next};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use testkit::wait::until;
@@ -127,8 +127,8 @@ async fn lost_slot_leads_to_a_new_snapshot_that_finds_what_was_deleted() {
     stage.stop(service).await;
 }
 
-#[tokio::test]
-async fn replica_waits_ready_and_takes_over() {
+/// Starts a replica that works, and one that waits for it.
+async fn two_replicas() -> (Stage, Service, Service) {
     let stage = Stage::set().await;
     let first = stage.start();
     first.is_ready().await;
@@ -136,6 +136,12 @@ async fn replica_waits_ready_and_takes_over() {
     let second = stage.start();
     second.is_ready().await;
     assert!(!second.is_active());
+    (stage, first, second)
+}
+
+#[tokio::test]
+async fn replica_waits_ready_and_takes_over() {
+    let (stage, first, second) = two_replicas().await;
     stage.add_device("a").await;
     let devices = stage.kafka.read(DEVICES);
     expect(&devices, &["c a 1"]).await;
@@ -153,12 +159,7 @@ async fn replica_waits_ready_and_takes_over() {
 
 #[tokio::test]
 async fn replica_that_waits_looks_at_the_slot_over_one_connection() {
-    let stage = Stage::set().await;
-    let first = stage.start();
-    first.is_ready().await;
-    until("the first to work", async || first.is_active().then_some(())).await;
-    let second = stage.start();
-    second.is_ready().await;
+    let (stage, first, second) = two_replicas().await;
     let looks = "SELECT pid, query_start::text FROM pg_stat_activity \
                  WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE '%pg_replication_slots%'";
     let mut seen: BTreeMap<i32, BTreeSet<String>> = BTreeMap::new();
