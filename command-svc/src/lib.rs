@@ -114,12 +114,7 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
     beside.spawn(flights.keep_committed(Arc::clone(&consumer), topic.clone()));
     consumer.subscribe(&[&topic]).context("subscribe to readings")?;
     let router = Router::new(Arc::clone(&consumer), topic, assignment, lanes, inlets);
-    tokio::select! {
-        routed = router.run(&chassis) => routed?,
-        // A lane, the watch or the maintenance ends before the router only when it fails or panics.
-        Some(ended) = writing.join_next() => ended.context("run a lane")??,
-        Some(ended) = beside.join_next() => ended.context("watch and maintain")??,
-    }
+    first_to_end(router.run(&chassis), &mut writing, &mut beside).await?;
     // Whatever hangs in the database or in Kafka hangs no longer than this.
     let drained = timeout(DRAIN_MAX, join_all(&mut writing)).await;
     overdue.cancel();
@@ -187,9 +182,49 @@ fn watch_and_maintain(
     Ok(beside)
 }
 
+/// Returns when the router ends. A lane, the watch or the maintenance ends before it only when it fails or panics.
+async fn first_to_end(
+    router: impl Future<Output = anyhow::Result<()>>,
+    lanes: &mut JoinSet<anyhow::Result<()>>,
+    beside: &mut JoinSet<anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    tokio::select! {
+        routed = router => routed,
+        Some(ended) = lanes.join_next() => ended.context("run a lane")?,
+        Some(ended) = beside.join_next() => ended.context("watch and maintain")?,
+    }
+}
+
 async fn join_all(lanes: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
     while let Some(ended) = lanes.join_next().await {
         ended.context("run a lane")??;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::pending;
+
+    #[tokio::test]
+    async fn a_lane_or_a_helper_that_panics_ends_the_process() {
+        for is_lane in [true, false] {
+            let (mut lanes, mut beside) = (JoinSet::new(), JoinSet::new());
+            lanes.spawn(pending());
+            beside.spawn(pending());
+            let set = if is_lane { &mut lanes } else { &mut beside };
+            set.spawn(async { panic!("a fault of ours") });
+            let ended = first_to_end(pending(), &mut lanes, &mut beside).await.unwrap_err();
+            assert!(format!("{ended:#}").contains("a fault of ours"), "{ended:#}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_during_the_drain_is_no_clean_end() {
+        let mut lanes = JoinSet::new();
+        lanes.spawn(async { Ok(()) });
+        lanes.spawn(async { panic!("a fault of ours") });
+        assert!(join_all(&mut lanes).await.is_err());
+    }
 }

@@ -5,6 +5,7 @@ mod batches;
 mod contract;
 mod docs;
 mod faults;
+mod names;
 mod once;
 mod poison;
 mod progress;

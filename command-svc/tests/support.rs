@@ -96,6 +96,12 @@ impl Service {
         self.task.await.unwrap().unwrap();
     }
 
+    /// Waits until it has ended by itself, and returns why.
+    pub(crate) async fn ended(self) -> anyhow::Error {
+        let ended = tokio::time::timeout(testkit::wait::PATIENCE, self.task).await;
+        ended.expect("it goes on").unwrap().unwrap_err()
+    }
+
     /// Stops in the middle of whatever it does, without a drain.
     pub(crate) async fn kill(self) {
         self.task.abort();
