@@ -7,14 +7,20 @@
 use crate::batch::{Rejected, decode};
 use crate::metrics::Metrics;
 use anyhow::Context;
+use chassis::admin::Latch;
 use chassis::kafka::{Settings, headers_of, owned_headers};
 use chassis::retry::Backoff;
 use futures::future::join_all;
+use parking_lot::Mutex;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Message, OwnedHeaders, OwnedMessage};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::util::Timeout;
 use schema::dead_letter::{DeadLetter, Origin};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
 
 /// Bytes of a value that a truncated letter keeps: enough to see what it is, and less than any sensible topic
 /// takes.
@@ -22,18 +28,60 @@ const TRUNCATED_BYTES: usize = 64 << 10;
 /// Bytes of the longest key that a truncated letter keeps whole; our keys are sensor ids.
 const KEY_BYTES_MAX: usize = 1 << 10;
 
+/// Time without an acknowledgement after which the topic counts as away. Kafka takes milliseconds; the producer itself
+/// gives up after half a minute.
+const ACKNOWLEDGEMENT_WAIT: Duration = Duration::from_secs(5);
+
 /// Sends dead letters and waits until they are durable. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct DeadLetters {
     producer: FutureProducer,
     topic: String,
     metrics: Metrics,
+    outage: Arc<Outage>,
+}
+
+/// Letters that wait for a topic that is away; the latch is closed while there are any.
+struct Outage {
+    waiting: Mutex<usize>,
+    latch: Latch,
+}
+
+/// A letter that waits; it waits no more when this is dropped.
+struct Waiting<'a>(&'a Outage);
+
+impl Outage {
+    fn begin(&self) -> Waiting<'_> {
+        self.count(|waiting| waiting + 1);
+        Waiting(self)
+    }
+
+    fn count(&self, change: impl FnOnce(usize) -> usize) {
+        let mut waiting = self.waiting.lock();
+        *waiting = change(*waiting);
+        // Under the lock, so that the last word of several letters is true.
+        if *waiting == 0 { self.latch.open() } else { self.latch.close() }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.count(|waiting| waiting - 1);
+    }
 }
 
 impl DeadLetters {
-    pub(crate) fn open(kafka: &Settings, metrics: Metrics) -> anyhow::Result<Self> {
+    /// Opens the latch, which is closed while letters wait for their topic.
+    pub(crate) fn open(kafka: &Settings, metrics: Metrics, latch: Latch) -> anyhow::Result<Self> {
         let producer = kafka.producer().create().context("create the dead letter producer")?;
-        Ok(Self { producer, topic: kafka.topic(schema::topics::READING_DLQ.name), metrics })
+        latch.open();
+        let outage = Arc::new(Outage { waiting: Mutex::new(0), latch });
+        Ok(Self { producer, topic: kafka.topic(schema::topics::READING_DLQ.name), metrics, outage })
+    }
+
+    /// Says whether letters wait for their topic: the offsets of their partitions cannot move.
+    pub(crate) fn is_away(&self) -> bool {
+        *self.outage.waiting.lock() > 0
     }
 
     /// Returns when Kafka has all of them for good, or has refused them for good. Kafka away means waiting,
@@ -84,7 +132,7 @@ impl DeadLetters {
 
     /// Tries until Kafka has the letter, or refuses it for good.
     async fn try_to_send(&self, record: &OwnedMessage, headers: OwnedHeaders) -> Result<(), KafkaError> {
-        let mut backoff = Backoff::default();
+        let (mut backoff, mut waiting) = (Backoff::default(), None);
         loop {
             let letter = FutureRecord::<[u8], [u8]> {
                 topic: &self.topic,
@@ -94,10 +142,19 @@ impl DeadLetters {
                 timestamp: None,
                 headers: Some(headers.clone()),
             };
-            match self.producer.send(letter, Timeout::Never).await {
+            let mut sent = pin!(self.producer.send(letter, Timeout::Never));
+            let outcome = match timeout(ACKNOWLEDGEMENT_WAIT, &mut sent).await {
+                Ok(outcome) => outcome,
+                Err(_) => {
+                    waiting.get_or_insert_with(|| self.outage.begin());
+                    sent.await
+                }
+            };
+            match outcome {
                 Ok(_) => return Ok(()),
                 Err((error, _)) if is_refusal(&error) => return Err(error),
                 Err((error, _)) => {
+                    waiting.get_or_insert_with(|| self.outage.begin());
                     tracing::warn!(%error, "dead letter is not accepted; trying again");
                     tokio::time::sleep(backoff.next_wait()).await;
                 }

@@ -83,7 +83,8 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
     let flights = Arc::new(Flights::new(assignment.clone()));
     let lanes = Arc::new(Lanes::new(config.writers, latch));
     let consumer = Arc::new(consumer(&config, &chassis, Arc::clone(&flights))?);
-    let dead_letters = DeadLetters::open(&config.kafka, metrics.clone())?;
+    let dead_letters =
+        DeadLetters::open(&config.kafka, metrics.clone(), chassis.readiness.latch("dead-letters"))?;
     let overdue = CancellationToken::new();
 
     let (mut writing, mut inlets) = (JoinSet::new(), Vec::new());
@@ -110,7 +111,7 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
         writing.spawn(lane.run());
         inlets.push(Inlet::new(sender, &topic));
     }
-    let mut beside = watch_and_maintain(&config, &chassis, &assignment, &lanes, &metrics)?;
+    let mut beside = watch_and_maintain(&config, &chassis, &assignment, &lanes, &dead_letters, &metrics)?;
     beside.spawn(flights.keep_committed(Arc::clone(&consumer), topic.clone()));
     consumer.subscribe(&[&topic]).context("subscribe to readings")?;
     let router = Router::new(Arc::clone(&consumer), topic, assignment, lanes, inlets);
@@ -154,6 +155,7 @@ fn watch_and_maintain(
     chassis: &Chassis,
     assignment: &Assignment,
     lanes: &Arc<Lanes>,
+    dead_letters: &DeadLetters,
     metrics: &Metrics,
 ) -> anyhow::Result<JoinSet<anyhow::Result<()>>> {
     let watched = Watched {
@@ -172,9 +174,10 @@ fn watch_and_maintain(
         every: config.maintenance_every,
         metrics: metrics.clone(),
     };
-    let (lanes, shutdown) = (Arc::clone(lanes), chassis.shutdown.clone());
+    let (lanes, dead_letters) = (Arc::clone(lanes), dead_letters.clone());
+    let shutdown = chassis.shutdown.clone();
     let mut beside = JoinSet::new();
-    beside.spawn(watch.run(move |partition| lanes.is_free(partition)));
+    beside.spawn(watch.run(move |partition| lanes.is_free(partition) && !dead_letters.is_away()));
     beside.spawn(async move {
         maintenance.run(shutdown).await;
         std::future::pending().await // the router ends the service

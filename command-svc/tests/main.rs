@@ -3,6 +3,7 @@
 
 mod batches;
 mod contract;
+mod dead_letters;
 mod docs;
 mod faults;
 mod names;

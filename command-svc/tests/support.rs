@@ -1,6 +1,7 @@
 //! A running service and readings to feed it.
 
 use chassis::Chassis;
+use chassis::kafka::Settings;
 use command_svc::Config;
 use command_svc::batch::{Batch, Limits};
 use command_svc::parcel::Parcel;
@@ -43,8 +44,12 @@ pub(crate) struct Service {
 }
 
 pub(crate) fn config(kafka: &Kafka, database_url: &str) -> Config {
+    config_at(kafka.settings(), database_url)
+}
+
+pub(crate) fn config_at(kafka: Settings, database_url: &str) -> Config {
     Config {
-        kafka: kafka.settings(),
+        kafka,
         postgres: chassis::postgres::Settings::local(database_url),
         limits: LIMITS,
         writers: 2,
