@@ -1,13 +1,17 @@
 //! The write side: command-svc beside the database's own limits and beside what a user would pick instead.
 
+mod connect;
+mod consumer;
 mod contender;
 mod drain;
 mod existing;
+mod lap;
 mod latency;
 mod memory;
 mod options;
 mod report;
 mod rounds;
+mod service;
 
 use crate::peers::Peers;
 use crate::readings::Workload;
@@ -54,7 +58,7 @@ pub fn main() -> ExitCode {
 async fn run(options: Options) -> Result<()> {
     let contenders = options.contenders();
     for contender in &contenders {
-        if let Some(program) = contender.program(&options) {
+        if let Some(program) = options.program(*contender) {
             ensure!(program.is_file(), "{} is not built: run `make bench-write`", program.display());
         }
     }
@@ -98,7 +102,7 @@ impl Stage {
         let mut with_schema = None;
         if contenders.contains(&Contender::Connect) {
             let topic = Topic::create(&kafka, "with-schema", options.partitions).await?;
-            topic.fill(&workload, 0..options.connect_rows(), contender::connect::encode).await?;
+            topic.fill(&workload, 0..options.connect_rows(), connect::encode).await?;
             with_schema = Some(topic);
         }
         let has_peers = contenders.iter().any(|one| matches!(one, Contender::Connect | Contender::Consumer));

@@ -1,7 +1,7 @@
 //! A client in a process of its own that drains a topic, watched from outside by the offsets that it commits.
 
 use super::Stage;
-use super::contender::{Lap, Run};
+use super::lap::{Lap, Run};
 use crate::topic::Group;
 use anyhow::{Context as _, Result, ensure};
 use iotctl::process::{Process, Stop, recorded};

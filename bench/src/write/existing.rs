@@ -1,7 +1,7 @@
 //! command-svc on tables that hold rows already, and queries of the read model meanwhile.
 
-use super::contender::{Contender, service};
-use super::{Stage, drain, memory, report};
+use super::contender::Contender;
+use super::{Stage, drain, memory, report, service};
 use crate::readings::{self, METRIC};
 use crate::server::Database;
 use crate::stats::percentile;

@@ -1,7 +1,7 @@
 //! From a record that the broker has appended to a row that another session sees.
 
-use super::contender::{Contender, service};
-use super::{Stage, report};
+use super::contender::Contender;
+use super::{Stage, report, service};
 use crate::readings::{self, METRIC};
 use crate::server::Database;
 use crate::stats::percentile;

@@ -1,7 +1,7 @@
 //! Contenders that hold their rows in memory before the clock starts: what the database itself can do.
 
 use super::Stage;
-use super::contender::{Lap, Run};
+use super::lap::{Lap, Run};
 use crate::readings::{DEVICE_TYPE, METRIC, Row};
 use crate::server::Database;
 use anyhow::{Context as _, Result};

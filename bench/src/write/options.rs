@@ -119,14 +119,28 @@ impl Options {
         contenders.iter().any(drains) || self.has(Part::Queries) || self.has(Part::Fill)
     }
 
-    pub(super) fn service(&self) -> PathBuf {
+    /// Returns the program of ours that a contender runs.
+    pub(super) fn program(&self, contender: Contender) -> Option<PathBuf> {
+        match contender {
+            Contender::Service => Some(self.service()),
+            Contender::Baseline => Some(self.baseline()),
+            _ => None,
+        }
+    }
+
+    /// Returns how many rows a contender writes in a run.
+    pub(super) fn rows_of(&self, contender: Contender) -> i64 {
+        if contender == Contender::Connect { self.connect_rows() } else { self.rows }
+    }
+
+    fn service(&self) -> PathBuf {
         self.service.clone().unwrap_or_else(|| {
             let own = std::env::current_exe().unwrap_or_default();
             own.with_file_name("command-svc")
         })
     }
 
-    pub(super) fn baseline(&self) -> PathBuf {
+    fn baseline(&self) -> PathBuf {
         self.baseline.clone().unwrap_or_default()
     }
 }

@@ -1,7 +1,8 @@
 //! What is printed: tables on standard output, progress on standard error.
 
 use super::Stage;
-use super::contender::{Contender, Run};
+use super::contender::Contender;
+use super::lap::Run;
 use crate::stats::Spread;
 use anyhow::{Context as _, Result};
 use std::collections::BTreeMap;
@@ -95,7 +96,7 @@ pub(super) fn throughput(stage: &Stage, results: &BTreeMap<Contender, Vec<Run>>)
             table,
             "{:<42} {:>9} {:>6} {:>9.0} {:>6.0}% {:>12.0} {:>8.2} {:>8.2} {:>8.2}",
             contender.title(),
-            contender.rows(&stage.options),
+            stage.options.rows_of(*contender),
             runs.len(),
             rate.median,
             rate.percent(),

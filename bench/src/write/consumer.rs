@@ -1,8 +1,9 @@
 //! A plain Java consumer on the same topic: `bench/java/JdbcConsumer.java`.
 
-use super::{Contender, Run};
+use super::contender::Contender;
+use super::lap::Run;
+use super::{Stage, drain};
 use crate::server::Database;
-use crate::write::{Stage, drain};
 use anyhow::Result;
 use iotctl::process::Stop;
 

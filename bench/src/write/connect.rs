@@ -1,9 +1,10 @@
 //! Debezium's JDBC sink on a standalone Kafka Connect, with its own copy of the records, each with its schema.
 
-use super::{Contender, Run};
+use super::contender::Contender;
+use super::lap::Run;
+use super::{Stage, drain};
 use crate::readings::{DEVICE_TYPE, METRIC, Row};
 use crate::server::Database;
-use crate::write::{Stage, drain};
 use anyhow::{Context as _, Result};
 use iotctl::files::{self, Readers};
 use iotctl::process::Stop;
@@ -14,7 +15,7 @@ use std::io::Write as _;
 const SCHEMA: &str = r#"{"schema":{"type":"struct","optional":false,"fields":[{"field":"sensor_id","type":"string","optional":false},{"field":"metric","type":"string","optional":false},{"field":"reading_at","type":"string","optional":false,"name":"io.debezium.time.ZonedTimestamp","version":1},{"field":"value","type":"double","optional":false},{"field":"event_id","type":"string","optional":false,"name":"io.debezium.data.Uuid","version":1},{"field":"received_at","type":"string","optional":false,"name":"io.debezium.time.ZonedTimestamp","version":1},{"field":"device_type","type":"string","optional":false},{"field":"zone_id","type":"string","optional":false}]},"payload":"#;
 
 /// Encodes a row as the sink needs it.
-pub(in crate::write) fn encode(row: &Row<'_>, value: &mut Vec<u8>) -> Result<()> {
+pub(super) fn encode(row: &Row<'_>, value: &mut Vec<u8>) -> Result<()> {
     let Row { sensor, reading_at, received_at, value: measured, event_id, .. } = row;
     let (sensor_id, zone_id) = (&sensor.sensor_id, &sensor.zone_id);
     value.extend_from_slice(SCHEMA.as_bytes());

@@ -1,16 +1,17 @@
 //! command-svc as the real process, with its defaults.
 
-use super::{Contender, Run};
+use super::contender::Contender;
+use super::lap::Run;
+use super::{Stage, drain};
 use crate::server::Database;
 use crate::topic::{Group, Topic};
-use crate::write::{Stage, drain};
 use anyhow::Result;
 use iotctl::process::{Process, Stop};
 use iotctl::state::free_port;
 use tokio::process::Command;
 
 /// Drains the readings once.
-pub(in crate::write) async fn drain(stage: &Stage, contender: Contender, database: &Database) -> Result<Run> {
+pub(super) async fn drain(stage: &Stage, contender: Contender, database: &Database) -> Result<Run> {
     let (mut service, group) = start(stage, contender, database, &stage.readings)?;
     let run = drain::watch(&mut service, &group, stage, stage.options.rows).await?;
     stop(service, group).await?;
@@ -18,14 +19,14 @@ pub(in crate::write) async fn drain(stage: &Stage, contender: Contender, databas
 }
 
 /// Starts it on a topic of readings.
-pub(in crate::write) fn start(
+pub(super) fn start(
     stage: &Stage,
     contender: Contender,
     database: &Database,
     topic: &Topic,
 ) -> Result<(drain::Client, Group)> {
     let prefix = topic.settings.topic("");
-    let mut command = Command::new(contender.program(&stage.options).unwrap_or_default());
+    let mut command = Command::new(stage.options.program(contender).unwrap_or_default());
     command
         .env("ADMIN_LISTEN", format!("127.0.0.1:{}", free_port()?))
         .env("KAFKA_BOOTSTRAP_SERVERS", &stage.options.kafka_bootstrap)
@@ -37,7 +38,7 @@ pub(in crate::write) fn start(
 }
 
 /// Stops it and forgets how far it came.
-pub(in crate::write) async fn stop(service: drain::Client, group: Group) -> Result<()> {
+pub(super) async fn stop(service: drain::Client, group: Group) -> Result<()> {
     Process::stop(service.process).await?;
     group.forget().await
 }
