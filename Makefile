@@ -36,9 +36,11 @@ test: build ## Runs every test against servers that it starts itself
 loss: build ## Sends 200 devices through four faults and prints what was acknowledged and what is stored
 	$(IOTCTL) servers run -- cargo test --locked -p e2e --test e2e -- --nocapture loss::
 
-abuse: build ## Lets one hostile device of each kind loose beside 200 good ones and prints what those notice, in ABUSE_ROUNDS=3 of ABUSE_SECONDS=10
+abuse: build ## Lets one hostile device of each kind loose beside 200 good ones and prints what those notice, in ABUSE_ROUNDS=3 of ABUSE_SECONDS=10; then STRANGERS=100000 at every port
 	ABUSE_DEVICES=200 ABUSE_SECONDS=$(or $(ABUSE_SECONDS),10) ABUSE_ROUNDS=$(or $(ABUSE_ROUNDS),3) $(IOTCTL) servers run -- \
 	  cargo test --locked -p e2e --test e2e -- --nocapture abuse::
+	STRANGERS=$(or $(STRANGERS),100000) $(IOTCTL) servers run -- \
+	  cargo test --locked -p e2e -p gateway --tests -- --nocapture strangers::
 
 # Coverage-guided fuzzing needs a nightly compiler; this is mutational, from a corpus, by generators that know the formats.
 fuzz: build ## Fuzzes the MQTT codec, every decoder and whole sessions, FUZZ_SECONDS=60 for each, with new rounds each time
