@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help deps build up down clean test loss abuse fuzz check audit bench-write bench-gateway k8s-check
+.PHONY: help deps build up down clean test loss abuse fuzz check audit bench-write bench-gateway bench-rebalance k8s-check
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -69,3 +69,7 @@ bench-write: ## Measures the write side beside its limits and its peers; ARGS="-
 bench-gateway: deps ## Measures the gateway beside a bare producer; ARGS="--messages 100000 --rounds 1 --idle 500" for a short run
 	cargo build --locked --release -p gateway -p bench -p iotctl
 	$(TARGET)/release/iotctl servers run -- $(TARGET)/release/bench-gateway $(ARGS)
+
+bench-rebalance: deps ## Restarts three instances of each consumer one by one under 20,000 readings/s; ARGS="--programs FOLDER --label NAME" for another build
+	cargo build --locked --release -p command-svc -p alerting-svc -p bench -p iotctl
+	$(TARGET)/release/iotctl servers run -- $(TARGET)/release/bench-rebalance $(ARGS)

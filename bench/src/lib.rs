@@ -11,6 +11,7 @@ pub mod gateway;
 pub mod memory;
 pub mod peers;
 pub mod readings;
+pub mod rebalance;
 pub mod server;
 pub mod stats;
 pub mod topic;

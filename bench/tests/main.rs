@@ -36,3 +36,29 @@ fn a_short_run_of_the_gateway_prints_every_line() {
         assert!(said.contains(line), "{line} is missing in\n{said}");
     }
 }
+
+#[test]
+fn a_short_rolling_restart_loses_and_doubles_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_bench-rebalance"))
+        .args([
+            "--rate",
+            "500",
+            "--sensors",
+            "60",
+            "--partitions",
+            "4",
+            "--instances",
+            "2",
+            "--steady-seconds",
+            "1",
+        ])
+        .arg("--folder")
+        .arg(folder.path())
+        .output()
+        .unwrap();
+    let (said, log) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{log}\n{said}");
+    let line: Vec<_> = said.lines().last().unwrap().split('|').map(str::trim).collect();
+    assert_eq!((line[1], line[6], line[10], line[11]), ("this build", "0", "0", "0"), "{said}");
+}
