@@ -9,5 +9,4 @@ mod pipeline;
 mod revocation;
 mod scaling;
 mod strangers;
-mod tidy;
 mod up;

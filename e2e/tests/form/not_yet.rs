@@ -1,0 +1,47 @@
+//! Members of the workspace that do not keep a rule yet. The list only shrinks.
+
+use std::fmt::Display;
+
+/// A rule, and the members that do not keep it.
+const NOT_YET: [(&str, &str); 9] = [
+    (
+        "a comment line ends at 110 columns",
+        "alerting-svc bench cdc-svc chassis command-svc device-svc e2e gateway iotctl \
+         lake-svc query-svc schema testkit threshold-svc",
+    ),
+    (
+        "a function's documentation begins with a verb",
+        "alerting-svc bench cdc-svc chassis e2e gateway iotctl lake-svc schema \
+         threshold-svc",
+    ),
+    (
+        "no relative clause as a subject",
+        "alerting-svc bench cdc-svc chassis command-svc device-svc e2e gateway iotctl \
+         lake-svc query-svc schema testkit threshold-svc",
+    ),
+    (
+        "no \"so long\" and its like",
+        "alerting-svc bench cdc-svc chassis command-svc e2e gateway iotctl lake-svc \
+         query-svc schema testkit",
+    ),
+    ("no mod.rs", "gateway"),
+    ("a file has 500 lines at most", "threshold-svc"),
+    ("imports are one block", "chassis e2e gateway iotctl schema testkit"),
+    ("pure files name nothing impure", "command-svc gateway"),
+    ("the field's words", "alerting-svc cdc-svc command-svc gateway iotctl lake-svc schema"),
+];
+
+/// Fails for what breaks a rule, and names what is on the list without need.
+pub(crate) fn hold(rule: &str, found: Vec<(String, impl Display)>) {
+    let members = NOT_YET.iter().find(|(name, _)| *name == rule).map_or("", |(_, members)| *members);
+    let excused: Vec<&str> = members.split_whitespace().collect();
+    let member = |place: &str| place.split('/').next().unwrap().to_owned();
+    let idle = excused.iter().filter(|name| found.iter().all(|(place, _)| member(place) != **name));
+    idle.for_each(|name| println!("{name} keeps the rule \"{rule}\" now: strike it off the list"));
+    let broken: Vec<String> = found
+        .iter()
+        .filter(|(place, _)| !excused.contains(&member(place).as_str()))
+        .map(|(place, what)| format!("{place}: {what}"))
+        .collect();
+    assert!(broken.is_empty(), "{rule}; {} places:\n{}", broken.len(), broken.join("\n"));
+}
