@@ -31,7 +31,7 @@ async fn each_service_may_do_its_work_and_no_more() {
             "INSERT INTO devices (sensor_id, device_type, zone_id, codec, status) VALUES ('a', 'T', 'z', 'json', 'active')",
         ),
         ("device-svc", "DELETE FROM devices"),
-        ("threshold-svc", "UPDATE sensor_thresholds SET enabled = false"),
+        ("threshold-svc", "UPDATE sensor_thresholds SET mode = 'off'"),
         ("command-svc", "SELECT ensure_reading_partition('2026-01-01'), drop_readings_before('2025-01-01')"),
         ("command-svc", "SELECT remove_empty_partition()"),
         (
