@@ -60,12 +60,12 @@ pub struct Latch {
 }
 
 impl Latch {
-    /// The dependency is there.
+    /// Says that the dependency is there.
     pub fn open(&self) {
         self.readiness.set(self.name, true);
     }
 
-    /// The dependency is away.
+    /// Says that the dependency is away.
     pub fn close(&self) {
         self.readiness.set(self.name, false);
     }
@@ -80,7 +80,7 @@ pub struct Liveness {
 }
 
 impl Liveness {
-    /// The loop turned.
+    /// Says that the loop turned.
     pub fn beat(&self) {
         *self.turned.lock() = Some(Instant::now());
     }

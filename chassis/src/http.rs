@@ -32,7 +32,7 @@ const BODY_BYTES_MAX: usize = 256 * 1024;
 /// Time that requests in flight get at shutdown, in seconds.
 const DRAIN_S_MAX: u64 = 10;
 
-/// 412: the caller has seen another version than the one that stands.
+/// Makes the 412 of a caller that has seen another version than the one that stands.
 fn stale() -> Problem {
     Problem::new(StatusCode::PRECONDITION_FAILED, "the resource has another version: read it again")
 }
@@ -71,9 +71,9 @@ impl From<deadpool_postgres::PoolError> for Problem {
 
 #[cfg(feature = "postgres")]
 impl From<tokio_postgres::Error> for Problem {
-    /// A failure that may pass is 503: a closed connection, and the SQLSTATE classes connection, rollback,
-    /// resources, operator intervention (timeouts and shutdown are there) and read-only (a failover is under
-    /// way). Anything else is our mistake.
+    /// Makes a 503 of a failure that may pass: a closed connection, and the SQLSTATE classes connection,
+    /// rollback, resources, operator intervention (timeouts and shutdown are there) and read-only (a failover
+    /// is under way). Anything else is our mistake.
     fn from(error: tokio_postgres::Error) -> Self {
         let transient = |code: &str| {
             ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class)) || code == "25006"

@@ -58,7 +58,7 @@ fn filter(log: Option<&str>) -> EnvFilter {
         .unwrap_or_else(|_| EnvFilter::new(format!("{QUIET},info")))
 }
 
-/// The path of a source file from its crate on, as far as it is known how it was built.
+/// Returns the path of a source file from its crate on, as far as it is known how it was built.
 fn source(path: &str) -> &str {
     let of_registry = path.split_once("/registry/src/").and_then(|(_, rest)| rest.split_once('/'));
     of_registry.map_or(path, |(_, of_crate)| of_crate)

@@ -219,7 +219,7 @@ pub fn fingerprint(der: &[u8]) -> String {
     hex::encode(Sha256::digest(der))
 }
 
-/// A name becomes a file name here, so it is checked before anything else.
+/// Checks a name before anything else: it becomes a file name here.
 fn check_name(sensor_id: &str) -> Result<()> {
     schema::check_sensor_id(sensor_id).with_context(|| format!("{sensor_id:?} is no sensor id"))
 }

@@ -89,12 +89,12 @@ impl Profile {
     }
 }
 
-/// Two decimals are what such sensors resolve.
+/// Rounds to two decimals, which is what such sensors resolve.
 fn round(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
 }
 
-/// A value between -1 and 1 that depends on its arguments alone (the finaliser of `SplitMix64`).
+/// Returns a value between -1 and 1 that depends on its arguments alone (the finaliser of `SplitMix64`).
 fn noise(place: u16, nth: u64, salt: u64) -> f64 {
     let mut bits = nth.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (u64::from(place) << 32) ^ (salt << 56);
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
