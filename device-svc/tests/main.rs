@@ -154,7 +154,7 @@ async fn patch_changes_what_it_names_and_nothing_else() {
         assert_eq!(patched.body[field] != *value, is_named, "{field}");
     }
     assert_eq!(world.rest.patch(&path, &json!({"displayName": null})).await.ok(200).body["displayName"], "");
-    // What decides whether a device may publish cannot be taken away by chance.
+    // Fields that decide whether a device may publish cannot be taken away by chance.
     for field in ["status", "codec", "fingerprints", "deviceType", "zoneId"] {
         let answer = world.rest.patch(&path, &json!({field: null})).await.problem(400);
         assert_eq!(answer.bad_fields(), [field]);
@@ -202,7 +202,7 @@ async fn retired_device_stays_retired() {
     for status in ["active", "suspended"] {
         world.put(&changed("status", json!(status))).await.problem(409);
     }
-    // What it is called and where it lies may still be set right.
+    // Its name and its zone may still be set right.
     let moved = world.put(&json!({"deviceType": "THERMOSTAT", "zoneId": "attic"})).await.ok(200);
     assert_eq!((&moved.body["status"], &moved.body["version"]), (&json!("retired"), &json!(5)));
     // Nor does it come back under its name.

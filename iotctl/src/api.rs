@@ -45,7 +45,7 @@ pub struct NewDevice<'a> {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NewThreshold<'a> {
-    /// Whose readings.
+    /// The sensor.
     pub sensor_id: &'a str,
     /// Which of them.
     pub metric: &'a str,

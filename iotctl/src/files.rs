@@ -95,9 +95,8 @@ fn draft_of(path: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
     fn secret_is_kept_and_only_its_owner_reads_it() {

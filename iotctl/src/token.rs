@@ -122,9 +122,8 @@ impl Signer {
 
 #[cfg(test)]
 mod tests {
-    use jsonwebtoken::{DecodingKey, Validation};
-
     use super::*;
+    use jsonwebtoken::{DecodingKey, Validation};
 
     fn verify(signer: &Signer, token: &str) -> Result<serde_json::Value> {
         let jwks: JwkSet = serde_json::from_str(&files::read(&signer.jwks_file())?)?;

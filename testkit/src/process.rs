@@ -1,13 +1,12 @@
 //! Programs that a test starts and that never outlive it.
 
+use iotctl::process;
+use nix::sys::signal::Signal;
 use std::ffi::OsStr;
 use std::process::Command;
 
-use iotctl::process;
-use nix::sys::signal::Signal;
-
-/// Describes a program whose process the kernel kills when the thread that starts it ends, as it does when the test
-/// is over, has panicked or was killed itself.
+/// Describes a program whose process the kernel kills when the thread that starts it ends, as it does when
+/// the test is over, has panicked or was killed itself.
 ///
 /// Start it where the test's main future runs: a thread of a pool may end before its time.
 #[must_use]

@@ -6,29 +6,19 @@ use std::fmt::Display;
 const NOT_YET: [(&str, &str); 9] = [
     (
         "a comment line ends at 110 columns",
-        "alerting-svc bench cdc-svc chassis command-svc device-svc e2e gateway iotctl \
-         lake-svc query-svc schema testkit threshold-svc",
+        "alerting-svc bench cdc-svc chassis command-svc e2e gateway lake-svc",
     ),
     (
         "a function's documentation begins with a verb",
-        "alerting-svc bench cdc-svc chassis e2e gateway iotctl lake-svc schema \
-         threshold-svc",
+        "alerting-svc bench cdc-svc chassis e2e gateway lake-svc schema",
     ),
-    (
-        "no relative clause as a subject",
-        "alerting-svc bench cdc-svc chassis command-svc device-svc e2e gateway iotctl \
-         lake-svc query-svc schema testkit threshold-svc",
-    ),
-    (
-        "no \"so long\" and its like",
-        "alerting-svc bench cdc-svc chassis command-svc e2e gateway iotctl lake-svc \
-         query-svc schema testkit",
-    ),
+    ("no relative clause as a subject", "alerting-svc bench cdc-svc command-svc e2e gateway lake-svc schema"),
+    ("no \"so long\" and its like", "alerting-svc bench cdc-svc chassis command-svc e2e gateway lake-svc"),
     ("no mod.rs", "gateway"),
     ("a file has 500 lines at most", "threshold-svc"),
-    ("imports are one block", "chassis e2e gateway iotctl schema testkit"),
+    ("imports are one block", "e2e gateway schema"),
     ("pure files name nothing impure", "command-svc gateway"),
-    ("the field's words", "alerting-svc cdc-svc command-svc gateway iotctl lake-svc schema"),
+    ("the field's words", "alerting-svc cdc-svc command-svc gateway lake-svc schema"),
 ];
 
 /// Fails for what breaks a rule, and names what is on the list without need.

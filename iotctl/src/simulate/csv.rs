@@ -42,7 +42,7 @@ pub struct Columns {
 /// One row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
-    /// Whose it is.
+    /// The sensor.
     pub sensor_id: String,
     /// When it was measured.
     pub reading_at: OffsetDateTime,

@@ -73,7 +73,7 @@ impl Schedule {
 
     /// Sums up at the end of the work.
     pub(super) fn kept(&self, now: Duration) -> Kept {
-        // What was published a moment early was due, too.
+        // A reading that was published a moment early was due, too.
         let due = self.due_by(now).max(self.next);
         Kept { due, late: self.late, late_max: self.late_max }
     }
