@@ -131,7 +131,7 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
     let sessions = async {
         // Err means that the table reader ends, and with it everything.
         if wait_loaded.await.is_ok() {
-            session::repeat(shared).await?;
+            session::repeat(&shared).await?;
         }
         stop.cancel();
         Ok(())

@@ -9,7 +9,7 @@ use crate::{Config, GROUP};
 use anyhow::{Context, anyhow};
 use chassis::Chassis;
 use chassis::kafka::{Assignment, Monitor, REPORT_INTERVAL_MS};
-use chassis::retry::Backoff;
+use chassis::retry::{Supervisor, Try};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
 use rdkafka::message::{BorrowedMessage, Header, Message, OwnedHeaders};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -349,30 +349,34 @@ fn pause() {
 }
 
 /// Runs sessions until the shutdown, or until one ends that trying again does not heal.
-pub(crate) async fn repeat(shared: Shared) -> anyhow::Result<()> {
-    let mut backoff = Backoff::default();
-    loop {
-        let in_thread = shared.clone();
-        let started = Instant::now();
-        let outcome = tokio::task::spawn_blocking(move || run(&in_thread)).await.context("run a session")?;
-        let error = match outcome {
-            Ok(()) => return Ok(()),
-            // A drain that fails leaves the readings to the next start.
-            Err(_) if shared.stop.is_cancelled() => return Ok(()),
-            Err(Trouble::Stop(error)) => return Err(error),
-            Err(Trouble::Retry(error) | Trouble::Regrouped(error)) => error,
+pub(crate) async fn repeat(shared: &Shared) -> anyhow::Result<()> {
+    let latch = shared.chassis.readiness.latch("kafka");
+    let set_up = |is_up: bool| {
+        // The monitor of the next session opens it.
+        if !is_up {
+            latch.close();
+        }
+    };
+    let mut supervisor = Supervisor::new("session ended; beginning again")
+        .counting(&shared.metrics.retries)
+        .telling(&set_up)
+        .until(&shared.stop);
+    let session = |one: Try| async move {
+        let (in_thread, started) = (shared.clone(), Instant::now());
+        let outcome = match tokio::task::spawn_blocking(move || run(&in_thread)).await {
+            Ok(outcome) => outcome,
+            Err(panicked) => return Ok(Err(panicked)),
         };
-        shared.chassis.readiness.latch("kafka").close();
-        shared.metrics.retries.inc();
         // A session that worked for a while says that this is a new failure.
         if started.elapsed() > Duration::from_secs(60) {
-            backoff.reset();
+            one.worked();
         }
-        let wait = backoff.next_wait();
-        tracing::warn!(error = format!("{error:#}"), ?wait, "session ended; beginning again");
-        tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = shared.stop.cancelled() => return Ok(()),
-        }
+        outcome.map(Ok)
+    };
+    match supervisor.run(Trouble::disposition, session).await {
+        Ok(outcome) => outcome.context("run a session"),
+        // A drain that fails leaves the readings to the next start.
+        Err(_) if shared.stop.is_cancelled() => Ok(()),
+        Err(Trouble::Stop(error) | Trouble::Retry(error) | Trouble::Regrouped(error)) => Err(error),
     }
 }

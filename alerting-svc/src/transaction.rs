@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use chassis::kafka::Settings;
+use chassis::retry::Disposition;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::OwnedHeaders;
@@ -27,6 +28,16 @@ pub(crate) enum Trouble {
     /// The process.
     #[error("process")]
     Stop(#[source] anyhow::Error),
+}
+
+impl Trouble {
+    /// Says what a session that ends with it asks for.
+    pub(crate) fn disposition(&self) -> Disposition {
+        match self {
+            Self::Regrouped(_) | Self::Retry(_) => Disposition::Retry,
+            Self::Stop(_) => Disposition::Stop,
+        }
+    }
 }
 
 /// Writes alerts and offsets, all or nothing.

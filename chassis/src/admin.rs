@@ -69,6 +69,11 @@ impl Latch {
     pub fn close(&self) {
         self.readiness.set(self.name, false);
     }
+
+    /// Opens or closes it.
+    pub fn set(&self, is_open: bool) {
+        self.readiness.set(self.name, is_open);
+    }
 }
 
 /// Remembers when the main loop last turned, and what is stuck beyond help. A service without a loop never

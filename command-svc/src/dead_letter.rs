@@ -9,7 +9,7 @@ use crate::metrics::Metrics;
 use anyhow::Context;
 use chassis::admin::Latch;
 use chassis::kafka::{Settings, headers_of, owned_headers};
-use chassis::retry::Backoff;
+use chassis::retry::{Disposition, Supervisor};
 use futures::future::join_all;
 use parking_lot::Mutex;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -17,6 +17,7 @@ use rdkafka::message::{Message, OwnedHeaders, OwnedMessage};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::util::Timeout;
 use schema::dead_letter::{DeadLetter, Origin};
+use std::ops::ControlFlow;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -132,7 +133,8 @@ impl DeadLetters {
 
     /// Tries until Kafka has the letter, or refuses it for good.
     async fn try_to_send(&self, record: &OwnedMessage, headers: OwnedHeaders) -> Result<(), KafkaError> {
-        let (mut backoff, mut waiting) = (Backoff::default(), None);
+        let mut supervisor = Supervisor::new("dead letter is not accepted; trying again");
+        let mut waiting = None;
         loop {
             let letter = FutureRecord::<[u8], [u8]> {
                 topic: &self.topic,
@@ -150,39 +152,37 @@ impl DeadLetters {
                     sent.await
                 }
             };
-            match outcome {
-                Ok(_) => return Ok(()),
-                Err((error, _)) if is_refusal(&error) => return Err(error),
-                Err((error, _)) => {
-                    waiting.get_or_insert_with(|| self.outage.begin());
-                    tracing::warn!(%error, "dead letter is not accepted; trying again");
-                    tokio::time::sleep(backoff.next_wait()).await;
-                }
+            let outcome = outcome.map(drop).map_err(|(error, _)| error);
+            if outcome.as_ref().is_err_and(|error| disposition(error) == Disposition::Retry) {
+                waiting.get_or_insert_with(|| self.outage.begin());
+            }
+            if let ControlFlow::Break(outcome) = supervisor.after(outcome, disposition).await {
+                return outcome;
             }
         }
     }
 }
 
-/// Says whether the same letter would be refused again, however often it is sent.
-fn is_refusal(error: &KafkaError) -> bool {
+/// Tells a letter that would be refused again, however often it is sent, from a Kafka that is away.
+fn disposition(error: &KafkaError) -> Disposition {
     use RDKafkaErrorCode::{
         ClusterAuthorizationFailed, InvalidRecord, InvalidTimestamp, InvalidTopic, MessageSizeTooLarge,
         PolicyViolation, TopicAuthorizationFailed, UnknownTopic, UnknownTopicOrPartition,
     };
-    matches!(
-        error.rdkafka_error_code(),
+    match error.rdkafka_error_code() {
         Some(
             ClusterAuthorizationFailed
-                | InvalidRecord
-                | InvalidTimestamp
-                | InvalidTopic
-                | MessageSizeTooLarge
-                | PolicyViolation
-                | TopicAuthorizationFailed
-                | UnknownTopic
-                | UnknownTopicOrPartition
-        )
-    )
+            | InvalidRecord
+            | InvalidTimestamp
+            | InvalidTopic
+            | MessageSizeTooLarge
+            | PolicyViolation
+            | TopicAuthorizationFailed
+            | UnknownTopic
+            | UnknownTopicOrPartition,
+        ) => Disposition::DeadLetter,
+        _ => Disposition::Retry,
+    }
 }
 
 /// Returns what of a record fits into any topic: its coordinates, and the beginning of its value, without its

@@ -13,7 +13,7 @@ mod statement;
 
 use crate::batch::{Readings, Reason};
 use crate::columns::Columns;
-use chassis::retry::Backoff;
+use chassis::retry::{Backoff, Disposition, Supervisor};
 use deadpool_postgres::{Client, Object, Pool, PoolError};
 use schema::migrations::Dialect;
 use std::collections::BTreeSet;
@@ -85,6 +85,15 @@ impl From<tokio_postgres::Error> for Error {
 }
 
 impl Error {
+    /// Says what follows.
+    pub(crate) fn disposition(&self) -> Disposition {
+        match self {
+            Self::Unavailable(_) | Self::Overrun(_) | Self::Conflict(_) => Disposition::Retry,
+            Self::Refused(_) => Disposition::DeadLetter,
+            Self::Unfit(_) => Disposition::Stop,
+        }
+    }
+
     fn without_conflict(self) -> Self {
         match self {
             Self::Conflict(error) => Self::Unavailable(error.into()),
@@ -243,17 +252,8 @@ fn may_lack_day(error: &tokio_postgres::Error) -> bool {
 /// # Errors
 /// The database does not fit this build (stop).
 pub(crate) async fn open_when_available(pool: &Pool) -> anyhow::Result<Store> {
-    let mut backoff = Backoff::default();
-    loop {
-        match Store::open(pool.clone()).await {
-            Ok(store) => return Ok(store),
-            Err(Error::Unavailable(error)) => {
-                tracing::warn!(error = format!("{error:#}"), "database is away");
-                tokio::time::sleep(backoff.next_wait()).await;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
+    let mut supervisor = Supervisor::new("storage contract cannot be read now; asking again");
+    Ok(supervisor.run(Error::disposition, |_| Store::open(pool.clone())).await?)
 }
 
 /// Makes missing day partitions, each in a transaction of its own, before the batch's transaction locks anything.

@@ -7,12 +7,13 @@ use crate::metrics::Metrics;
 use crate::parcel::Parcel;
 use crate::pending::{Pending, Refused};
 use crate::store::{Error, Store};
-use chassis::retry::Backoff;
+use chassis::retry::{Disposition, Supervisor};
 use rdkafka::message::Message as _;
 use schema::Timestamp;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 /// Tries of a record that the database refuses on its own, before it is a dead letter.
 const REFUSED_TRIES_MAX: u32 = 3;
@@ -110,34 +111,28 @@ impl Writer {
     /// A single record that the database does not finish is tried on and on: that is an outage, not a fault
     /// of its own.
     async fn store_when_available(&mut self, readings: Readings<'_>) -> Result<(), Error> {
-        let mut backoff = Backoff::default();
-        loop {
+        let Self { store, lanes, lane, metrics, .. } = self;
+        let set_up = |is_up: bool| lanes.set_away(*lane, !is_up);
+        let mut supervisor =
+            Supervisor::new("database is away; the batch waits").counting(&metrics.retries).telling(&set_up);
+        let disposition = |error: &Error| match error {
+            // Its halves are tried in its place.
+            Error::Overrun(_) if readings.count() > 1 => Disposition::DeadLetter,
+            error => error.disposition(),
+        };
+        let (written, took) = loop {
             let started = Instant::now();
-            match self.store.write(readings).await {
-                Ok(inserted) => {
-                    self.lanes.set_away(self.lane, false);
-                    self.observe(readings, inserted, started.elapsed());
-                    return Ok(());
-                }
-                Err(Error::Unavailable(error)) => self.wait(&error, &mut backoff).await,
-                Err(Error::Overrun(error)) => {
-                    self.wait(&error, &mut backoff).await;
-                    if readings.count() > 1 {
-                        return Err(Error::Overrun(error));
-                    }
-                }
-                Err(error) => return Err(error),
+            let written = store.write(readings).await;
+            let took = started.elapsed();
+            if let ControlFlow::Break(written) = supervisor.after(written, disposition).await {
+                break (written, took);
             }
+        };
+        if let Err(error @ Error::Overrun(_)) = &written {
+            supervisor.wait(error).await;
         }
-    }
-
-    async fn wait(&self, error: &anyhow::Error, backoff: &mut Backoff) {
-        self.lanes.set_away(self.lane, true);
-        self.metrics.retries.inc();
-        let wait = backoff.next_wait();
-        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        tracing::warn!(error = format!("{error:#}"), wait_ms, "database is away; the batch waits");
-        sleep(wait).await;
+        self.observe(readings, written?, took);
+        Ok(())
     }
 
     fn observe(&self, readings: Readings<'_>, inserted: u64, took: Duration) {

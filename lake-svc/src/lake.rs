@@ -5,6 +5,7 @@ use crate::file::Files;
 use anyhow::Context;
 use bytes::Bytes;
 use chassis::config::Secret;
+use chassis::retry::Disposition;
 use futures::TryStreamExt;
 use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
 use object_store::local::LocalFileSystem;
@@ -60,6 +61,16 @@ pub enum Error {
     /// The store cannot answer (retry).
     #[error("the store does not answer")]
     Unavailable(#[from] anyhow::Error),
+}
+
+impl Error {
+    /// Says what follows: a cut that another instance has made is put aside.
+    pub(crate) fn disposition(&self) -> Disposition {
+        match self {
+            Self::Outrun => Disposition::DeadLetter,
+            Self::Unavailable(_) => Disposition::Retry,
+        }
+    }
 }
 
 impl From<object_store::Error> for Error {

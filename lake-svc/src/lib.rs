@@ -25,7 +25,7 @@ use anyhow::{Context, bail};
 use chassis::Chassis;
 use chassis::admin::Latch;
 use chassis::kafka::{Assignment, Monitor, REPORT_INTERVAL_MS, Watch, WatchMetrics, Watched};
-use chassis::retry::Backoff;
+use chassis::retry::Supervisor;
 use lake::Lake;
 use ownership::Ownership;
 use rdkafka::consumer::{Consumer, StreamConsumer};
@@ -90,26 +90,21 @@ pub fn metric_names() -> Vec<String> {
 
 /// Waits until the store answers; false when the shutdown came first.
 async fn is_usable(lake: &Lake, latch: &Latch, shutdown: &CancellationToken) -> anyhow::Result<bool> {
-    let mut backoff = Backoff::default();
-    loop {
-        let usable = async {
-            lake.tidy().await?;
-            lake.creates_only_once().await
-        };
-        match usable.await {
-            Ok(true) => {
-                latch.open();
-                return Ok(true);
-            }
-            Ok(false) => bail!(
-                "the store overwrites what it was asked to create only once (If-None-Match): two instances could each \
-                 write the same readings; use a store that has conditional writes"
-            ),
-            Err(error) => tracing::warn!(error = format!("{error:#}"), "store is away"),
+    let ask = |_| async {
+        lake.tidy().await?;
+        Ok::<_, lake::Error>(lake.creates_only_once().await?)
+    };
+    let mut supervisor = Supervisor::new("store is away; trying again").until(shutdown);
+    match supervisor.run(lake::Error::disposition, ask).await {
+        Ok(true) => {
+            latch.open();
+            Ok(true)
         }
-        tokio::select! {
-            () = tokio::time::sleep(backoff.next_wait()) => {}
-            () = shutdown.cancelled() => return Ok(false),
-        }
+        Ok(false) => bail!(
+            "the store overwrites what it was asked to create only once (If-None-Match): two instances could each \
+             write the same readings; use a store that has conditional writes"
+        ),
+        // The store was away until the shutdown.
+        Err(_) => Ok(false),
     }
 }

@@ -8,7 +8,7 @@ use crate::metrics::Metrics;
 use crate::ownership::Ownership;
 use anyhow::{Context, bail};
 use chassis::admin::Latch;
-use chassis::retry::Backoff;
+use chassis::retry::{Backoff, Supervisor};
 use rdkafka::consumer::{Consumer, StreamConsumer};
 use rdkafka::topic_partition_list::Offset;
 use std::sync::Arc;
@@ -64,14 +64,9 @@ impl Work {
     /// # Errors
     /// The lake was filled from another topic (stop).
     pub(crate) async fn start(self, partition: i32) -> anyhow::Result<Start> {
-        let mut backoff = Backoff::default();
-        let position = loop {
-            match self.lake.position(partition).await {
-                Ok(position) => break position,
-                Err(error) => self.wait(&error, &mut backoff).await,
-            }
-        };
-        self.latch.open();
+        let set_up = |is_up| self.latch.set(is_up);
+        let look = |_| async { self.lake.position(partition).await.map_err(Error::Unavailable) };
+        let position = self.supervisor(&set_up).run(Error::disposition, look).await?;
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
         loop {
             let (consumer, topic) = (Arc::clone(&self.consumer), self.topic.clone());
@@ -129,19 +124,17 @@ impl Work {
         let started = Instant::now();
         let files = spawn_blocking(move || files_of(cut, &records)).await.context("lay out files")?;
         let files = files.context("lay out files")?;
-        let mut backoff = Backoff::default();
-        loop {
-            match self.lake.write(&cut, &files).await {
-                Ok(()) => break,
-                Err(Error::Outrun) => {
-                    self.latch.open();
-                    self.metrics.outrun.inc();
-                    return Ok(Written::Outrun);
-                }
-                Err(Error::Unavailable(error)) => self.wait(&error, &mut backoff).await,
+        let set_up = |is_up| self.latch.set(is_up);
+        let write = |_| self.lake.write(&cut, &files);
+        match self.supervisor(&set_up).run(Error::disposition, write).await {
+            Ok(()) => {}
+            Err(Error::Outrun) => {
+                self.latch.open();
+                self.metrics.outrun.inc();
+                return Ok(Written::Outrun);
             }
+            Err(error) => return Err(error).context("write a cut"),
         }
-        self.latch.open();
         let Cut { partition, first, last } = cut;
         let undecodable = files.manifest.undecodable;
         if undecodable > 0 {
@@ -155,12 +148,8 @@ impl Work {
         Ok(Written::Done)
     }
 
-    async fn wait(&self, error: &anyhow::Error, backoff: &mut Backoff) {
-        self.latch.close();
-        self.metrics.retries.inc();
-        let wait = backoff.next_wait();
-        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        tracing::warn!(error = format!("{error:#}"), wait_ms, "store is away; trying again");
-        tokio::time::sleep(wait).await;
+    /// Asks the store again while it is away.
+    fn supervisor<'a>(&'a self, set_up: &'a (dyn Fn(bool) + Sync)) -> Supervisor<'a> {
+        Supervisor::new("store is away; trying again").counting(&self.metrics.retries).telling(set_up)
     }
 }
