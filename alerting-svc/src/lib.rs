@@ -50,7 +50,7 @@ mod metrics;
 mod ownership;
 mod recall;
 mod session;
-mod transaction;
+mod trouble;
 
 pub use config::Config;
 

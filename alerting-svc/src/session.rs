@@ -4,14 +4,15 @@ use crate::batch::Batch;
 use crate::metrics::Metrics;
 use crate::ownership::{Handover, Ownership};
 use crate::recall::Recaller;
-use crate::transaction::{Transaction, Trouble};
+use crate::trouble::Trouble;
 use crate::{Config, GROUP};
 use anyhow::{Context, anyhow};
 use chassis::Chassis;
-use chassis::kafka::{Assignment, Monitor, REPORT_INTERVAL_MS};
+use chassis::kafka::{Assignment, Monitor, REPORT_INTERVAL_MS, TransactionalProducer, partitions};
 use chassis::retry::{Supervisor, Try};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
 use rdkafka::message::{BorrowedMessage, Header, Message, OwnedHeaders};
+use rdkafka::producer::BaseRecord;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rules::{Dedup, Rules, evaluate};
 use schema::{Alert, Mode, ReadingCreatedEvent, Timestamp, topics};
@@ -26,6 +27,9 @@ const RECALL_WAIT: Duration = Duration::from_millis(5);
 /// together some seconds, in which the news of the rebalance must have come.
 const REFUSALS_MAX: u32 = 200;
 const REFUSAL_PAUSE: Duration = Duration::from_millis(20);
+/// Longest open transaction, after which the broker aborts it; readers wait for it until then. A batch takes a
+/// tenth of a second.
+const TRANSACTION_MAX: Duration = Duration::from_secs(10);
 /// Shortest time between two warnings about readings that cannot be read.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 /// Timeout after which a broker counts as unreachable.
@@ -53,7 +57,7 @@ struct Session<'a> {
     shared: &'a Shared,
     topics: Topics,
     consumer: &'a BaseConsumer<Ownership>,
-    transaction: Transaction,
+    producer: TransactionalProducer,
     dedup: Dedup,
     recaller: Recaller,
     group: Option<ConsumerGroupMetadata>,
@@ -82,7 +86,10 @@ pub(crate) fn run(shared: &Shared) -> Result<(), Trouble> {
         .context("create the readings consumer")
         .map_err(Trouble::Stop)?;
     check_partitions(&consumer, &topics)?;
-    let transaction = Transaction::start(kafka, &format!("{GROUP}-{}", shared.config.instance_id))?;
+    let mut transactional =
+        kafka.transactional_producer(&format!("{GROUP}-{}", shared.config.instance_id), TRANSACTION_MAX);
+    // The commit flushes; waiting for more records would only delay the alert.
+    let producer = TransactionalProducer::start(transactional.set("linger.ms", "0"))?;
     consumer.subscribe(&[&topics.readings]).context("subscribe to readings").map_err(Trouble::Stop)?;
     let capacity = shared.config.alerts_remembered;
     let recaller = Recaller::start(kafka, &topics.alerts, capacity).map_err(Trouble::Stop)?;
@@ -90,7 +97,7 @@ pub(crate) fn run(shared: &Shared) -> Result<(), Trouble> {
         shared,
         topics,
         consumer: &consumer,
-        transaction,
+        producer,
         dedup: Dedup::new(capacity),
         recaller,
         group: None,
@@ -102,7 +109,7 @@ pub(crate) fn run(shared: &Shared) -> Result<(), Trouble> {
     let outcome = session.turn_until_stopped();
     if outcome.is_err() && session.batch.is_open() {
         // Best effort: the next session aborts it in any case, but readers need not wait for that.
-        let _ = session.transaction.abort();
+        let _ = session.producer.abort();
     }
     outcome
 }
@@ -110,9 +117,8 @@ pub(crate) fn run(shared: &Shared) -> Result<(), Trouble> {
 /// Refuses topics that are not co-partitioned: who owns a partition of readings writes and restores that partition of alerts.
 fn check_partitions(consumer: &BaseConsumer<Ownership>, topics: &Topics) -> Result<(), Trouble> {
     let count = |topic: &str| -> Result<usize, Trouble> {
-        let metadata = consumer.fetch_metadata(Some(topic), ANSWER_WAIT).context("ask for the partitions");
-        let metadata = metadata.map_err(Trouble::Retry)?;
-        match metadata.topics().first().map_or(0, |topic| topic.partitions().len()) {
+        let partitions = partitions(consumer, topic).context("ask for the partitions");
+        match partitions.map_err(Trouble::Retry)?.len() {
             0 => Err(Trouble::Retry(anyhow!("topic {topic} does not exist"))),
             count => Ok(count),
         }
@@ -186,7 +192,7 @@ impl Session<'_> {
     /// Aborts the open transaction and points the consumer at the first reading of it in each partition that
     /// is kept.
     fn abort_and_rewind(&mut self) -> Result<BTreeSet<i32>, Trouble> {
-        self.transaction.abort()?;
+        self.producer.abort()?;
         self.dedup.abort();
         let spans = std::mem::take(&mut self.batch).spans;
         let kept = spans.into_iter().filter(|(partition, _)| self.dedup.is_restored(*partition));
@@ -238,7 +244,7 @@ impl Session<'_> {
             return Ok(());
         }
         if !self.batch.is_open() {
-            self.transaction.begin()?;
+            self.producer.begin()?;
             self.batch.opened = Some(Instant::now());
         }
         match record.payload().map(serde_json::from_slice::<ReadingCreatedEvent>) {
@@ -273,13 +279,12 @@ impl Session<'_> {
             let schema = Header { key: "schema", value: Some(Alert::SCHEMA) };
             let headers = OwnedHeaders::new().insert(schema);
             // The reading's own partition, so that whoever owns it next restores the alert.
-            self.transaction.send(
-                &self.topics.alerts,
-                partition,
-                alert.sensor_id.as_bytes(),
-                &value,
-                headers,
-            )?;
+            let record = BaseRecord::<[u8], [u8]>::to(&self.topics.alerts)
+                .partition(partition)
+                .key(alert.sensor_id.as_bytes())
+                .payload(&value)
+                .headers(headers);
+            self.producer.send(record)?;
             self.batch.first_alert.get_or_insert_with(Instant::now);
             self.batch.received.push(reading.received_at);
         }
@@ -311,7 +316,7 @@ impl Session<'_> {
         let group = self.group.as_ref().ok_or_else(|| Trouble::Retry(anyhow!("the group is not joined")))?;
         let nexts = self.batch.spans.iter().map(|(partition, span)| (*partition, span.next)).collect();
         let offsets = self.list(&nexts)?;
-        self.transaction.commit(&offsets, group)?;
+        self.producer.commit(Some((&offsets, group)))?;
         self.dedup.commit();
         let batch = std::mem::take(&mut self.batch);
         let metrics = &self.shared.metrics;

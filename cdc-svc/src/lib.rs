@@ -34,6 +34,7 @@
 //!
 //! A replica that waits for the slot is ready: it can do its work, and a rolling update must not wait for two holders.
 
+mod blocking;
 mod config;
 mod lag;
 mod metrics;

@@ -1,13 +1,13 @@
 //! The only way into the update topics: one transactional producer, which keeps order and fences its predecessor.
 
 use crate::Config;
+use crate::blocking::blocking;
 use crate::envelope::Record;
 use crate::metrics::Metrics;
-use crate::topic::blocking;
 use anyhow::Context;
-use chassis::kafka::Settings;
-use rdkafka::error::KafkaError;
-use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+use chassis::kafka::{Settings, TransactionalProducer};
+use rdkafka::producer::BaseRecord;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,19 +15,14 @@ use std::time::{Duration, Instant};
 pub const RECORDS_MAX: usize = 10_000;
 /// Most bytes of one Kafka transaction; well below what the producer's queue holds, so a send never finds it full.
 pub const BYTES_MAX: usize = 32 << 20;
-/// The broker aborts a transaction that its producer has left open for so long. `message.timeout.ms` may not exceed it.
-const TRANSACTION_MS: &str = "30000";
+/// Longest open transaction, after which the broker aborts it: far longer than a commit takes.
+const TRANSACTION_MAX: Duration = Duration::from_secs(30);
 /// Age of its first record at which a transaction is committed, however closely further changes follow: a
 /// suspension must not wait for the end of a bulk load. A commit takes a few milliseconds, so most of the
 /// time is left for changes.
 const AGE_MAX: Duration = Duration::from_millis(20);
-/// Kafka may take so long to settle a transaction before it counts as away.
-const SETTLE_WAIT: Duration = Duration::from_secs(15);
-/// How long an open transaction may hold up the end of a session. Whoever comes next aborts it anyway.
+/// Longest wait for an abort at the end of a session. Whoever comes next aborts the transaction anyway.
 const ABORT_WAIT: Duration = Duration::from_secs(1);
-
-/// Serves delivery reports on a thread of its own: without one, an abort waits for reports that nobody takes.
-type Reporting = ThreadedProducer<DefaultProducerContext>;
 
 /// What the open transaction holds; nothing when there is none.
 #[derive(Clone, Copy, Debug, Default)]
@@ -56,30 +51,23 @@ impl Held {
 
 /// Writes to the update topics.
 pub struct Sink {
-    producer: Arc<Reporting>,
+    producer: Arc<TransactionalProducer>,
     settings: Settings,
     metrics: Metrics,
     held: Held,
-    topics: Vec<&'static str>,
+    /// Records of the open transaction, by topic.
+    counts: BTreeMap<&'static str, u64>,
 }
 
 impl Sink {
     /// Starts a producer and fences every earlier one of the same slot.
     pub(crate) async fn start(config: &Config, metrics: &Metrics) -> anyhow::Result<Self> {
         let settings = config.kafka.clone();
-        let mut client = settings.producer();
-        client
-            .set("transactional.id", settings.group(&format!("cdc-svc-{}", config.slot)))
-            .set("transaction.timeout.ms", TRANSACTION_MS)
-            .set("message.timeout.ms", TRANSACTION_MS);
-        let producer = blocking(move || {
-            let producer: Reporting = client.create().context("create the producer")?;
-            producer.init_transactions(SETTLE_WAIT).context("fence the predecessor")?;
-            Ok(Arc::new(producer))
-        })
-        .await?;
+        let client = settings.transactional_producer(&format!("cdc-svc-{}", config.slot), TRANSACTION_MAX);
+        let start = move || TransactionalProducer::start(&client).context("fence the predecessor");
+        let producer = Arc::new(blocking(start).await?);
         let metrics = metrics.clone();
-        Ok(Self { producer, settings, metrics, held: Held::default(), topics: Vec::new() })
+        Ok(Self { producer, settings, metrics, held: Held::default(), counts: BTreeMap::new() })
     }
 
     /// Says whether records wait for [`Sink::commit`].
@@ -100,7 +88,7 @@ impl Sink {
     /// Produces a record in the open transaction, or opens one. It is durable and visible only after [`Sink::commit`].
     pub(crate) fn send(&mut self, record: &Record) -> anyhow::Result<()> {
         if !self.is_open() {
-            self.producer.begin_transaction().context("begin a transaction")?;
+            self.producer.begin()?;
         }
         let topic = self.settings.topic(record.topic);
         let mut produced = BaseRecord::<[u8], [u8]>::to(&topic).key(&record.key);
@@ -109,17 +97,17 @@ impl Sink {
         }
         let bytes = record.key.len() + record.value.as_ref().map_or(0, Vec::len);
         self.held.add(bytes, Instant::now());
-        self.topics.push(record.topic);
+        *self.counts.entry(record.topic).or_default() += 1;
         // Whether it was delivered is what the commit says.
-        self.producer.send(produced).map_err(|(error, _)| error).context("produce a change")
+        self.producer.send(produced).context("produce a change")
     }
 
     /// Commits what was produced. When this returns without an error, all of it is durable and visible.
     pub(crate) async fn commit(&mut self) -> anyhow::Result<()> {
         let producer = Arc::clone(&self.producer);
-        blocking(move || settle(&producer)).await?;
-        for topic in self.topics.drain(..) {
-            self.metrics.records.with_label_values(&[topic]).inc();
+        blocking(move || Ok(producer.commit(None)?)).await?;
+        for (topic, count) in std::mem::take(&mut self.counts) {
+            self.metrics.records.with_label_values(&[topic]).inc_by(count);
         }
         self.metrics.transactions.inc();
         self.held = Held::default();
@@ -127,26 +115,11 @@ impl Sink {
     }
 }
 
-/// Waits for every acknowledgement, then commits. Committing while delivery reports are queued would stall for 100 ms.
-fn settle(producer: &Reporting) -> anyhow::Result<()> {
-    let deadline = Instant::now() + SETTLE_WAIT;
-    while producer.in_flight_count() > 0 && Instant::now() < deadline {
-        producer.poll(Duration::from_millis(1));
-    }
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        match producer.commit_transaction(left) {
-            Err(KafkaError::Transaction(error)) if error.is_retriable() && !left.is_zero() => {}
-            outcome => return outcome.context("commit a transaction"),
-        }
-    }
-}
-
 impl Drop for Sink {
     /// Aborts what is open, so that readers are not held up until the broker does it.
     fn drop(&mut self) {
         if self.is_open() {
-            let _ = self.producer.abort_transaction(ABORT_WAIT);
+            let _ = self.producer.abort_within(ABORT_WAIT);
         }
     }
 }

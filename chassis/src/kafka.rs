@@ -5,7 +5,9 @@ mod headers;
 mod monitor;
 mod progress;
 mod quiet;
+mod read_to_end;
 pub mod table;
+mod transaction;
 mod watch;
 
 pub use assignment::{Assignment, partitions_of};
@@ -13,6 +15,8 @@ pub use headers::{headers_of, owned_headers};
 pub use monitor::{Monitor, REPORT_INTERVAL_MS};
 pub use progress::{Look, Progress, Verdict};
 pub use quiet::Quiet;
+pub use read_to_end::{EndReader, Step, partitions};
+pub use transaction::{TransactionError, TransactionalProducer};
 pub use watch::{Watch, WatchMetrics, Watched, stall_max};
 
 use crate::config::Env;

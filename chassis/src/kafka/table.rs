@@ -3,7 +3,7 @@
 //! Nobody misses a record that a stuck reader does not read, so a [`Watch`](super::Watch) belongs beside
 //! each: the reader says by its assignment how far it is, and the watch asks the broker for the end.
 
-use super::{Assignment, Quiet, Settings};
+use super::{Assignment, Quiet, Settings, partitions};
 use crate::admin::Latch;
 use crate::retry::Backoff;
 use anyhow::Context;
@@ -12,11 +12,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-
-/// Waits this long for a broker to name the partitions before it tries again.
-const METADATA_WAIT: Duration = Duration::from_secs(5);
 
 /// Says what is read, and who is told of it.
 #[derive(Clone, Copy, Debug)]
@@ -111,7 +107,7 @@ async fn assign_all(
         let name = topic.to_owned();
         // The call blocks its thread, so it gets one of its own.
         let (returned, partitions) = tokio::task::spawn_blocking(move || {
-            let partitions = partitions_of(&consumer, &name);
+            let partitions = partitions(&consumer, &name);
             (consumer, partitions)
         })
         .await
@@ -134,14 +130,4 @@ async fn assign_all(
             () = shutdown.cancelled() => return Ok(None),
         }
     }
-}
-
-fn partitions_of(consumer: &StreamConsumer<Quiet>, topic: &str) -> Result<BTreeSet<i32>, KafkaError> {
-    let metadata = consumer.fetch_metadata(Some(topic), METADATA_WAIT)?;
-    Ok(metadata
-        .topics()
-        .iter()
-        .flat_map(|topic| topic.partitions())
-        .map(|partition| partition.id())
-        .collect())
 }
