@@ -36,6 +36,8 @@
 
 mod blocking;
 mod config;
+mod context;
+mod failure;
 mod lag;
 mod metrics;
 mod session;
@@ -52,11 +54,12 @@ pub mod values;
 
 pub use config::Config;
 
-use anyhow::Context;
+use anyhow::Context as _;
 use chassis::Chassis;
-use chassis::retry::Backoff;
+use chassis::retry::Supervisor;
+use context::Context;
+use failure::Failure;
 use metrics::Metrics;
-use session::{Ended, Session};
 use watch::Watch;
 
 /// Captures changes until the shutdown.
@@ -66,9 +69,9 @@ use watch::Watch;
 pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
     let metrics = Metrics::register(&chassis.registry).context("register metrics")?;
     let watch = Watch::new(config.clone(), chassis.clone(), metrics.clone());
-    let session = Session::new(config, chassis.clone(), metrics.clone());
+    let context = Context::new(config, chassis, metrics)?;
     tokio::select! {
-        ended = repeat(&session, &chassis, &metrics) => ended,
+        ended = supervise(&context) => ended,
         never = watch.run() => match never {},
     }
 }
@@ -78,33 +81,14 @@ pub fn metric_names() -> Vec<String> {
     Metrics::names()
 }
 
-async fn repeat(session: &Session, chassis: &Chassis, metrics: &Metrics) -> anyhow::Result<()> {
-    let mut backoff = Backoff::default();
-    while !chassis.shutdown.is_cancelled() {
-        chassis.liveness.beat();
-        let ended = session.run(backoff.failures()).await;
-        metrics.active.set(0);
-        let wait = match ended {
-            Ended::Shutdown => break,
-            Ended::Standby { wait } => {
-                backoff.reset();
-                wait
-            }
-            Ended::Stop(error) => return Err(error),
-            Ended::Retry { error, had_streamed } => {
-                if had_streamed {
-                    backoff.reset();
-                }
-                metrics.retries.inc();
-                let wait = backoff.next_wait();
-                tracing::warn!(error = format!("{error:#}"), ?wait, "session ended; beginning again");
-                wait
-            }
-        };
-        tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = chassis.shutdown.cancelled() => {}
-        }
+async fn supervise(context: &Context) -> anyhow::Result<()> {
+    let shutdown = &context.chassis.shutdown;
+    let mut supervisor =
+        Supervisor::new("session ended; beginning again").counting(&context.metrics.retries).until(shutdown);
+    match supervisor.run(Failure::disposition, |one| session::run(context, one)).await {
+        Err(Failure::Stop(error)) => Err(error),
+        // What is not confirmed comes again after the next start.
+        Err(_) if shutdown.is_cancelled() => Ok(()),
+        ended => ended.context("capture changes"),
     }
-    Ok(())
 }

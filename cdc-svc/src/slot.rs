@@ -2,15 +2,18 @@
 
 use crate::Config;
 use crate::envelope::TABLES;
-use crate::session::{Failure, database, stop};
+use crate::failure::{Failure, database, stop};
 use anyhow::Context;
 use pgwire_replication::{PgWireError, ReplicationConfig, TlsConfig};
 use std::time::Duration;
 use tokio_postgres::Client;
 use tokio_postgres::config::Host;
+use tokio_postgres::error::SqlState;
 
 /// What the slot streams; made by migration V2.
 pub(crate) const PUBLICATION: &str = "fieldline_changes";
+/// The user, and its database, where the settings name none.
+const SUPERUSER: &str = "postgres";
 /// The plugin that decodes the WAL.
 const PLUGIN: &str = "pgoutput";
 /// The server ends a session that has been silent for so long, and frees the slot for a standby.
@@ -125,6 +128,11 @@ pub(crate) async fn make_permanent(control: &Client, slot: &str) -> Result<(), F
     copied.map(drop).map_err(database("make the slot permanent"))
 }
 
+/// Returns the name of the database that the settings connect to.
+pub(crate) fn database_of(server: &tokio_postgres::Config) -> &str {
+    server.get_dbname().or(server.get_user()).unwrap_or(SUPERUSER)
+}
+
 /// Returns the settings of the replication connection; `attempt` chooses among several hosts.
 pub(crate) fn replication(config: &Config, attempt: u32) -> Result<ReplicationConfig, Failure> {
     let server = config.postgres.config().map_err(Failure::Stop)?;
@@ -149,12 +157,12 @@ pub(crate) fn replication(config: &Config, attempt: u32) -> Result<ReplicationCo
         server.get_options().unwrap_or_default(),
         SERVER_PATIENCE.as_millis(),
     );
-    let user = server.get_user().unwrap_or("postgres");
+    let user = server.get_user().unwrap_or(SUPERUSER);
     let replication = ReplicationConfig::new(
         host,
         user,
         password.map_err(stop("read the database password"))?,
-        server.get_dbname().unwrap_or(user),
+        database_of(&server),
         &config.slot,
         PUBLICATION,
     );
@@ -173,12 +181,33 @@ pub(crate) fn replication(config: &Config, attempt: u32) -> Result<ReplicationCo
 /// Tells a slot that is in use from a database that is away.
 pub(crate) fn failure(step: &'static str) -> impl FnOnce(PgWireError) -> Failure {
     move |error| match &error {
-        // object_in_use: active for another session. duplicate_object: another replica takes the snapshot.
-        PgWireError::Server(text) if text.contains("SQLSTATE 55006") || text.contains("SQLSTATE 42710") => {
-            Failure::Taken
-        }
+        PgWireError::Server(text) => match state_in(text) {
+            // Active for another session; or another replica takes the snapshot.
+            Some(SqlState::OBJECT_IN_USE | SqlState::DUPLICATE_OBJECT) => Failure::Taken,
+            _ => database(step)(error),
+        },
         // The library's task has panicked.
         PgWireError::Task(_) => stop(step)(error),
         _ => database(step)(error),
+    }
+}
+
+/// Returns the SQLSTATE of an error of the server, of which the library keeps the text alone: `… (SQLSTATE 55006)`.
+fn state_in(text: &str) -> Option<SqlState> {
+    let (_, code) = text.rsplit_once("(SQLSTATE ")?;
+    Some(SqlState::from_code(code.strip_suffix(')')?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slot_that_another_replica_has_is_told_by_its_sqlstate_alone() {
+        let of = |text: &str| failure("take the slot")(PgWireError::Server(text.to_owned()));
+        assert!(matches!(of("replication slot \"s\" is active for PID 7 (SQLSTATE 55006)"), Failure::Taken));
+        assert!(matches!(of("replication slot \"s\" already exists (SQLSTATE 42710)"), Failure::Taken));
+        assert!(matches!(of("slot named SQLSTATE 55006 is lost (SQLSTATE 55000)"), Failure::Database(_)));
+        assert!(matches!(of("no state at all"), Failure::Database(_)));
     }
 }

@@ -1,8 +1,9 @@
 //! Reads both tables as of one LSN; the module docs of the crate say why a crash leaves no hole.
 
+use crate::context::Context;
 use crate::envelope::{self, Origin, Row, RowChange, TABLES, Table};
+use crate::failure::{Failure, database, stop};
 use crate::pgoutput::{Cell, Column, Relation};
-use crate::session::{Failure, Session, database, stop};
 use crate::sink::Sink;
 use crate::slot::{self, State};
 use crate::topic::{self, Live};
@@ -20,21 +21,21 @@ pub(crate) struct Exported {
 }
 
 /// Makes the temporary slot. PostgreSQL waits for every transaction that runs at this moment.
-pub(crate) async fn export(session: &Session, attempt: u32, control: &Client) -> Result<Exported, Failure> {
-    let slot = &session.config.slot;
+pub(crate) async fn export(context: &Context, attempt: u32, control: &Client) -> Result<Exported, Failure> {
+    let slot = &context.config.slot;
     let sql = format!(
         "CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput (SNAPSHOT 'export')",
         slot::temporary(slot)
     );
-    let config = slot::replication(&session.config, attempt)?;
-    let made = session.patiently(async {
+    let config = slot::replication(&context.config, attempt)?;
+    let made = context.patiently(async {
         let mut connection = ReplicationClient::connect_gated(config).await?;
         let rows = connection.simple_query(&sql).await?;
         Ok((connection, rows))
     });
     let (connection, rows) = made.await?.map_err(slot::failure("make the snapshot's slot"))?;
     // Whoever held the temporary slot before may have completed its snapshot since we looked.
-    if session.answered("look at the slot", slot::state(control, slot)).await? != State::Absent {
+    if context.answered("look at the slot", slot::state(control, slot)).await? != State::Absent {
         return Err(Failure::Taken);
     }
     let column = |index: usize| -> Option<String> {
@@ -49,13 +50,13 @@ pub(crate) async fn export(session: &Session, attempt: u32, control: &Client) ->
 
 /// Writes every row and every row that is gone, then makes the slot permanent.
 pub(crate) async fn run(
-    session: &Session,
+    context: &Context,
     exported: Exported,
     control: &Client,
     sink: &mut Sink,
 ) -> Result<(), Failure> {
     tracing::info!(lsn = %exported.lsn, "taking a snapshot");
-    let reader = session.connect().await?;
+    let reader = context.connect().await?;
     // The name comes from the server and holds only hexadecimal digits and dashes; refuse anything else.
     if !exported.snapshot.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-') {
         return Err(Failure::Database(anyhow::anyhow!("the server names a snapshot oddly")));
@@ -66,17 +67,17 @@ pub(crate) async fn run(
         exported.snapshot
     );
     let enter = async { reader.batch_execute(&begin).await.map_err(database("enter the snapshot")) };
-    session.answered("enter the snapshot", enter).await?;
+    context.answered("enter the snapshot", enter).await?;
     for table in &TABLES {
-        let scan = Scan { session, reader: &reader, table, lsn: exported.lsn };
+        let scan = Scan { context, reader: &reader, table, lsn: exported.lsn };
         scan.run(sink).await?;
     }
     if sink.is_open() {
-        session.patiently(sink.commit()).await?.map_err(Failure::Kafka)?;
+        context.patiently(sink.commit()).await?.map_err(Failure::Kafka)?;
     }
-    let make = slot::make_permanent(control, &session.config.slot);
-    session.answered("make the slot permanent", make).await?;
-    session.metrics.snapshots.inc();
+    let make = slot::make_permanent(control, &context.config.slot);
+    context.answered("make the slot permanent", make).await?;
+    context.metrics.snapshots.inc();
     tracing::info!(lsn = %exported.lsn, "snapshot is complete");
     drop(exported.connection);
     Ok(())
@@ -84,7 +85,7 @@ pub(crate) async fn run(
 
 /// Reads one table.
 struct Scan<'a> {
-    session: &'a Session,
+    context: &'a Context,
     reader: &'a Client,
     table: &'a Table,
     lsn: Lsn,
@@ -92,12 +93,11 @@ struct Scan<'a> {
 
 impl Scan<'_> {
     async fn run(&self, sink: &mut Sink) -> Result<(), Failure> {
-        let relation = self.session.answered("describe a table", self.relation()).await?;
-        let read = self.session.patiently(topic::live(&self.session.config.kafka, self.table.topic.name));
+        let relation = self.context.answered("describe a table", self.relation()).await?;
+        let read = self.context.patiently(topic::live(&self.context.config.kafka, self.table.topic.name));
         let live = read.await?.map_err(Failure::Kafka)?;
-        let db = self.database_name()?;
         let origin = Origin {
-            db: &db,
+            db: &self.context.database,
             schema: &relation.schema,
             lsn: self.lsn.as_u64(),
             snapshot: true,
@@ -124,7 +124,7 @@ impl Scan<'_> {
     async fn send(&self, sink: &mut Sink, record: &envelope::Record) -> Result<(), Failure> {
         sink.send(record).map_err(Failure::Kafka)?;
         if sink.is_full() {
-            self.session.patiently(sink.commit()).await?.map_err(Failure::Kafka)?;
+            self.context.patiently(sink.commit()).await?.map_err(Failure::Kafka)?;
         }
         Ok(())
     }
@@ -148,14 +148,14 @@ impl Scan<'_> {
         rows: &mut Pin<&mut SimpleQueryStream>,
     ) -> Result<Option<SimpleQueryMessage>, Failure> {
         let next = async { rows.try_next().await.map_err(database("read a row")) };
-        self.session.answered("read a row", next).await
+        self.context.answered("read a row", next).await
     }
 
     /// Reads in text format, as the stream does, so that both go through one conversion.
     async fn select(&self) -> Result<SimpleQueryStream, Failure> {
         let sql = format!("SELECT * FROM {}", self.table.name);
         let select = async { self.reader.simple_query_raw(&sql).await.map_err(database("read a table")) };
-        self.session.answered("read a table", select).await
+        self.context.answered("read a table", select).await
     }
 
     async fn relation(&self) -> Result<Relation, Failure> {
@@ -174,10 +174,6 @@ impl Scan<'_> {
                 .map(|column| Column { name: column.name().to_owned(), type_oid: column.type_().oid() })
                 .collect(),
         })
-    }
-
-    fn database_name(&self) -> Result<String, Failure> {
-        Ok(slot::replication(&self.session.config, 0)?.database)
     }
 }
 

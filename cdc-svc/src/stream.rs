@@ -1,8 +1,9 @@
 //! Changes from the slot to the sink, one database transaction after the other.
 
+use crate::context::Context;
 use crate::envelope::{self, Origin, RowChange, TABLES, Table};
+use crate::failure::{Failure, database, stop};
 use crate::pgoutput::{self, Message, Relation};
-use crate::session::{Failure, Session, database, stop};
 use crate::sink::Sink;
 use crate::slot::{self, SILENCE_MAX};
 use crate::topic;
@@ -38,23 +39,21 @@ struct Unconfirmed {
 
 /// Streams until the shutdown or a failure.
 pub(crate) async fn run(
-    session: &Session,
+    context: &Context,
     source: &mut ReplicationClient,
     sink: &mut Sink,
 ) -> Result<(), Failure> {
-    let db = slot::replication(&session.config, 0)?.database;
     let mut stream =
-        Stream { session, source, sink, db, relations: HashMap::new(), receiving: None, unconfirmed: None };
+        Stream { context, source, sink, relations: HashMap::new(), receiving: None, unconfirmed: None };
     let outcome = stream.run().await;
     stream.source.stop();
     outcome
 }
 
 struct Stream<'a> {
-    session: &'a Session,
+    context: &'a Context,
     source: &'a mut ReplicationClient,
     sink: &'a mut Sink,
-    db: String,
     relations: HashMap<u32, Relation>,
     receiving: Option<Receiving>,
     /// What the open Kafka transaction holds of whole database transactions.
@@ -63,10 +62,10 @@ struct Stream<'a> {
 
 impl Stream<'_> {
     async fn run(&mut self) -> Result<(), Failure> {
-        let shutdown = self.session.chassis.shutdown.clone();
+        let shutdown = self.context.chassis.shutdown.clone();
         let mut heard = Instant::now();
         loop {
-            self.session.chassis.liveness.beat();
+            self.context.chassis.liveness.beat();
             let lingering = self.receiving.is_none() && self.sink.is_open();
             let wait = if lingering { LINGER } else { IDLE_LOOK };
             let event = tokio::select! {
@@ -176,8 +175,8 @@ impl Stream<'_> {
             if self.sink.is_open() {
                 self.commit().await?;
             }
-            let read = topic::live(&self.session.config.kafka, table.topic.name);
-            let live = self.session.patiently(read).await?.map_err(Failure::Kafka)?;
+            let read = topic::live(&self.context.config.kafka, table.topic.name);
+            let live = self.context.patiently(read).await?.map_err(Failure::Kafka)?;
             for (key, value) in live {
                 let origin = self.origin(&relation.schema);
                 for record in envelope::forget(table, &origin, key, &value) {
@@ -193,7 +192,13 @@ impl Stream<'_> {
 
     fn origin<'a>(&'a self, schema: &'a str) -> Origin<'a> {
         let lsn = self.receiving.map_or(0, |receiving| receiving.commit_lsn.as_u64());
-        Origin { db: &self.db, schema, lsn, snapshot: false, ts_ms: Timestamp::now().as_micros() / 1_000 }
+        Origin {
+            db: &self.context.database,
+            schema,
+            lsn,
+            snapshot: false,
+            ts_ms: Timestamp::now().as_micros() / 1_000,
+        }
     }
 
     fn relation(&self, id: u32) -> Result<&Relation, Failure> {
@@ -203,7 +208,7 @@ impl Stream<'_> {
     }
 
     async fn commit(&mut self) -> Result<(), Failure> {
-        self.session.patiently(self.sink.commit()).await?.map_err(Failure::Kafka)?;
+        self.context.patiently(self.sink.commit()).await?.map_err(Failure::Kafka)?;
         self.confirm();
         Ok(())
     }
@@ -213,7 +218,7 @@ impl Stream<'_> {
         let Some(Unconfirmed { end, first_commit_micros }) = self.unconfirmed.take() else { return };
         self.source.update_applied_lsn(end);
         let micros = Timestamp::now().as_micros().saturating_sub(first_commit_micros).max(0);
-        self.session
+        self.context
             .metrics
             .capture_seconds
             .observe(Duration::from_micros(micros.unsigned_abs()).as_secs_f64());
