@@ -47,7 +47,6 @@
 mod batch;
 mod config;
 mod metrics;
-mod ownership;
 mod recall;
 mod session;
 mod trouble;

@@ -2,13 +2,14 @@
 
 use crate::batch::Batch;
 use crate::metrics::Metrics;
-use crate::ownership::{Handover, Ownership};
 use crate::recall::Recaller;
 use crate::trouble::Trouble;
 use crate::{Config, GROUP};
 use anyhow::{Context, anyhow};
 use chassis::Chassis;
-use chassis::kafka::{Assignment, Monitor, REPORT_INTERVAL_MS, TransactionalProducer, partitions};
+use chassis::kafka::{
+    Assignment, Change, Member, Monitor, REPORT_INTERVAL_MS, TransactionalProducer, partitions,
+};
 use chassis::retry::{Supervisor, Try};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
 use rdkafka::message::{BorrowedMessage, Header, Message, OwnedHeaders};
@@ -56,7 +57,7 @@ struct Topics {
 struct Session<'a> {
     shared: &'a Shared,
     topics: Topics,
-    consumer: &'a BaseConsumer<Ownership>,
+    consumer: &'a BaseConsumer<Member>,
     producer: TransactionalProducer,
     dedup: Dedup,
     recaller: Recaller,
@@ -76,13 +77,13 @@ pub(crate) fn run(shared: &Shared) -> Result<(), Trouble> {
         Topics { readings: kafka.topic(topics::READINGS.name), alerts: kafka.topic(topics::ALERTS.name) };
     let latch = shared.chassis.readiness.latch("kafka");
     let monitor = Monitor::new(latch);
-    let consumer: BaseConsumer<Ownership> = kafka
+    let consumer: BaseConsumer<Member> = kafka
         .consumer(GROUP)
         .set("group.instance.id", &shared.config.instance_id)
         .set("statistics.interval.ms", REPORT_INTERVAL_MS)
         // A rebalance takes away only what moves; the other partitions go on.
         .set("partition.assignment.strategy", "cooperative-sticky")
-        .create_with_context(Ownership::new(monitor, shared.assignment.clone()))
+        .create_with_context(Member::new(monitor, shared.assignment.clone()).beginning_paused())
         .context("create the readings consumer")
         .map_err(Trouble::Stop)?;
     check_partitions(&consumer, &topics)?;
@@ -115,7 +116,7 @@ pub(crate) fn run(shared: &Shared) -> Result<(), Trouble> {
 }
 
 /// Refuses topics that are not co-partitioned: who owns a partition of readings writes and restores that partition of alerts.
-fn check_partitions(consumer: &BaseConsumer<Ownership>, topics: &Topics) -> Result<(), Trouble> {
+fn check_partitions(consumer: &BaseConsumer<Member>, topics: &Topics) -> Result<(), Trouble> {
     let count = |topic: &str| -> Result<usize, Trouble> {
         let partitions = partitions(consumer, topic).context("ask for the partitions");
         match partitions.map_err(Trouble::Retry)?.len() {
@@ -166,10 +167,9 @@ impl Session<'_> {
     }
 
     /// Returns the partitions that are read again.
-    fn hand_over(&mut self, handover: Handover) -> Result<BTreeSet<i32>, Trouble> {
+    fn hand_over(&mut self, handover: Change) -> Result<BTreeSet<i32>, Trouble> {
         match handover {
-            Handover::Revoked(partitions) => {
-                tracing::info!(?partitions, "partitions revoked");
+            Change::Revoked(partitions) => {
                 for partition in &partitions {
                     self.recaller.forget(*partition);
                     self.dedup.remove(*partition);
@@ -180,8 +180,7 @@ impl Session<'_> {
                 }
                 Ok(BTreeSet::new())
             }
-            Handover::Assigned(partitions, group) => {
-                tracing::info!(?partitions, "partitions assigned");
+            Change::Assigned(partitions, group) => {
                 self.group = group;
                 self.recaller.want(partitions);
                 Ok(BTreeSet::new())

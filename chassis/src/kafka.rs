@@ -1,7 +1,9 @@
 //! Kafka settings that keep our guarantees, the one way to hold a compacted topic as a table, and the watch on lag and progress.
 
 mod assignment;
+mod commits;
 mod headers;
+mod member;
 mod monitor;
 mod progress;
 mod quiet;
@@ -11,7 +13,9 @@ mod transaction;
 mod watch;
 
 pub use assignment::{Assignment, partitions_of};
+pub use commits::{Commits, Done};
 pub use headers::{headers_of, owned_headers};
+pub use member::{Change, Member, Revoke};
 pub use monitor::{Monitor, REPORT_INTERVAL_MS};
 pub use progress::{Look, Progress, Verdict};
 pub use quiet::Quiet;

@@ -2,13 +2,14 @@
 //!
 //! A partition belongs to one lane, so lanes never wait for each other's rows or offsets.
 
-use crate::batch::{Batch, Limits};
+use crate::batch::{Batch, Limits, Next};
 use crate::filling::{Filling, at};
-use crate::ownership::{Flights, Ownership};
+use crate::ownership::Flights;
 use crate::parcel::Parcel;
 use crate::pending::Pending;
 use crate::retention::Retention;
 use crate::writer::Writer;
+use chassis::kafka::{Done, Member};
 use rdkafka::consumer::{CommitMode, StreamConsumer};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) struct Lane {
     pub(crate) parcels: Receiver<Parcel>,
-    pub(crate) consumer: Arc<StreamConsumer<Ownership>>,
+    pub(crate) consumer: Arc<StreamConsumer<Member>>,
     pub(crate) flights: Arc<Flights>,
     pub(crate) topic: String,
     pub(crate) writer: Writer,
@@ -77,7 +78,7 @@ impl Lane {
             never = filling.keep_filling(&mut self.parcels) => match never {},
         }
         let ready = self.pending.committable(batch.next_offsets());
-        self.flights.commit(&self.consumer, &self.topic, &ready, mode);
+        self.commit(&ready, mode);
         drop(flight);
         Ok(())
     }
@@ -90,8 +91,14 @@ impl Lane {
             self.writer.retry(refused, &mut self.pending).await?;
         }
         let ready = self.pending.committable(&BTreeMap::new());
-        self.flights.commit(&self.consumer, &self.topic, &ready, CommitMode::Async);
+        self.commit(&ready, CommitMode::Async);
         Ok(())
+    }
+
+    fn commit(&self, ready: &BTreeMap<i32, Next>, mode: CommitMode) {
+        let done = |next: &Next| Done { next: next.offset, version: next.version };
+        let ready = ready.iter().map(|(partition, next)| (*partition, done(next))).collect();
+        self.flights.commits.commit(&self.consumer, &self.topic, &ready, mode);
     }
 
     fn reject_old(&self, batch: &mut Batch) {

@@ -32,12 +32,12 @@ pub use metrics::Metrics;
 
 use anyhow::Context;
 use chassis::Chassis;
-use chassis::kafka::{Assignment, Monitor, REPORT_INTERVAL_MS, Watch, WatchMetrics, Watched};
+use chassis::kafka::{Assignment, Member, Monitor, REPORT_INTERVAL_MS, Watch, WatchMetrics, Watched};
 use dead_letter::DeadLetters;
 use lane::Lane;
 use lanes::Lanes;
 use maintenance::Maintenance;
-use ownership::{Flights, Ownership};
+use ownership::Flights;
 use pending::Pending;
 use rdkafka::consumer::{Consumer, StreamConsumer};
 use router::{Inlet, LANE_PARCELS_MAX, Router};
@@ -82,7 +82,7 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
     let assignment = Assignment::default();
     let flights = Arc::new(Flights::new(assignment.clone()));
     let lanes = Arc::new(Lanes::new(config.writers, latch));
-    let consumer = Arc::new(consumer(&config, &chassis, Arc::clone(&flights))?);
+    let consumer = Arc::new(consumer(&config, &chassis, &flights)?);
     let dead_letters =
         DeadLetters::open(&config.kafka, metrics.clone(), chassis.readiness.latch("dead-letters"))?;
     let overdue = CancellationToken::new();
@@ -112,7 +112,7 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
         inlets.push(Inlet::new(sender, &topic));
     }
     let mut beside = watch_and_maintain(&config, &chassis, &assignment, &lanes, &dead_letters, &metrics)?;
-    beside.spawn(flights.keep_committed(Arc::clone(&consumer), topic.clone()));
+    beside.spawn(Arc::clone(&flights.commits).keep(Arc::clone(&consumer), topic.clone()));
     consumer.subscribe(&[&topic]).context("subscribe to readings")?;
     let router = Router::new(Arc::clone(&consumer), topic, assignment, lanes, inlets);
     first_to_end(router.run(&chassis), &mut writing, &mut beside).await?;
@@ -135,8 +135,8 @@ pub fn metric_names() -> Vec<String> {
 fn consumer(
     config: &Config,
     chassis: &Chassis,
-    flights: Arc<Flights>,
-) -> anyhow::Result<StreamConsumer<Ownership>> {
+    flights: &Arc<Flights>,
+) -> anyhow::Result<StreamConsumer<Member>> {
     let monitor = Monitor::new(chassis.readiness.latch("kafka"));
     let mut settings = config.kafka.consumer(GROUP);
     settings
@@ -146,7 +146,7 @@ fn consumer(
     if let Some(instance_id) = &config.instance_id {
         settings.set("group.instance.id", instance_id);
     }
-    settings.create_with_context(Ownership::new(monitor, flights)).context("create the readings consumer")
+    settings.create_with_context(flights.member(monitor)).context("create the readings consumer")
 }
 
 /// Starts what runs beside the router and the lanes; it ends with what is returned.

@@ -9,11 +9,10 @@
 //! membership.
 
 use crate::lanes::Lanes;
-use crate::ownership::Ownership;
 use crate::parcel::Parcel;
 use anyhow::{Context, anyhow};
 use chassis::Chassis;
-use chassis::kafka::Assignment;
+use chassis::kafka::{Assignment, Member};
 use futures::{FutureExt as _, Stream, StreamExt as _};
 use rdkafka::consumer::{Consumer, StreamConsumer};
 use rdkafka::error::KafkaResult;
@@ -85,7 +84,7 @@ impl Inlet {
 
 /// Moves records from the consumer into the lanes.
 pub(crate) struct Router {
-    consumer: Arc<StreamConsumer<Ownership>>,
+    consumer: Arc<StreamConsumer<Member>>,
     topic: String,
     assignment: Assignment,
     lanes: Arc<Lanes>,
@@ -98,7 +97,7 @@ pub(crate) struct Router {
 
 impl Router {
     pub(crate) fn new(
-        consumer: Arc<StreamConsumer<Ownership>>,
+        consumer: Arc<StreamConsumer<Member>>,
         topic: String,
         assignment: Assignment,
         lanes: Arc<Lanes>,

@@ -13,7 +13,6 @@ pub mod cut;
 pub mod file;
 pub mod lake;
 mod metrics;
-mod ownership;
 mod partition;
 mod session;
 mod work;
@@ -24,13 +23,14 @@ pub use metrics::Metrics;
 use anyhow::{Context, bail};
 use chassis::Chassis;
 use chassis::admin::Latch;
-use chassis::kafka::{Assignment, Monitor, REPORT_INTERVAL_MS, Watch, WatchMetrics, Watched};
+use chassis::kafka::{
+    Assignment, Commits, Member, Monitor, REPORT_INTERVAL_MS, Watch, WatchMetrics, Watched,
+};
 use chassis::retry::Supervisor;
 use lake::Lake;
-use ownership::Ownership;
 use rdkafka::consumer::{Consumer, StreamConsumer};
 use schema::topics;
-use session::Session;
+use session::{Group, Session};
 use std::sync::{Arc, PoisonError};
 use tokio_util::sync::CancellationToken;
 use work::Work;
@@ -49,13 +49,13 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
         return Ok(());
     }
     let assignment = Assignment::default();
-    let consumer: StreamConsumer<Ownership> = config
+    let consumer: StreamConsumer<Member> = config
         .kafka
         .consumer("lake-svc")
         .set("statistics.interval.ms", REPORT_INTERVAL_MS)
         // A rebalance takes away only what moves; the other partitions keep what they have gathered.
         .set("partition.assignment.strategy", "cooperative-sticky")
-        .create_with_context(Ownership::new(monitor, assignment.clone()))
+        .create_with_context(Member::new(monitor, assignment.clone()))
         .context("create the readings consumer")?;
     let topic = config.kafka.topic(topics::READINGS.name);
     consumer.subscribe(&[&topic]).context("subscribe to readings")?;
@@ -70,7 +70,10 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
         metrics: WatchMetrics::register(&chassis.registry, "lake").context("register metrics")?,
     };
     let watch = Watch::open(&config.kafka, &chassis, watched)?;
-    let session = Session::new(consumer, topic, work, config.limits, config.buffer_bytes_max, metrics);
+    let commits = Arc::new(Commits::new(assignment.clone()));
+    let keep = Arc::clone(&commits).keep(Arc::clone(&consumer), topic.clone());
+    let group = Group { consumer, topic, assignment, commits };
+    let session = Session::new(group, work, config.limits, config.buffer_bytes_max, metrics);
     let gathering = session.gathering();
     let is_free = |partition| {
         let away = ["kafka", "lake"];
@@ -80,6 +83,7 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
     tokio::select! {
         ended = session.run(&chassis) => ended,
         never = watch.run(is_free) => never,
+        never = keep => never,
     }
 }
 

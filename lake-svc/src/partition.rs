@@ -9,6 +9,8 @@ use tokio::task::AbortHandle;
 pub(crate) struct Partition {
     /// Tells this ownership from an earlier one of the same partition.
     pub(crate) generation: u64,
+    /// The version of the assignment under which it was begun.
+    pub(crate) version: u64,
     pub(crate) phase: Phase,
     /// Whether the consumer was told to pause it.
     pub(crate) is_paused: bool,
@@ -36,9 +38,10 @@ pub(crate) enum Next {
 }
 
 impl Partition {
-    pub(crate) fn new(generation: u64) -> Self {
+    pub(crate) fn new(generation: u64, version: u64) -> Self {
         Self {
             generation,
+            version,
             phase: Phase::Starting,
             is_paused: false,
             writing_bytes: None,

@@ -4,14 +4,14 @@
 
 use crate::buffer::{Limits, Record};
 use crate::metrics::Metrics;
-use crate::ownership::{Handover, Ownership};
 use crate::partition::{Next, Partition, Phase};
 use crate::work::{Start, Work, Written};
 use anyhow::Context;
 use chassis::Chassis;
+use chassis::kafka::{Assignment, Change, Commits, Done, Member};
 use rdkafka::consumer::{CommitMode, Consumer, StreamConsumer};
 use rdkafka::message::{BorrowedMessage, Message};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::topic_partition_list::TopicPartitionList;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,9 +22,6 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// How often ages are looked at, and how often an idle loop says that it is alive.
 const TICK: Duration = Duration::from_millis(500);
-/// How often the group is told again how far the lake is: librdkafka refuses a commit in the middle of a rebalance and
-/// tells nobody, an idle partition has no next one, and its lag would look like a stall. One small request.
-const COMMIT_AGAIN_EVERY: Duration = Duration::from_secs(10);
 
 /// What a task has done, for the ownership that asked for it.
 struct Finished {
@@ -39,9 +36,17 @@ enum Outcome {
     Written(Written, i64),
 }
 
+/// What ties a session to its consumer group.
+pub(crate) struct Group {
+    pub(crate) consumer: Arc<StreamConsumer<Member>>,
+    /// The topic with its prefix.
+    pub(crate) topic: String,
+    pub(crate) assignment: Assignment,
+    pub(crate) commits: Arc<Commits>,
+}
+
 pub(crate) struct Session {
-    consumer: Arc<StreamConsumer<Ownership>>,
-    topic: String,
+    group: Group,
     work: Work,
     limits: Limits,
     buffer_bytes_max: usize,
@@ -60,16 +65,14 @@ pub(crate) type Gathering = Arc<Mutex<BTreeSet<i32>>>;
 
 impl Session {
     pub(crate) fn new(
-        consumer: Arc<StreamConsumer<Ownership>>,
-        topic: String,
+        group: Group,
         work: Work,
         limits: Limits,
         buffer_bytes_max: usize,
         metrics: Metrics,
     ) -> Self {
         Self {
-            consumer,
-            topic,
+            group,
             work,
             limits,
             buffer_bytes_max,
@@ -91,11 +94,9 @@ impl Session {
     /// # Errors
     /// Files cannot be laid out, or the lake was filled from another topic (stop).
     pub(crate) async fn run(mut self, chassis: &Chassis) -> anyhow::Result<()> {
-        let consumer = Arc::clone(&self.consumer);
+        let consumer = Arc::clone(&self.group.consumer);
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut commits = interval(COMMIT_AGAIN_EVERY);
-        commits.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             chassis.liveness.beat();
             tokio::select! {
@@ -107,7 +108,6 @@ impl Session {
                     self.cut_due();
                     self.note_gathering();
                 }
-                _ = commits.tick() => self.commit(),
                 received = consumer.recv() => match received {
                     Ok(record) => self.gather(&record).await,
                     // librdkafka reconnects by itself, and the monitor closes the latch meanwhile.
@@ -134,15 +134,13 @@ impl Session {
         }
     }
 
-    fn hand_over(&mut self, changes: Vec<Handover>) {
+    fn hand_over(&mut self, changes: Vec<Change>) {
         for change in changes {
             match change {
-                Handover::Assigned(partitions) => {
-                    tracing::info!(?partitions, "partitions assigned");
+                Change::Assigned(partitions, _) => {
                     partitions.into_iter().for_each(|partition| self.start(partition));
                 }
-                Handover::Revoked(partitions) => {
-                    tracing::info!(?partitions, "partitions revoked");
+                Change::Revoked(partitions) => {
                     for partition in partitions {
                         // What it had gathered is the next owner's to read.
                         self.partitions.remove(&partition);
@@ -158,7 +156,7 @@ impl Session {
     fn start(&mut self, partition: i32) {
         self.generations += 1;
         let generation = self.generations;
-        let mut state = Partition::new(generation);
+        let mut state = Partition::new(generation, self.group.assignment.version());
         let work = self.work.clone();
         state.own(self.tasks.spawn(async move {
             let outcome = work.start(partition).await.map(Outcome::Started);
@@ -268,6 +266,7 @@ impl Session {
                     "partition starts"
                 );
                 state.begin(start);
+                self.commit();
             }
             Outcome::Written(Written::Done, last) => {
                 state.writing_bytes = None;
@@ -298,11 +297,11 @@ impl Session {
             if must_pause != state.is_paused || matches!(state.phase, Phase::Starting) {
                 state.is_paused = must_pause;
                 let list = if must_pause { &mut pause } else { &mut resume };
-                list.add_partition(&self.topic, *partition);
+                list.add_partition(&self.group.topic, *partition);
             }
         }
         for (list, outcome) in
-            [(&pause, self.consumer.pause(&pause)), (&resume, self.consumer.resume(&resume))]
+            [(&pause, self.group.consumer.pause(&pause)), (&resume, self.group.consumer.resume(&resume))]
         {
             if let Err(error) = outcome {
                 // They are ours no more; the handover is under way.
@@ -313,18 +312,9 @@ impl Session {
 
     /// Tells the group how far the lake is: for whoever looks at the lag, and for nothing else.
     fn commit(&self) {
-        let mut offsets = TopicPartitionList::new();
-        for (partition, state) in &self.partitions {
-            if let Some(stored) = state.stored {
-                // Cannot fail: it is 0 or the offset after a received record.
-                let _ = offsets.add_partition_offset(&self.topic, *partition, Offset::Offset(stored));
-            }
-        }
-        if offsets.count() == 0 {
-            return;
-        }
-        if let Err(error) = self.consumer.commit(&offsets, CommitMode::Async) {
-            tracing::debug!(%error, "the group's offset stays behind");
-        }
+        let done = |state: &Partition| Some(Done { next: state.stored?, version: state.version });
+        let done = self.partitions.iter().filter_map(|(id, state)| Some((*id, done(state)?))).collect();
+        let Group { consumer, topic, commits, .. } = &self.group;
+        commits.commit(consumer, topic, &done, CommitMode::Async);
     }
 }

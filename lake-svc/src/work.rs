@@ -5,9 +5,9 @@ use crate::cut::Cut;
 use crate::file::files_of;
 use crate::lake::{Error, Lake, Position};
 use crate::metrics::Metrics;
-use crate::ownership::Ownership;
 use anyhow::{Context, bail};
 use chassis::admin::Latch;
+use chassis::kafka::Member;
 use chassis::retry::{Backoff, Supervisor};
 use rdkafka::consumer::{Consumer, StreamConsumer};
 use rdkafka::topic_partition_list::Offset;
@@ -41,7 +41,7 @@ pub(crate) enum Written {
 #[derive(Clone)]
 pub(crate) struct Work {
     lake: Lake,
-    consumer: Arc<StreamConsumer<Ownership>>,
+    consumer: Arc<StreamConsumer<Member>>,
     topic: String,
     latch: Latch,
     metrics: Metrics,
@@ -51,7 +51,7 @@ pub(crate) struct Work {
 impl Work {
     pub(crate) fn new(
         lake: Lake,
-        consumer: Arc<StreamConsumer<Ownership>>,
+        consumer: Arc<StreamConsumer<Member>>,
         topic: String,
         latch: Latch,
         metrics: Metrics,
