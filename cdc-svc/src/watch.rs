@@ -61,7 +61,7 @@ impl Watch {
                 Ok((client, found)) => {
                     self.client = Some(client);
                     self.is_answered = true;
-                    self.judge(found, Instant::now());
+                    self.evaluate(found, Instant::now());
                 }
                 Err(error) => {
                     self.metrics.look_failures.inc();
@@ -82,7 +82,7 @@ impl Watch {
         Ok((client, found))
     }
 
-    fn judge(&mut self, found: slot::Position, now: Instant) {
+    fn evaluate(&mut self, found: slot::Position, now: Instant) {
         // A session that says itself that a server is away has something in its way.
         let closed = self.chassis.readiness.closed();
         let look = Look {
@@ -151,7 +151,7 @@ mod tests {
         let found = slot::Position { wal: 9, confirmed: Some(1), retained: 9, holder: Some(1) };
         let (mut unready, mut dead) = (None, None);
         for looks in 0..=12 {
-            watch.judge(found, begin + look * looks);
+            watch.evaluate(found, begin + look * looks);
             if chassis.readiness.closed().contains(&NAME) {
                 unready.get_or_insert(look * looks);
             }
@@ -159,7 +159,7 @@ mod tests {
                 dead.get_or_insert(look * looks);
             }
         }
-        watch.judge(slot::Position { confirmed: Some(9), ..found }, begin + look * 13);
+        watch.evaluate(slot::Position { confirmed: Some(9), ..found }, begin + look * 13);
         assert!(!chassis.readiness.closed().contains(&NAME) && chassis.liveness.is_live(), "it moves again");
         (unready, dead)
     }

@@ -1,6 +1,6 @@
 //! Records gathered into batches. Pure: no clock, no I/O.
 
-use crate::names::Names;
+use crate::interner::Interner;
 use crate::parcel::Parcel;
 use rdkafka::message::{Message as _, OwnedMessage};
 use schema::{
@@ -98,7 +98,7 @@ pub struct Entry {
     record: usize,
 }
 
-/// Names why a record is a dead letter.
+/// Interner why a record is a dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// Nothing that decodes to a reading.
@@ -150,10 +150,10 @@ pub struct Next {
 /// Gathers records and remembers how far each partition has come.
 #[derive(Debug, Default)]
 pub struct Batch {
-    pub(crate) sensors: Names,
-    pub(crate) metrics: Names,
+    pub(crate) sensors: Interner,
+    pub(crate) metrics: Interner,
     /// Device types and zones.
-    pub(crate) places: Names,
+    pub(crate) labels: Interner,
     /// Metric and value.
     pub(crate) values: Vec<(u32, f64)>,
     parcels: Vec<Parcel>,
@@ -203,8 +203,8 @@ impl Batch {
         Ok(Entry {
             event_id: reading.event_id,
             sensor: self.sensors.number(&reading.sensor_id, check_sensor_id)?,
-            device_type: self.places.number(&reading.device_type, |text| check_text("deviceType", text))?,
-            zone: self.places.number(&reading.zone_id, |text| check_text("zoneId", text))?,
+            device_type: self.labels.number(&reading.device_type, |text| check_text("deviceType", text))?,
+            zone: self.labels.number(&reading.zone_id, |text| check_text("zoneId", text))?,
             values: first..self.values.len(),
             attributes: (!reading.attributes.is_empty())
                 .then(|| serde_json::Value::Object(reading.attributes).to_string().into()),

@@ -47,8 +47,8 @@ impl<'a> Columns<'a> {
             columns.value.push(value);
             columns.event_id.push(entry.event_id);
             columns.received_at.push(entry.received_at);
-            columns.device_type.push(batch.places.text(entry.device_type));
-            columns.zone_id.push(batch.places.text(entry.zone));
+            columns.device_type.push(batch.labels.text(entry.device_type));
+            columns.zone_id.push(batch.labels.text(entry.zone));
             columns.attributes.push(entry.attributes.as_deref());
         }
         columns

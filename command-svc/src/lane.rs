@@ -2,9 +2,9 @@
 //!
 //! A partition belongs to one lane, so lanes never wait for each other's rows or offsets.
 
+use crate::accumulator::{Accumulator, at};
 use crate::batch::{Batch, Limits, Next};
-use crate::filling::{Filling, at};
-use crate::ownership::Flights;
+use crate::in_flight::InFlight;
 use crate::parcel::Parcel;
 use crate::pending::Pending;
 use crate::retention::Retention;
@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) struct Lane {
     pub(crate) parcels: Receiver<Parcel>,
     pub(crate) consumer: Arc<StreamConsumer<Member>>,
-    pub(crate) flights: Arc<Flights>,
+    pub(crate) in_flight: Arc<InFlight>,
     pub(crate) topic: String,
     pub(crate) writer: Writer,
     pub(crate) limits: Limits,
@@ -46,12 +46,12 @@ impl Lane {
     }
 
     async fn write(&mut self) -> anyhow::Result<()> {
-        let mut filling = Filling::new(self.limits);
+        let mut accumulator = Accumulator::new(self.limits);
         loop {
             tokio::select! {
-                has_more = filling.fill(&mut self.parcels) => {
+                has_more = accumulator.gather(&mut self.parcels) => {
                     let mode = if has_more { CommitMode::Async } else { CommitMode::Sync };
-                    self.store(&mut filling, mode).await?;
+                    self.store(&mut accumulator, mode).await?;
                     if !has_more {
                         return Ok(());
                     }
@@ -62,11 +62,11 @@ impl Lane {
     }
 
     /// Stores what is gathered, while the next batch fills.
-    async fn store(&mut self, filling: &mut Filling, mode: CommitMode) -> anyhow::Result<()> {
-        let mut batch = filling.take();
-        // First the flight, then the look at what is still ours: a rebalance in between waits for nothing.
-        let flight = self.flights.begin(batch.next_offsets().keys().copied().collect());
-        let assignment = &self.flights.assignment;
+    async fn store(&mut self, accumulator: &mut Accumulator, mode: CommitMode) -> anyhow::Result<()> {
+        let mut batch = accumulator.take();
+        // First the note that it is under way, then the look at what is still ours: a rebalance in between waits for nothing.
+        let under_way = self.in_flight.begin(batch.next_offsets().keys().copied().collect());
+        let assignment = &self.in_flight.assignment;
         batch.retain(|partition, version| assignment.holds_since(partition, version));
         self.pending.retain(|partition, version| assignment.holds_since(partition, version));
         self.reject_old(&mut batch);
@@ -75,17 +75,17 @@ impl Lane {
         }
         tokio::select! {
             stored = self.writer.store(&batch, &mut self.pending) => stored?,
-            never = filling.keep_filling(&mut self.parcels) => match never {},
+            never = accumulator.keep_gathering(&mut self.parcels) => match never {},
         }
         let ready = self.pending.committable(batch.next_offsets());
         self.commit(&ready, mode);
-        drop(flight);
+        drop(under_way);
         Ok(())
     }
 
     /// Tries refused records again, and commits what waited for them.
     async fn retry(&mut self) -> anyhow::Result<()> {
-        let assignment = &self.flights.assignment;
+        let assignment = &self.in_flight.assignment;
         self.pending.retain(|partition, version| assignment.holds_since(partition, version));
         while let Some(refused) = self.pending.take_due(Instant::now()) {
             self.writer.retry(refused, &mut self.pending).await?;
@@ -98,7 +98,7 @@ impl Lane {
     fn commit(&self, ready: &BTreeMap<i32, Next>, mode: CommitMode) {
         let done = |next: &Next| Done { next: next.offset, version: next.version };
         let ready = ready.iter().map(|(partition, next)| (*partition, done(next))).collect();
-        self.flights.commits.commit(&self.consumer, &self.topic, &ready, mode);
+        self.in_flight.commits.commit(&self.consumer, &self.topic, &ready, mode);
     }
 
     fn reject_old(&self, batch: &mut Batch) {

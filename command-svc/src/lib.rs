@@ -8,17 +8,17 @@
 //!             Undecodable, unstorable, past retention, or refused by the database on its own after three tries → dead
 //!             letter. Kafka away → waits. A partition that stands still without a reason → not ready, then not live.
 
+mod accumulator;
 pub mod batch;
 pub mod columns;
 mod config;
 mod dead_letter;
-mod filling;
+mod in_flight;
+mod interner;
 mod lane;
 mod lanes;
 pub mod maintenance;
 mod metrics;
-mod names;
-mod ownership;
 pub mod parcel;
 mod pending;
 pub mod retention;
@@ -34,13 +34,13 @@ use anyhow::Context;
 use chassis::Chassis;
 use chassis::kafka::{Assignment, Member, Monitor, REPORT_INTERVAL_MS, Watch, WatchMetrics, Watched};
 use dead_letter::DeadLetters;
+use in_flight::InFlight;
 use lane::Lane;
 use lanes::Lanes;
 use maintenance::Maintenance;
-use ownership::Flights;
 use pending::Pending;
 use rdkafka::consumer::{Consumer, StreamConsumer};
-use router::{Inlet, LANE_PARCELS_MAX, Router};
+use router::{LANE_PARCELS_MAX, LaneSender, Router};
 use schema::{migrations, topics};
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,20 +80,20 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
     }
     let topic = config.kafka.topic(topics::READINGS.name);
     let assignment = Assignment::default();
-    let flights = Arc::new(Flights::new(assignment.clone()));
+    let in_flight = Arc::new(InFlight::new(assignment.clone()));
     let lanes = Arc::new(Lanes::new(config.writers, latch));
-    let consumer = Arc::new(consumer(&config, &chassis, &flights)?);
+    let consumer = Arc::new(consumer(&config, &chassis, &in_flight)?);
     let dead_letters =
         DeadLetters::open(&config.kafka, metrics.clone(), chassis.readiness.latch("dead-letters"))?;
     let overdue = CancellationToken::new();
 
-    let (mut writing, mut inlets) = (JoinSet::new(), Vec::new());
+    let (mut writing, mut senders) = (JoinSet::new(), Vec::new());
     for (number, store) in stores.into_iter().enumerate() {
         let (sender, parcels) = mpsc::channel(LANE_PARCELS_MAX);
         let lane = Lane {
             parcels,
             consumer: Arc::clone(&consumer),
-            flights: Arc::clone(&flights),
+            in_flight: Arc::clone(&in_flight),
             topic: topic.clone(),
             writer: Writer {
                 store,
@@ -109,12 +109,12 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
             overdue: overdue.clone(),
         };
         writing.spawn(lane.run());
-        inlets.push(Inlet::new(sender, &topic));
+        senders.push(LaneSender::new(sender, &topic));
     }
     let mut beside = watch_and_maintain(&config, &chassis, &assignment, &lanes, &dead_letters, &metrics)?;
-    beside.spawn(Arc::clone(&flights.commits).keep(Arc::clone(&consumer), topic.clone()));
+    beside.spawn(Arc::clone(&in_flight.commits).keep(Arc::clone(&consumer), topic.clone()));
     consumer.subscribe(&[&topic]).context("subscribe to readings")?;
-    let router = Router::new(Arc::clone(&consumer), topic, assignment, lanes, inlets);
+    let router = Router::new(Arc::clone(&consumer), topic, assignment, lanes, senders);
     first_to_end(router.run(&chassis), &mut writing, &mut beside).await?;
     // Whatever hangs in the database or in Kafka hangs no longer than this.
     let drained = timeout(DRAIN_MAX, join_all(&mut writing)).await;
@@ -135,7 +135,7 @@ pub fn metric_names() -> Vec<String> {
 fn consumer(
     config: &Config,
     chassis: &Chassis,
-    flights: &Arc<Flights>,
+    in_flight: &Arc<InFlight>,
 ) -> anyhow::Result<StreamConsumer<Member>> {
     let monitor = Monitor::new(chassis.readiness.latch("kafka"));
     let mut settings = config.kafka.consumer(GROUP);
@@ -146,7 +146,7 @@ fn consumer(
     if let Some(instance_id) = &config.instance_id {
         settings.set("group.instance.id", instance_id);
     }
-    settings.create_with_context(flights.member(monitor)).context("create the readings consumer")
+    settings.create_with_context(in_flight.member(monitor)).context("create the readings consumer")
 }
 
 /// Starts what runs beside the router and the lanes; it ends with what is returned.

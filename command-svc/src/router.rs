@@ -38,13 +38,13 @@ const ROOM_POLL: Duration = Duration::from_millis(2);
 const BEAT: Duration = Duration::from_secs(1);
 
 /// The way into a lane. What is held is a few parcels: the partitions are paused when there is one.
-pub(crate) struct Inlet {
+pub(crate) struct LaneSender {
     sender: Sender<Parcel>,
     open: Parcel,
     held: VecDeque<Parcel>,
 }
 
-impl Inlet {
+impl LaneSender {
     pub(crate) fn new(sender: Sender<Parcel>, topic: &str) -> Self {
         Self { sender, open: Parcel::new(topic.into()), held: VecDeque::new() }
     }
@@ -54,7 +54,7 @@ impl Inlet {
     }
 
     /// Hands over what is held, as far as the lane has room.
-    fn hand_over(&mut self) {
+    fn send(&mut self) {
         while let Some(parcel) = self.held.pop_front() {
             // A closed lane keeps its records held; its failure ends the service.
             if let Err(TrySendError::Full(parcel) | TrySendError::Closed(parcel)) =
@@ -67,10 +67,10 @@ impl Inlet {
     }
 
     /// Closes the open parcel and hands over, waiting a moment when the lane becomes full.
-    async fn hand_over_soon(&mut self, version: u64) {
+    async fn send_soon(&mut self, version: u64) {
         let was_blocked = self.is_blocked();
         self.held.push_back(self.open.take(version));
-        self.hand_over();
+        self.send();
         // What still comes for a lane that is full already must not hold up the others.
         if self.is_blocked()
             && !was_blocked
@@ -88,7 +88,7 @@ pub(crate) struct Router {
     topic: String,
     assignment: Assignment,
     lanes: Arc<Lanes>,
-    inlets: Vec<Inlet>,
+    senders: Vec<LaneSender>,
     /// The version of the assignment that the lanes were last spread over.
     version: u64,
     /// What this has paused and not resumed. It outlives an ownership, as the client's own flag does.
@@ -101,9 +101,9 @@ impl Router {
         topic: String,
         assignment: Assignment,
         lanes: Arc<Lanes>,
-        inlets: Vec<Inlet>,
+        senders: Vec<LaneSender>,
     ) -> Self {
-        Self { consumer, topic, assignment, lanes, inlets, version: 0, paused: BTreeSet::new() }
+        Self { consumer, topic, assignment, lanes, senders, version: 0, paused: BTreeSet::new() }
     }
 
     /// Routes until shutdown.
@@ -118,7 +118,7 @@ impl Router {
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             chassis.liveness.beat();
-            let is_blocked = self.inlets.iter().any(Inlet::is_blocked);
+            let is_blocked = self.senders.iter().any(LaneSender::is_blocked);
             tokio::select! {
                 () = chassis.shutdown.cancelled() => return Ok(()),
                 () = assignment.changed() => {}
@@ -127,11 +127,11 @@ impl Router {
                     if let Some((code, reason)) = consumer.client().fatal_error() {
                         return Err(anyhow!("{code}: {reason}"));
                     }
-                    for inlet in self.inlets.iter_mut().filter(|inlet| !inlet.open.is_empty()) {
-                        inlet.hand_over_soon(self.version).await;
+                    for sender in self.senders.iter_mut().filter(|sender| !sender.open.is_empty()) {
+                        sender.send_soon(self.version).await;
                     }
                 }
-                () = sleep(ROOM_POLL), if is_blocked => self.inlets.iter_mut().for_each(Inlet::hand_over),
+                () = sleep(ROOM_POLL), if is_blocked => self.senders.iter_mut().for_each(LaneSender::send),
                 _ = beats.tick() => {}
             }
             self.follow_assignment();
@@ -152,7 +152,7 @@ impl Router {
                 Ok(record) => {
                     // None: revoked while it was on its way.
                     if let Some(lane) = self.lanes.of(record.partition()) {
-                        let open = &mut self.inlets[lane].open;
+                        let open = &mut self.senders[lane].open;
                         open.push(&record);
                         if open.is_full() {
                             return;
@@ -180,18 +180,18 @@ impl Router {
         }
         self.version = version;
         self.lanes.spread(&self.assignment.partitions());
-        for inlet in &mut self.inlets {
-            let before = inlet.open.take(version);
+        for sender in &mut self.senders {
+            let before = sender.open.take(version);
             if !before.is_empty() {
-                inlet.held.push_back(before);
-                inlet.hand_over();
+                sender.held.push_back(before);
+                sender.send();
             }
         }
     }
 
     /// Pauses the partitions of full lanes, and resumes all others.
     fn regulate(&mut self) -> anyhow::Result<()> {
-        let full: Vec<bool> = self.inlets.iter().map(Inlet::is_blocked).collect();
+        let full: Vec<bool> = self.senders.iter().map(LaneSender::is_blocked).collect();
         full.iter().enumerate().for_each(|(lane, is_full)| self.lanes.set_full(lane, *is_full));
         if self.paused.is_empty() && !full.contains(&true) {
             return Ok(()); // almost always

@@ -102,7 +102,7 @@ impl Session {
             tokio::select! {
                 biased;
                 () = chassis.shutdown.cancelled() => break,
-                changes = consumer.context().changes() => self.hand_over(changes),
+                changes = consumer.context().changes() => self.apply(changes),
                 Some(finished) = self.tasks.join_next() => self.finish(finished)?,
                 _ = ticks.tick() => {
                     self.cut_due();
@@ -134,7 +134,7 @@ impl Session {
         }
     }
 
-    fn hand_over(&mut self, changes: Vec<Change>) {
+    fn apply(&mut self, changes: Vec<Change>) {
         for change in changes {
             match change {
                 Change::Assigned(partitions, _) => {

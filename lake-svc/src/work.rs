@@ -45,7 +45,7 @@ pub(crate) struct Work {
     topic: String,
     latch: Latch,
     metrics: Metrics,
-    turns: Arc<Semaphore>,
+    write_permits: Arc<Semaphore>,
 }
 
 impl Work {
@@ -56,7 +56,7 @@ impl Work {
         latch: Latch,
         metrics: Metrics,
     ) -> Self {
-        Self { lake, consumer, topic, latch, metrics, turns: Arc::new(Semaphore::new(WRITES_MAX)) }
+        Self { lake, consumer, topic, latch, metrics, write_permits: Arc::new(Semaphore::new(WRITES_MAX)) }
     }
 
     /// Finds out where a partition starts and points the consumer there, however long it takes.
@@ -120,7 +120,7 @@ impl Work {
     /// # Errors
     /// The files cannot be laid out (stop).
     pub(crate) async fn write(self, cut: Cut, records: Vec<Record>) -> anyhow::Result<Written> {
-        let _turn = self.turns.acquire().await.context("wait for a turn")?;
+        let _permit = self.write_permits.acquire().await.context("wait for a permit")?;
         let started = Instant::now();
         let files = spawn_blocking(move || files_of(cut, &records)).await.context("lay out files")?;
         let files = files.context("lay out files")?;

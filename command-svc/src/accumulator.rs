@@ -10,13 +10,13 @@ use tokio::time::{Instant, sleep_until};
 /// Gathers records. What gathers while the batch before is written makes the next batch larger, up to the
 /// limits: so a quiet topic has small batches and low latency, a lagging one large batches and high
 /// throughput, and nothing is tuned.
-pub(crate) struct Filling {
+pub(crate) struct Accumulator {
     batch: Batch,
     oldest: Option<Instant>,
     limits: Limits,
 }
 
-impl Filling {
+impl Accumulator {
     pub(crate) fn new(limits: Limits) -> Self {
         Self { batch: Batch::default(), oldest: None, limits }
     }
@@ -28,7 +28,7 @@ impl Filling {
     }
 
     /// Gathers until the batch is worth writing or old enough; false when no more records will come.
-    pub(crate) async fn fill(&mut self, parcels: &mut Receiver<Parcel>) -> bool {
+    pub(crate) async fn gather(&mut self, parcels: &mut Receiver<Parcel>) -> bool {
         while !self.batch.is_ready(&self.limits) {
             let ready_at = self.oldest.map(|oldest| oldest + self.limits.age_max);
             tokio::select! {
@@ -44,7 +44,7 @@ impl Filling {
     }
 
     /// Gathers until the batch is full, then waits. Dropped when the batch before is written.
-    pub(crate) async fn keep_filling(&mut self, parcels: &mut Receiver<Parcel>) -> Infallible {
+    pub(crate) async fn keep_gathering(&mut self, parcels: &mut Receiver<Parcel>) -> Infallible {
         while !self.batch.is_full(&self.limits) {
             match parcels.recv().await {
                 // The write that this runs beside has its turn between two parcels.

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 /// Keeps texts and numbers them from 0.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Names {
+pub(crate) struct Interner {
     numbers: HashMap<Arc<str>, u32>,
     texts: Vec<Arc<str>>,
     last: u32,
 }
 
-impl Names {
+impl Interner {
     /// Returns the number of a text; a text that is new must pass a check first.
     ///
     /// # Errors
@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn a_text_that_fails_its_check_gets_no_number() {
-        let mut names = Names::default();
+        let mut names = Interner::default();
         assert_eq!(names.number("a", |_| Err("no")), Err("no"));
         assert_eq!(names.number("a", |_| Ok::<_, &str>(())), Ok(0));
         assert_eq!(names.number("a", |_| Err("not asked again")), Ok(0));
@@ -67,7 +67,7 @@ mod tests {
     proptest! {
         #[test]
         fn equal_texts_share_a_number_and_ranks_are_in_order(texts in prop::collection::vec("[a-c]{0,2}", 0..30)) {
-            let mut names = Names::default();
+            let mut names = Interner::default();
             let numbers: Vec<u32> =
                 texts.iter().map(|text| names.number(text, |_| Ok::<_, ()>(())).unwrap()).collect();
             let ranks = names.ranks();
