@@ -16,13 +16,15 @@ const STALL_MIN: Duration = Duration::from_secs(30);
 pub struct Config {
     /// Kafka; see [`kafka::Settings::from_env`].
     pub kafka: kafka::Settings,
-    /// The database; see [`postgres::Settings::from_env`]. Its user needs `REPLICATION` and `SELECT` on the two tables.
+    /// The database; see [`postgres::Settings::from_env`]. Its user needs `REPLICATION` and `SELECT` on the
+    /// two tables.
     pub postgres: postgres::Settings,
-    /// `CDC_SLOT`: the replication slot, `[a-z0-9_]`, 1 to 50 bytes, default `fieldline_cdc`. Slots belong to the whole
-    /// server: two platforms on one server need two names.
+    /// `CDC_SLOT`: the replication slot, `[a-z0-9_]`, 1 to 50 bytes, default `fieldline_cdc`. Slots belong to
+    /// the whole server: two platforms on one server need two names.
     pub slot: String,
-    /// `STALL_MS_MAX`, default 120,000, at least 30,000: a slot that has WAL to confirm and does not move for longer, while both servers
-    /// answer, makes the process unready, and after twice the time the one that holds the slot is not live.
+    /// `STALL_MS_MAX`, default 120,000, at least 30,000: a slot that has WAL to confirm and does not move for
+    /// longer, while both servers answer, makes the process unready, and after twice the time the one that
+    /// holds the slot is not live.
     pub stall_max: Duration,
 }
 

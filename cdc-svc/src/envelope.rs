@@ -119,7 +119,8 @@ pub fn row(relation: &Relation, tuple: Tuple, before: Option<&Row>) -> Result<Ro
 
 /// Makes the records of one change, in the order in which they are to be produced.
 ///
-/// Shape: a delete is followed by a tombstone; an update that changes the key is a delete, a tombstone and an insert.
+/// Shape: a delete is followed by a tombstone; an update that changes the key is a delete, a tombstone and an
+/// insert.
 /// Source: Debezium documentation, PostgreSQL connector, "Data change events".
 ///
 /// # Errors
@@ -148,8 +149,8 @@ pub fn records(table: &Table, origin: &Origin<'_>, change: RowChange) -> Result<
 
 /// Makes the delete and the tombstone of a row of which only a record of the topic is left.
 ///
-/// Shape: the key's bytes are taken over, so that compaction forgets exactly that record; `before` is what the record
-/// last said, where that can be read.
+/// Shape: the key's bytes are taken over, so that compaction forgets exactly that record; `before` is what
+/// the record last said, where that can be read.
 pub fn forget(table: &Table, origin: &Origin<'_>, key: Vec<u8>, last_value: &[u8]) -> [Record; 2] {
     let before = serde_json::from_slice(last_value).ok().and_then(|mut value: Value| {
         let envelope = if value.get("payload").is_some() { value.get_mut("payload")? } else { &mut value };

@@ -1,38 +1,44 @@
-//! Tables `devices` and `sensor_thresholds` → topics `iot-device-updates` and `iot-threshold-updates`, from the WAL.
+//! Tables `devices` and `sensor_thresholds` → topics `iot-device-updates` and `iot-threshold-updates`, from
+//! the WAL.
 //!
 //! In:         publication `fieldline_changes`, through one permanent replication slot (`CDC_SLOT`).
-//! Out:        one Debezium-style envelope per row change, a tombstone after a delete; the only writer of both topics.
-//! Guarantee:  every committed change at least once, in commit order; a transaction of the database becomes visible
-//!             whole (up to [`sink::RECORDS_MAX`] records), and a former owner of the slot cannot write any more.
+//! Out:        one Debezium-style envelope per row change, a tombstone after a delete; the only writer of
+//!             both topics.
+//! Guarantee:  every committed change at least once, in commit order; a transaction of the database becomes
+//!             visible whole (up to [`sink::RECORDS_MAX`] records), and a former owner of the slot cannot
+//!             write any more.
 //! On failure: database or Kafka away → nothing is confirmed, retry, not ready. Slot taken → wait, ready.
 //!             Slot lost → new snapshot, which also finds rows deleted meanwhile. Slot that does not move →
 //!             not ready, then not live. A change that cannot be read → stop.
 //!
 //! # Why nothing is lost and nothing is reordered
 //!
-//! Changes go into Kafka transactions of one transactional id per slot. The slot's LSN is confirmed only when the Kafka
-//! transaction is committed that holds the *last* change of a database transaction, because the changes of one share
-//! its LSN. After a crash the server sends everything after the confirmed LSN again: consumers see those changes a
-//! second time, in the same order, ending in the same state.
+//! Changes go into Kafka transactions of one transactional id per slot. The slot's LSN is confirmed only when
+//! the Kafka transaction is committed that holds the *last* change of a database transaction, because the
+//! changes of one share its LSN. After a crash the server sends everything after the confirmed LSN again:
+//! consumers see those changes a second time, in the same order, ending in the same state.
 //!
 //! The slot says who may write, the transactional id enforces it: a replica takes the slot first, then calls
-//! `init_transactions`, which aborts what its predecessor left open and refuses it from then on. Without that, a
-//! predecessor that lost its database connection but not its queue could put an old row after a newer one.
+//! `init_transactions`, which aborts what its predecessor left open and refuses it from then on. Without
+//! that, a predecessor that lost its database connection but not its queue could put an old row after a newer
+//! one.
 //!
 //! # Why a crash during the first snapshot leaves no hole
 //!
-//! *The permanent slot exists if and only if a snapshot has been completed.* The snapshot is read through a temporary
-//! slot, which PostgreSQL drops with its connection. When every row is committed in Kafka, the temporary slot is copied
-//! to the permanent one, at the same LSN. A crash before the copy leaves no slot, so the next start begins again; a
-//! crash after it finds the slot and streams on from the snapshot's own LSN. The temporary slot's fixed name also keeps
-//! two replicas from taking a snapshot at once. A slot that the server has invalidated counts as no slot.
+//! *The permanent slot exists if and only if a snapshot has been completed.* The snapshot is read through a
+//! temporary slot, which PostgreSQL drops with its connection. When every row is committed in Kafka, the
+//! temporary slot is copied to the permanent one, at the same LSN. A crash before the copy leaves no slot, so
+//! the next start begins again; a crash after it finds the slot and streams on from the snapshot's own LSN.
+//! The temporary slot's fixed name also keeps two replicas from taking a snapshot at once. A slot that the
+//! server has invalidated counts as no slot.
 //!
-//! A new snapshot compares the keys that the topic holds with the keys that the table holds, and writes a delete and a
-//! tombstone for each that is gone: what was deleted while there was no slot.
+//! A new snapshot compares the keys that the topic holds with the keys that the table holds, and writes a
+//! delete and a tombstone for each that is gone: what was deleted while there was no slot.
 //!
 //! # Standby
 //!
-//! A replica that waits for the slot is ready: it can do its work, and a rolling update must not wait for two holders.
+//! A replica that waits for the slot is ready: it can do its work, and a rolling update must not wait for two
+//! holders.
 
 mod blocking;
 mod config;

@@ -1,6 +1,8 @@
-//! Reads messages of PostgreSQL's `pgoutput` plugin, protocol version 1, values as text. Pure: bytes in, message out.
+//! Reads messages of PostgreSQL's `pgoutput` plugin, protocol version 1, values as text. Pure: bytes in,
+//! message out.
 //!
-//! Begin and Commit are not here: the replication client reads them itself, because they bound what it confirms.
+//! Begin and Commit are not here: the replication client reads them itself, because they bound what it
+//! confirms.
 //!
 //! Source: PostgreSQL manual, "Logical Replication Message Formats".
 

@@ -1,4 +1,5 @@
-//! The only way into the update topics: one transactional producer, which keeps order and fences its predecessor.
+//! The only way into the update topics: one transactional producer, which keeps order and fences its
+//! predecessor.
 
 use crate::Config;
 use crate::blocking::blocking;
@@ -11,9 +12,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Most records of one Kafka transaction. A larger transaction of the database is cut, and its LSN confirmed at its end.
+/// Most records of one Kafka transaction. A larger transaction of the database is cut, and its LSN confirmed
+/// at its end.
 pub const RECORDS_MAX: usize = 10_000;
-/// Most bytes of one Kafka transaction; well below what the producer's queue holds, so a send never finds it full.
+/// Most bytes of one Kafka transaction; well below what the producer's queue holds, so a send never finds it
+/// full.
 pub const BYTES_MAX: usize = 32 << 20;
 /// Longest open transaction, after which the broker aborts it: far longer than a commit takes.
 const TRANSACTION_MAX: Duration = Duration::from_secs(30);
@@ -85,7 +88,8 @@ impl Sink {
         self.held.is_full()
     }
 
-    /// Produces a record in the open transaction, or opens one. It is durable and visible only after [`Sink::commit`].
+    /// Produces a record in the open transaction, or opens one. It is durable and visible only after
+    /// [`Sink::commit`].
     pub(crate) fn send(&mut self, record: &Record) -> anyhow::Result<()> {
         if !self.is_open() {
             self.producer.begin()?;

@@ -192,7 +192,8 @@ pub(crate) fn failure(step: &'static str) -> impl FnOnce(PgWireError) -> Failure
     }
 }
 
-/// Returns the SQLSTATE of an error of the server, of which the library keeps the text alone: `… (SQLSTATE 55006)`.
+/// Returns the SQLSTATE of an error of the server, of which the library keeps the text alone, with the code
+/// at its end.
 fn state_in(text: &str) -> Option<SqlState> {
     let (_, code) = text.rsplit_once("(SQLSTATE ")?;
     Some(SqlState::from_code(code.strip_suffix(')')?))

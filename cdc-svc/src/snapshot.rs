@@ -103,7 +103,8 @@ impl Scan<'_> {
             snapshot: true,
             ts_ms: Timestamp::now().as_micros() / 1_000,
         };
-        // Deletes come first: a key that another capturer wrote in another form must not delete its own row afterwards.
+        // Deletes come first: a key that another capturer wrote in another form must not delete its own row
+        // afterwards.
         for (key, value) in self.gone(&relation, live).await? {
             for record in envelope::forget(self.table, &origin, key, &value) {
                 self.send(sink, &record).await?;

@@ -120,7 +120,8 @@ impl Stream<'_> {
                     self.commit().await?;
                 }
             }
-            // Everything up to here has been sent, and nothing of it is under way: WAL of other tables is let go.
+            // Everything up to here has been sent, and nothing of it is under way: WAL of other tables is let
+            // go.
             ReplicationEvent::KeepAlive { wal_end, .. } => {
                 if self.receiving.is_none() && !self.sink.is_open() {
                     self.source.update_applied_lsn(wal_end);
@@ -167,7 +168,8 @@ impl Stream<'_> {
         Ok(())
     }
 
-    /// Deletes every row that the topic holds: up to here it mirrors the table, once our own records are visible.
+    /// Deletes every row that the topic holds: up to here it mirrors the table, once our own records are
+    /// visible.
     async fn truncate(&mut self, relation_ids: &[u32]) -> Result<(), Failure> {
         for id in relation_ids {
             let relation = self.relation(*id)?.clone();

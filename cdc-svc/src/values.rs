@@ -23,9 +23,10 @@ pub struct ValueError(&'static str);
 
 /// Turns the text of a column into JSON.
 ///
-/// Shape: bool, numbers and `text[]` become what they are; `timestamptz` becomes RFC 3339 in UTC with six digits; NaN
-/// and the infinities become strings, because JSON has no such numbers (Debezium writes the same strings); an instant
-/// that RFC 3339 cannot write (`infinity`, BC, year 10000) and every other type stay the text that PostgreSQL writes.
+/// Shape: bool, numbers and `text[]` become what they are; `timestamptz` becomes RFC 3339 in UTC with six
+/// digits; NaN and the infinities become strings, because JSON has no such numbers (Debezium writes the same
+/// strings); an instant that RFC 3339 cannot write (`infinity`, BC, year 10000) and every other type stay the
+/// text that PostgreSQL writes.
 ///
 /// # Errors
 /// [`ValueError`] (stop).

@@ -128,8 +128,8 @@ mod tests {
 
     const STALL_MAX: Duration = Duration::from_secs(10);
 
-    /// Looks at a slot that does not move, for three times as long as it may; says when the process was not ready, and not
-    /// live.
+    /// Looks at a slot that does not move, for three times as long as it may; says when the process was not
+    /// ready, and not live.
     fn stand_still(is_active: bool, is_away: bool) -> (Option<Duration>, Option<Duration>) {
         let chassis = Chassis::new();
         let metrics = Metrics::register(&chassis.registry).unwrap();

@@ -115,7 +115,8 @@ impl Stage {
         until("the slot to be free", async || (self.database.count(&held).await == 0).then_some(())).await;
     }
 
-    /// Runs the service until its snapshot is complete; before that, every start begins with the present state.
+    /// Runs the service until its snapshot is complete; before that, every start begins with the present
+    /// state.
     pub(crate) async fn take_snapshot(&self) {
         let service = self.start();
         service.is_ready().await;
@@ -149,7 +150,8 @@ impl Stage {
         self.sql.batch_execute(sql).await.unwrap();
     }
 
-    /// Waits until the topic, read from its beginning, holds exactly the keys and versions of the devices table.
+    /// Waits until the topic, read from its beginning, holds exactly the keys and versions of the devices
+    /// table.
     pub(crate) async fn topic_mirrors_devices(&self) -> BTreeMap<String, i64> {
         let expected: BTreeMap<String, i64> = self
             .sql

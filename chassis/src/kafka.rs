@@ -1,4 +1,5 @@
-//! Kafka settings that keep our guarantees, the one way to hold a compacted topic as a table, and the watch on lag and progress.
+//! Kafka settings that keep our guarantees, the one way to hold a compacted topic as a table, and the watch
+//! on lag and progress.
 
 mod assignment;
 mod commits;
@@ -101,8 +102,8 @@ impl Settings {
         config
     }
 
-    /// Returns settings for a consumer of the group: nothing is committed unless the service does it, and records of
-    /// open or aborted transactions are not seen.
+    /// Returns settings for a consumer of the group: nothing is committed unless the service does it, and
+    /// records of open or aborted transactions are not seen.
     pub fn consumer(&self, group: &str) -> ClientConfig {
         let mut config = self.client();
         config

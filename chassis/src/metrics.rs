@@ -6,12 +6,13 @@ pub use prometheus;
 use prometheus::Registry;
 use prometheus::core::Collector;
 
-/// Declares a struct of metrics, with `register`, which makes and registers them, and `names`, which lists them
-/// so that dashboards and documents can be held against the list.
+/// Declares a struct of metrics, with `register`, which makes and registers them, and `names`, which lists
+/// them so that dashboards and documents can be held against the list.
 ///
-/// Shape of a field: `name: Type = "metric_name"`, then where it applies `by ["label", …]` and, for histograms,
-/// `in` its buckets. A field without a metric's name is a group, another struct of this macro: `tls: Tls`.
-/// A struct whose name is followed by `(prefix)` takes a prefix for its names, which `_` separates.
+/// Shape of a field: `name: Type = "metric_name"`, then where it applies `by ["label", …]` and, for
+/// histograms, `in` its buckets. A field without a metric's name is a group, another struct of this macro:
+/// `tls: Tls`. A struct whose name is followed by `(prefix)` takes a prefix for its names, which `_`
+/// separates.
 ///
 /// ```
 /// use prometheus::{Histogram, IntCounter, IntCounterVec, Registry};

@@ -159,7 +159,8 @@ fn chain(error: &dyn Error) -> String {
 /// Counts failed tries and says how long to wait before the next.
 ///
 /// Bounds: a wait is at least a tenth of `first` and at most `longest`; the number of tries is the caller's.
-/// Source: "Exponential Backoff And Jitter", the full-jitter variant; it keeps replicas from retrying in step.
+/// Source: "Exponential Backoff And Jitter", the full-jitter variant; it keeps replicas from retrying in
+/// step.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     first: Duration,
@@ -193,7 +194,8 @@ impl Backoff {
 }
 
 impl Default for Backoff {
-    /// From 200 ms up to 10 s: short enough that a restarted dependency is found at once, long enough not to flood it.
+    /// From 200 ms up to 10 s: short enough that a restarted dependency is found at once, long enough not to
+    /// flood it.
     fn default() -> Self {
         Self::new(Duration::from_millis(200), Duration::from_secs(10))
     }

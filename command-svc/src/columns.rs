@@ -24,8 +24,9 @@ pub struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    /// Lays the readings out in rows: those of a sensor's metric together, in the order in which they were pushed, and
-    /// these series in the order of the table's key. An index takes neighbours together much faster than scattered rows.
+    /// Lays the readings out in rows: those of a sensor's metric together, in the order in which they were
+    /// pushed, and these series in the order of the table's key. An index takes neighbours together much
+    /// faster than scattered rows.
     pub fn of(readings: Readings<'a>) -> Self {
         let Readings { batch, entries } = readings;
         let (sensors, metrics) = (batch.sensors.ranks(), batch.metrics.ranks());

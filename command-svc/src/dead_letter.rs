@@ -29,8 +29,8 @@ const TRUNCATED_BYTES: usize = 64 << 10;
 /// Bytes of the longest key that a truncated letter keeps whole; our keys are sensor ids.
 const KEY_BYTES_MAX: usize = 1 << 10;
 
-/// Time without an acknowledgement after which the topic counts as away. Kafka takes milliseconds; the producer itself
-/// gives up after half a minute.
+/// Time without an acknowledgement after which the topic counts as away. Kafka takes milliseconds; the
+/// producer itself gives up after half a minute.
 const ACKNOWLEDGEMENT_WAIT: Duration = Duration::from_secs(5);
 
 /// Sends dead letters and waits until they are durable. Cheap to clone.

@@ -64,7 +64,8 @@ impl Lane {
     /// Stores what is gathered, while the next batch fills.
     async fn store(&mut self, accumulator: &mut Accumulator, mode: CommitMode) -> anyhow::Result<()> {
         let mut batch = accumulator.take();
-        // First the note that it is under way, then the look at what is still ours: a rebalance in between waits for nothing.
+        // First the note that it is under way, then the look at what is still ours: a rebalance in between
+        // waits for nothing.
         let under_way = self.in_flight.begin(batch.next_offsets().keys().copied().collect());
         let assignment = &self.in_flight.assignment;
         batch.retain(|partition, version| assignment.holds_since(partition, version));

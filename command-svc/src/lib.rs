@@ -3,10 +3,12 @@
 //! In:         topic `iot-reading-topic`, group `command-svc`.
 //! Out:        tables `readings_ingestion`, `sensor_latest`, and unless TimescaleDB keeps it
 //!             `sensor_reading_hourly_aggregates`; nothing else writes them. Topic `iot-reading-dlq`.
-//! Guarantee:  effectively once: offsets are committed after the rows, and a redelivered reading inserts no rows.
+//! Guarantee:  effectively once: offsets are committed after the rows, and a redelivered reading inserts no
+//!             rows.
 //! On failure: database away → the batch is tried again, partitions pause, group membership stays, not ready.
-//!             Undecodable, unstorable, past retention, or refused by the database on its own after three tries → dead
-//!             letter. Kafka away → waits. A partition that stands still without a reason → not ready, then not live.
+//!             Undecodable, unstorable, past retention, or refused by the database on its own after three
+//!             tries → dead letter. Kafka away → waits. A partition that stands still without a reason → not
+//!             ready, then not live.
 
 mod accumulator;
 pub mod batch;
@@ -185,7 +187,8 @@ fn watch_and_maintain(
     Ok(beside)
 }
 
-/// Returns when the router ends. A lane, the watch or the maintenance ends before it only when it fails or panics.
+/// Returns when the router ends. A lane, the watch or the maintenance ends before it only when it fails or
+/// panics.
 async fn first_to_end(
     router: impl Future<Output = anyhow::Result<()>>,
     lanes: &mut JoinSet<anyhow::Result<()>>,

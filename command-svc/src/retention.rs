@@ -1,7 +1,7 @@
 //! How long raw readings are kept. Pure: no clock, no I/O.
 //!
-//! The unique key recognises a redelivered reading only while its first row is there. So a reading past retention is
-//! refused, and a day is dropped one day after that: clocks of instances need not agree.
+//! The unique key recognises a redelivered reading only while its first row is there. So a reading past
+//! retention is refused, and a day is dropped one day after that: clocks of instances need not agree.
 
 use schema::Timestamp;
 use time::{Date, Duration, OffsetDateTime};

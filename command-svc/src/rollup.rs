@@ -19,7 +19,8 @@ pub struct Hour<'a> {
 
 /// Sums the rows up by UTC hour.
 ///
-/// Shape: one element for each key, ordered by key. Rows may come in any order; those of a series together cost least.
+/// Shape: one element for each key, ordered by key. Rows may come in any order; those of a series together
+/// cost least.
 pub fn hours<'a>(columns: &Columns<'a>) -> Vec<Hour<'a>> {
     let mut hours: Vec<Hour<'a>> = Vec::new();
     for row in 0..columns.row_count() {
@@ -65,8 +66,8 @@ fn key<'a>(hour: &Hour<'a>) -> (&'a str, &'a str, Timestamp, &'a str, &'a str) {
     (hour.sensor_id, hour.metric, hour.bucket, hour.device_type, hour.zone_id)
 }
 
-/// Finds the newest row of each sensor and metric, as the table keeps it: latest by the device's clock, but not later than
-/// it came, then by that clock, then by event id.
+/// Finds the newest row of each sensor and metric, as the table keeps it: latest by the device's clock, but
+/// not later than it came, then by that clock, then by event id.
 ///
 /// Shape: row numbers, one for each (sensor id, metric), ordered by that key.
 pub fn latest(columns: &Columns<'_>) -> Vec<usize> {

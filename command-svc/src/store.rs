@@ -1,10 +1,10 @@
 //! One batch → rows, in one transaction.
 //!
-//! A small batch is one statement: the fewest round trips. A large one is a COPY followed by one upsert for each read
-//! model, because COPY is the fastest way in; it cannot pass over a row that is there already, so a batch in which a
-//! duplicate shows is rolled back and written by the statement, which can, as are the batches behind it until one has
-//! none. Servers that only speak like PostgreSQL get plain statements.
-//! All leave the same rows (ADR 0004).
+//! A small batch is one statement: the fewest round trips. A large one is a COPY followed by one upsert for
+//! each read model, because COPY is the fastest way in; it cannot pass over a row that is there already, so a
+//! batch in which a duplicate shows is rolled back and written by the statement, which can, as are the
+//! batches behind it until one has none. Servers that only speak like PostgreSQL get plain statements. All
+//! leave the same rows (ADR 0004).
 
 mod copy;
 mod encode;
@@ -22,11 +22,13 @@ use time::Date;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::error::SqlState;
 
-/// Days whose partition is known to be there; forgotten when there are more, which only a replay of decades reaches.
+/// Days whose partition is known to be there; forgotten when there are more, which only a replay of decades
+/// reaches.
 const KNOWN_DAYS_MAX: usize = 4_096;
 /// Batches of at least so many rows are worth the round trips of a COPY and its upserts.
 const COPY_ROWS_MIN: usize = 1_000;
-/// A batch that meets another writer's is written again at once so often, which is no outage; then it waits like one.
+/// A batch that meets another writer's is written again at once so often, which is no outage; then it waits
+/// like one.
 const CONFLICTS_MAX: u32 = 10;
 /// Waits between them: as short as a transaction.
 const CONFLICT_WAITS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
@@ -101,7 +103,8 @@ impl Error {
         }
     }
 
-    /// Says whether the connection is of no more use: silent, broken, ending, or to a server that takes no writes.
+    /// Says whether the connection is of no more use: silent, broken, ending, or to a server that takes no
+    /// writes.
     fn spoils_connection(&self) -> bool {
         let (Self::Unavailable(error) | Self::Overrun(error)) = self else { return false };
         match error.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::code) {
@@ -110,8 +113,8 @@ impl Error {
         }
     }
 
-    /// Returns reason and detail for a dead letter: the SQLSTATE alone, because the server's text may quote the
-    /// row.
+    /// Returns reason and detail for a dead letter: the SQLSTATE alone, because the server's text may quote
+    /// the row.
     pub fn rejection(&self) -> (Reason, String) {
         let refused = |detail| (Reason::DatabaseRefused, detail);
         match self {
@@ -133,8 +136,8 @@ pub struct Store {
     pool: Pool,
     dialect: Dialect,
     known_days: BTreeSet<Date>,
-    /// Whether the batch before met a duplicate. Redelivered rows come in many batches, one behind the other, and a COPY
-    /// of each would be sent and rolled back before the statement that passes over them.
+    /// Whether the batch before met a duplicate. Redelivered rows come in many batches, one behind the other,
+    /// and a COPY of each would be sent and rolled back before the statement that passes over them.
     expects_duplicates: bool,
     answer_max: Duration,
 }
@@ -165,7 +168,8 @@ impl Store {
         })
     }
 
-    /// Sets how long a whole write may wait for its answer; it should be clearly more than one statement may take.
+    /// Sets how long a whole write may wait for its answer; it should be clearly more than one statement may
+    /// take.
     #[must_use]
     pub fn with_answer_max(mut self, answer_max: Duration) -> Self {
         self.answer_max = answer_max;
@@ -174,11 +178,12 @@ impl Store {
 
     /// Writes the readings in a single transaction and returns the number of rows that were new.
     ///
-    /// Guarantee: all or nothing; idempotent on (sensor id, metric, reading at, event id), so a redelivery adds no row
-    /// and counts nowhere twice. When it returns, the rows are committed.
+    /// Guarantee: all or nothing; idempotent on (sensor id, metric, reading at, event id), so a redelivery
+    /// adds no row and counts nowhere twice. When it returns, the rows are committed.
     ///
     /// # Errors
-    /// [`Error`], never [`Error::Conflict`]; nothing was written, except that an answer lost on the way may hide a commit.
+    /// [`Error`], never [`Error::Conflict`]; nothing was written, except that an answer lost on the way may
+    /// hide a commit.
     pub async fn write(&mut self, readings: Readings<'_>) -> Result<u64, Error> {
         if readings.count() == 0 {
             return Ok(0);
@@ -239,7 +244,8 @@ impl Store {
     }
 }
 
-/// Says whether the day of a row may have gone since it was looked for; the rule of the value itself says otherwise.
+/// Says whether the day of a row may have gone since it was looked for; the rule of the value itself says
+/// otherwise.
 fn may_lack_day(error: &tokio_postgres::Error) -> bool {
     let error = error.as_db_error();
     error.is_some_and(|error| {
@@ -256,7 +262,8 @@ pub(crate) async fn open_when_available(pool: &Pool) -> anyhow::Result<Store> {
     Ok(supervisor.run(Error::disposition, |_| Store::open(pool.clone())).await?)
 }
 
-/// Makes missing day partitions, each in a transaction of its own, before the batch's transaction locks anything.
+/// Makes missing day partitions, each in a transaction of its own, before the batch's transaction locks
+/// anything.
 async fn ensure_partitions(
     client: &Client,
     known: &mut BTreeSet<Date>,

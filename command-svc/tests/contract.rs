@@ -114,7 +114,8 @@ async fn a_database_keeps_its_dialect() {
     assert_eq!(kept, Dialect::Distributed);
 }
 
-/// Two days on which Central European clocks change, each with a reading in the middle of every hour; then late ones.
+/// Two days on which Central European clocks change, each with a reading in the middle of every hour; then
+/// late ones.
 fn stories() -> [Vec<ReadingCreatedEvent>; 4] {
     let day = |date: &str, first: u32| {
         let at = |hour| format!("{date}T{hour:02}:30:00.000001Z");

@@ -1,4 +1,5 @@
-//! The topic of dead letters is away, and nothing else: a cluster in this process, whose brokers go down one by one.
+//! The topic of dead letters is away, and nothing else: a cluster in this process, whose brokers go down one
+//! by one.
 
 use crate::support::{Service, config_at, reading, rows_reach};
 use chassis::kafka::Settings;

@@ -71,7 +71,8 @@ async fn readings_wait_while_the_database_is_away_and_then_land() {
     service.stop().await;
 }
 
-/// Tries that fail while the database is away; with their backoff they take longer than a silent member is kept.
+/// Tries that fail while the database is away; with their backoff they take longer than a silent member is
+/// kept.
 const TRIES: f64 = 8.0;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,5 @@
-//! Every reading once: batches cut short by a rebalance, instances side by side, a death between rows and offsets.
+//! Every reading once: batches cut short by a rebalance, instances side by side, a death between rows and
+//! offsets.
 
 use crate::support::{Service, committed, members, produce, reading, rows_reach};
 use schema::migrations::Dialect;
@@ -90,7 +91,8 @@ async fn a_rebalance_in_the_middle_of_a_batch_stores_it_once() {
         produce_numbers(&kafka, 200..600).await;
         until("both lanes of the first to wait", async || (waiting(&database).await >= 2).then_some(()))
             .await;
-        // Its batches are under way when half of its partitions go to the second, which reads the same records again.
+        // Its batches are under way when half of its partitions go to the second, which reads the same
+        // records again.
         let second = Service::start(&kafka, database.url());
         until("two members", async || (members(&kafka).len() == 2).then_some(())).await;
         until("the second to write, too", async || (waiting(&database).await >= 3).then_some(())).await;
@@ -203,8 +205,8 @@ async fn kill_9_between_the_rows_and_the_offsets_costs_a_redelivery_and_nothing_
     produce_numbers(&kafka, 0..50).await;
     all_are_stored_once(&kafka, &database, 50).await;
 
-    // A small batch is one statement. It is at the server and waits; then the way back is closed, and the server goes on:
-    // the rows are there, and the service does not know it.
+    // A small batch is one statement. It is at the server and waits; then the way back is closed, and the
+    // server goes on: the rows are there, and the service does not know it.
     let holder = lock(&database).await;
     produce_numbers(&kafka, 50..60).await;
     until("a write that waits", async || (waiting(&database).await >= 1).then_some(())).await;

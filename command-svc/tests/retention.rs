@@ -36,7 +36,8 @@ async fn raw_readings_past_retention_go_their_hours_stay_and_late_ones_are_dead_
         service.stop().await;
         database.refresh_hours().await;
 
-        // Kept are the ten days before today; a day is dropped one day after its readings began to be refused.
+        // Kept are the ten days before today; a day is dropped one day after its readings began to be
+        // refused.
         let mut config = config(&kafka, database.url());
         config.retention = Retention::days(10);
         let service = Service::start_with(config);

@@ -1,4 +1,5 @@
-//! The records of one partition that are in no file yet, and when they are worth one. Pure: the clock is handed in.
+//! The records of one partition that are in no file yet, and when they are worth one. Pure: the clock is
+//! handed in.
 
 use crate::cut::Cut;
 use std::time::{Duration, Instant};
@@ -49,7 +50,8 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// Starts at `first`. A pinned last offset is that of a cut that was decided before: it ends there and nowhere else.
+    /// Starts at `first`. A pinned last offset is that of a cut that was decided before: it ends there and
+    /// nowhere else.
     pub fn new(first: i64, pinned_last: Option<i64>) -> Self {
         Self { first, next: first, pinned_last, records: Vec::new(), byte_count: 0, oldest: None }
     }

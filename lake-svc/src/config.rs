@@ -14,18 +14,19 @@ pub struct Config {
     /// `KAFKA_*`.
     pub kafka: kafka::Settings,
     /// `LAKE_URL`: `file:///folder`, which must exist, or `s3://bucket` or `s3://bucket/prefix`. For S3 also
-    /// `LAKE_S3_REGION`, `LAKE_S3_ENDPOINT` (for another server than AWS; plain `http` only to this host), and
-    /// `LAKE_S3_ACCESS_KEY_ID` with `LAKE_S3_SECRET_ACCESS_KEY_FILE`; without these two the role that AWS gives the machine or
-    /// the pod, by AWS's own `AWS_*` variables.
+    /// `LAKE_S3_REGION`, `LAKE_S3_ENDPOINT` (for another server than AWS; plain `http` only to this host),
+    /// and `LAKE_S3_ACCESS_KEY_ID` with `LAKE_S3_SECRET_ACCESS_KEY_FILE`; without these two the role that AWS
+    /// gives the machine or the pod, by AWS's own `AWS_*` variables.
     pub location: Location,
-    /// `FILE_RECORDS_MAX` (default 1,000,000), `FILE_BYTES_MAX` (default 64 MiB of Kafka values) or `FILE_AGE_MS_MAX`
-    /// (default an hour): what a file of a partition holds at most. A small age makes many small files.
+    /// `FILE_RECORDS_MAX` (default 1,000,000), `FILE_BYTES_MAX` (default 64 MiB of Kafka values) or
+    /// `FILE_AGE_MS_MAX` (default an hour): what a file of a partition holds at most. A small age makes many
+    /// small files.
     pub limits: Limits,
-    /// `BUFFER_BYTES_MAX`, default 256 MiB, at least `FILE_BYTES_MAX`: what all partitions of an instance may hold that is in
-    /// no file yet; beyond it, partitions pause.
+    /// `BUFFER_BYTES_MAX`, default 256 MiB, at least `FILE_BYTES_MAX`: what all partitions of an instance may
+    /// hold that is in no file yet; beyond it, partitions pause.
     pub buffer_bytes_max: usize,
-    /// `STORE_ANSWER_MS_MAX`, default 60,000: timeout of one request to the store. A store that gives no answer within three
-    /// times this, retries included, counts as unreachable: not ready, and asked again.
+    /// `STORE_ANSWER_MS_MAX`, default 60,000: timeout of one request to the store. A store that gives no
+    /// answer within three times this, retries included, counts as unreachable: not ready, and asked again.
     pub store_answer_max: Duration,
     /// `STALL_MS_MAX`, default 120,000: see [`kafka::stall_max`].
     pub stall_max: Duration,

@@ -26,7 +26,8 @@ impl Cut {
         format!("cuts/part={partition}")
     }
 
-    /// Names its manifest. Only the first offset is in the name, so two different cuts cannot both begin there.
+    /// Names its manifest. Only the first offset is in the name, so two different cuts cannot both begin
+    /// there.
     pub fn manifest_path(&self) -> String {
         format!("{}/{:0OFFSET_DIGITS$}.json", Self::folder(self.partition), self.first)
     }

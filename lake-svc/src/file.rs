@@ -19,8 +19,8 @@ use time::{Date, OffsetDateTime};
 /// Rows that are laid out at once, over all days; bounds the memory beside the records themselves.
 const ROWS_PENDING_MAX: usize = 131_072;
 
-/// The columns of `readings_ingestion`, and where Kafka had the record. Texts and not UUID or JSON types, which some readers
-/// refuse; `attributes` is a JSON object.
+/// The columns of `readings_ingestion`, and where Kafka had the record. Texts and not UUID or JSON types,
+/// which some readers refuse; `attributes` is a JSON object.
 const SCHEMA: &str = "message reading {
     required binary sensor_id (STRING);
     required binary metric (STRING);
@@ -46,8 +46,8 @@ pub struct Files {
 
 /// Lays out the records of a cut.
 ///
-/// Shape: one row for each metric value, in row groups that are sorted by sensor, metric, time of reading and offset. A record
-/// that is no reading is counted and left out.
+/// Shape: one row for each metric value, in row groups that are sorted by sensor, metric, time of reading and
+/// offset. A record that is no reading is counted and left out.
 ///
 /// # Errors
 /// The Parquet library refuses its own settings (stop).
@@ -79,7 +79,8 @@ pub fn files_of(cut: Cut, records: &[Record]) -> Result<Files> {
     Ok(Files { manifest: Manifest { first: cut.first, last: cut.last, records, undecodable, rows }, files })
 }
 
-/// Decodes as command-svc does: what it takes for a row is a row here, what is a dead letter there is none here.
+/// Decodes as command-svc does: what it takes for a row is a row here, what is a dead letter there is none
+/// here.
 pub fn decode(value: Option<&[u8]>) -> Option<ReadingCreatedEvent> {
     let reading: ReadingCreatedEvent = serde_json::from_slice(value?).ok()?;
     check_sensor_id(&reading.sensor_id).ok()?;

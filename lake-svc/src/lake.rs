@@ -20,8 +20,8 @@ use uuid::Uuid;
 /// Most retries of the store's client. The service itself tries again, and says so; the client only rides
 /// over a lost packet.
 const CLIENT_RETRIES_MAX: u32 = 2;
-/// Where a file is written before it gets its name, in a folder: the store's own drafts stand beside the final name, where a
-/// crash leaves them and Spark reads them.
+/// Where a file is written before it gets its name, in a folder: the store's own drafts stand beside the
+/// final name, where a crash leaves them and Spark reads them.
 const DRAFTS: &str = "drafts";
 /// A draft of this age is what a crash has left.
 const DRAFT_AGE_MAX: Duration = Duration::from_secs(86_400);
@@ -109,7 +109,8 @@ impl Lake {
         match location {
             Location::Folder(path) => {
                 let folder = LocalFileSystem::new_with_prefix(path).context("open the lake's folder")?;
-                // A file that may vanish with the power must not stand before offsets that are never read again.
+                // A file that may vanish with the power must not stand before offsets that are never read
+                // again.
                 Ok(Self { store: Arc::new(folder.with_fsync(true)), call_max, drafts: true })
             }
             Location::S3(s3) => {
@@ -180,7 +181,8 @@ impl Lake {
 
     /// Writes the manifest, then the files. After a failure all of it can be tried again.
     ///
-    /// Guarantee: nothing that stands is ever overwritten, so whoever writes a cut, and however often, it is there once.
+    /// Guarantee: nothing that stands is ever overwritten, so whoever writes a cut, and however often, it is
+    /// there once.
     ///
     /// # Errors
     /// [`Error`].

@@ -2,9 +2,10 @@
 //!
 //! In:         topic `iot-reading-topic`, group `lake-svc`.
 //! Out:        objects `readings/day=…/part=…/….parquet` and `cuts/part=…/….json`; nothing else writes them.
-//! Guarantee:  each record of Kafka is in one file, once: the store says which offsets are done, the group's offsets are
-//!             for looking at. ADR 0011.
-//! On failure: store away → tried again, partitions pause, group membership stays, not ready. Undecodable → counted and
+//! Guarantee:  each record of Kafka is in one file, once: the store says which offsets are done, the group's
+//!             offsets are for looking at. ADR 0011.
+//! On failure: store away → tried again, partitions pause, group membership stays, not ready. Undecodable →
+//! counted and
 //!             left out (command-svc keeps it as a dead letter). Kafka away → waits. Topic made anew → stops.
 
 pub mod buffer;
@@ -38,8 +39,8 @@ use work::Work;
 /// Runs until shutdown.
 ///
 /// # Errors
-/// The store cannot keep the guarantee, the topic is not the one that the lake was filled from, or a client cannot be made
-/// (stop).
+/// The store cannot keep the guarantee, the topic is not the one that the lake was filled from, or a client
+/// cannot be made (stop).
 pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
     let metrics = Metrics::register(&chassis.registry).context("register metrics")?;
     let latch = chassis.readiness.latch("lake");

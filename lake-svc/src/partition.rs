@@ -85,8 +85,8 @@ impl Partition {
         self.writing_bytes.is_none() && self.buffer().is_some_and(|buffer| buffer.is_due(limits, now))
     }
 
-    /// Says whether it has to wait for its own write. One whose end was decided before never waits: others may wait for
-    /// the memory that it holds.
+    /// Says whether it has to wait for its own write. One whose end was decided before never waits: others
+    /// may wait for the memory that it holds.
     pub(crate) fn must_pause(&self, limits: &Limits, is_memory_full: bool) -> bool {
         match self.buffer() {
             None => true,
@@ -95,7 +95,8 @@ impl Partition {
         }
     }
 
-    /// Gathers a record. A gap is believed when it is there at the second look: a seek may still be under way at the first.
+    /// Gathers a record. A gap is believed when it is there at the second look: a seek may still be under way
+    /// at the first.
     pub(crate) fn push(&mut self, record: Record, now: Instant) -> (Next, u64) {
         let Phase::Gathering { buffer, looked_again } = &mut self.phase else { return (Next::Go, 0) };
         let (offset, expected) = (record.offset, buffer.next());

@@ -1,6 +1,7 @@
 //! The loop: consume, gather, cut; it waits for nothing but the next thing to do.
 //!
-//! The consumer is polled whatever the store does, so an outage of the store does not cost the group membership.
+//! The consumer is polled whatever the store does, so an outage of the store does not cost the group
+//! membership.
 
 use crate::buffer::{Limits, Record};
 use crate::metrics::Metrics;

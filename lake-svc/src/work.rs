@@ -1,4 +1,5 @@
-//! What waits for a store or a broker, apart from the loop that keeps the group membership: lookups and writes.
+//! What waits for a store or a broker, apart from the loop that keeps the group membership: lookups and
+//! writes.
 
 use crate::buffer::Record;
 use crate::cut::Cut;

@@ -51,7 +51,8 @@ async fn a_cut_that_was_begun_is_completed_as_it_was_decided() {
     let process = stage.spawn(&[]);
     stage.holds_all().await;
     assert_eq!(process.stop().await, Some(0));
-    // As a crash behind the manifest leaves it: for one partition no file of the last cut, for the next not all of them.
+    // As a crash behind the manifest leaves it: for one partition no file of the last cut, for the next not
+    // all of them.
     let before = stage.rows();
     let mut removed = 0;
     for partition in 0..testkit::kafka::SCALED_PARTITIONS {
@@ -206,7 +207,8 @@ async fn the_groups_offsets_may_be_lost_or_wrong() {
     let process = stage.spawn(&[]);
     stage.holds_all().await;
     assert_eq!(process.stop().await, Some(0));
-    // Back at the beginning, as after a loss; in the middle of a cut; beyond what was read, as after a mistake.
+    // Back at the beginning, as after a loss; in the middle of a cut; beyond what was read, as after a
+    // mistake.
     for (to, numbers) in [(0, 800..1_000), (150, 1_000..1_200), (400, 1_200..2_400)] {
         commit(&stage, Offset::Offset(to));
         let more = readings(numbers);

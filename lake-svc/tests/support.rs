@@ -140,8 +140,8 @@ impl Stage {
         rows
     }
 
-    /// Holds the lake against what was published: every metric value of every reading once, in the folder of its day,
-    /// and each partition's cuts one behind the other from the first offset to the last.
+    /// Holds the lake against what was published: every metric value of every reading once, in the folder of
+    /// its day, and each partition's cuts one behind the other from the first offset to the last.
     pub(crate) fn holds_exactly(&self, readings: &[ReadingCreatedEvent]) {
         let mut found: Vec<_> = self
             .rows()

@@ -8,8 +8,8 @@ use tokio::sync::Notify;
 
 /// Holds the assigned partitions of one topic. Cheap to clone; every clone is the same assignment.
 ///
-/// Guarantee: each change has a version of its own, counted from 1, so that whoever took a record under one version can
-/// say later whether its partition has been held without a break ([`Assignment::holds_since`]).
+/// Guarantee: each change has a version of its own, counted from 1, so that whoever took a record under one
+/// version can say later whether its partition has been held without a break ([`Assignment::holds_since`]).
 #[derive(Clone, Debug, Default)]
 pub struct Assignment {
     inner: Arc<Mutex<Inner>>,

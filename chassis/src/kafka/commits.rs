@@ -1,8 +1,8 @@
 //! Offsets committed until the group has them.
 //!
-//! What the group has committed is asked for and compared with what was sent, and what is missing is sent again:
-//! librdkafka refuses commits in the middle of a rebalance, tells nobody of an asynchronous one that failed, and
-//! an idle partition has no next one, so its lag would look like a stall.
+//! What the group has committed is asked for and compared with what was sent, and what is missing is sent
+//! again: librdkafka refuses commits in the middle of a rebalance, tells nobody of an asynchronous one that
+//! failed, and an idle partition has no next one, so its lag would look like a stall.
 
 use super::Assignment;
 use anyhow::Context;
@@ -15,8 +15,8 @@ use std::time::Duration;
 use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 
-/// Interval at which what was sent is compared with what the group has; nothing is asked when all is known to be
-/// committed.
+/// Interval at which what was sent is compared with what the group has; nothing is asked when all is known to
+/// be committed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Timeout after which the group's coordinator counts as unreachable; the next look asks again.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
@@ -65,7 +65,8 @@ impl Commits {
         send(consumer, topic, &own, mode);
     }
 
-    /// Compares what was sent with what the group has, and sends again what is missing. Runs until it is dropped.
+    /// Compares what was sent with what the group has, and sends again what is missing. Runs until it is
+    /// dropped.
     ///
     /// # Errors
     /// Never by itself; a look that panics is one (stop).

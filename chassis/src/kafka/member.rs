@@ -49,8 +49,8 @@ impl Member {
         Self { begins_paused: true, ..self }
     }
 
-    /// Takes partitions away by `revoke`, which may wait for work under way and changes the assignment itself.
-    /// The changes are then not collected: whoever polls looks at the assignment.
+    /// Takes partitions away by `revoke`, which may wait for work under way and changes the assignment
+    /// itself. The changes are then not collected: whoever polls looks at the assignment.
     #[must_use]
     pub fn revoking(self, revoke: Revoke) -> Self {
         Self { revoke: Some(revoke), ..self }
@@ -111,8 +111,8 @@ impl ConsumerContext for Member {
                     tracing::debug!(%error, "cannot pause what is assigned");
                 }
                 self.assignment.assign(partitions.iter().copied());
-                // The generation is taken here and not at a commit: a member that was thrown out meanwhile has
-                // none, and a commit without generation is not checked by the broker.
+                // The generation is taken here and not at a commit: a member that was thrown out meanwhile
+                // has none, and a commit without generation is not checked by the broker.
                 self.push(Change::Assigned(partitions, consumer.group_metadata()));
             }
             Rebalance::Revoke(_) => {}

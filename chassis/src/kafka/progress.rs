@@ -66,9 +66,9 @@ impl Progress {
 
     /// Takes the looks at all assigned partitions, and says what they mean.
     ///
-    /// Guarantee: time with something in the way does not count, and does not wipe out the time before it either, so a
-    /// lane that is full now and then hides no partition that nobody reads. A move wipes it out, whatever its
-    /// direction.
+    /// Guarantee: time with something in the way does not count, and does not wipe out the time before it
+    /// either, so a lane that is full now and then hides no partition that nobody reads. A move wipes it out,
+    /// whatever its direction.
     pub fn look(&mut self, now: Instant, looks: &BTreeMap<i32, Look>) -> Verdict {
         let since = self.looked.map_or(Duration::ZERO, |looked| now.saturating_duration_since(looked));
         self.looked = Some(now);

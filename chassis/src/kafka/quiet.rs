@@ -4,8 +4,8 @@ use rdkafka::client::ClientContext;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::KafkaError;
 
-/// Keeps errors out of the log that are answers (the end of a partition, with `enable.partition.eof`) or that come again with
-/// every record that is asked for: whoever asks says so, once.
+/// Keeps errors out of the log that are answers (the end of a partition, with `enable.partition.eof`) or that
+/// come again with every record that is asked for: whoever asks says so, once.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Quiet;
 

@@ -1,8 +1,8 @@
 //! Partitions read to the end that they had when they were asked for, open transactions included.
 //!
-//! The broker writes the commit marker of a transaction to each partition on its own, so a reader that stops at
-//! the stable end may miss records of a transaction that is committed elsewhere. Hence: ask for the end without
-//! regard to transactions, wait until the stable end has reached it, then read to the stable end.
+//! The broker writes the commit marker of a transaction to each partition on its own, so a reader that stops
+//! at the stable end may miss records of a transaction that is committed elsewhere. Hence: ask for the end
+//! without regard to transactions, wait until the stable end has reached it, then read to the stable end.
 
 use super::{Quiet, Settings};
 use anyhow::{Context, bail};
@@ -20,8 +20,8 @@ const LOOK: Duration = Duration::from_millis(10);
 
 /// Reads partitions of one topic to their ends, in no group. Its calls block.
 ///
-/// Guarantee: what is read of a partition holds every record from the asked beginning on that was committed, or
-/// stood in an open transaction that was committed later, when the partition was added.
+/// Guarantee: what is read of a partition holds every record from the asked beginning on that was committed,
+/// or stood in an open transaction that was committed later, when the partition was added.
 pub struct EndReader {
     stable: BaseConsumer<Quiet>,
     all: BaseConsumer<Quiet>,
@@ -52,8 +52,8 @@ pub enum Step<'a> {
 }
 
 impl EndReader {
-    /// Makes the clients; they connect when they are first used. The reader's name comes without its prefix, the
-    /// topic with it.
+    /// Makes the clients; they connect when they are first used. The reader's name comes without its prefix,
+    /// the topic with it.
     ///
     /// # Errors
     /// A client cannot be made (stop).

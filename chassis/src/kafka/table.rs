@@ -29,9 +29,12 @@ pub struct Source<'a> {
 
 /// Feeds every record of the topic to `apply`, from the first on, and never ends by itself.
 ///
-/// Shape: `apply(key, value)`; `None` as value is a tombstone; per key in topic order, and a key may come again.
-/// Guarantee: `loaded` is called once, when every record that stood in the topic at the start has been applied.
-/// On failure: Kafka away → the table stays as it is and catches up later; before the first load the latch stays closed.
+/// Shape: `apply(key, value)`; `None` as value is a tombstone; per key in topic order, and a key may come
+/// again.
+/// Guarantee: `loaded` is called once, when every record that stood in the topic at the start has been
+/// applied.
+/// On failure: Kafka away → the table stays as it is and catches up later; before the first load the latch
+/// stays closed.
 ///
 /// # Errors
 /// The client cannot be made (stop).

@@ -47,7 +47,8 @@ impl TransactionError {
 
 /// Produces in transactions, one at a time. Its calls block.
 pub struct TransactionalProducer {
-    // Serves delivery reports on a thread of its own: without one, an abort waits for reports that nobody takes.
+    // Serves delivery reports on a thread of its own: without one, an abort waits for reports that nobody
+    // takes.
     producer: ThreadedProducer<DefaultProducerContext>,
 }
 

@@ -1,7 +1,7 @@
 //! A large batch as COPY and one upsert for each read model, in one transaction.
 //!
-//! Every row of a COPY is new or the whole COPY fails, so the upserts can be computed here, once for each key that the
-//! batch touches instead of once for each row.
+//! Every row of a COPY is new or the whole COPY fails, so the upserts can be computed here, once for each key
+//! that the batch touches instead of once for each row.
 
 use super::encode::{COPY, put_header, put_row, put_trailer};
 use super::statement::instants;
@@ -15,7 +15,8 @@ use std::pin::pin;
 use time::OffsetDateTime;
 use tokio_postgres::types::ToSql;
 
-/// One message of a COPY: large enough to cost nothing, small enough for the server to work while the next one is made.
+/// One message of a COPY: large enough to cost nothing, small enough for the server to work while the next
+/// one is made.
 const MESSAGE_BYTES: usize = 64 << 10;
 /// Room for the row that passes the end of a message; a longer one makes the buffer grow.
 const ROW_BYTES: usize = 1 << 10;
@@ -30,8 +31,8 @@ const UPSERT_HOURS: &str = "
       min = least(h.min, excluded.min), max = greatest(h.max, excluded.max),
       count = h.count + excluded.count, sum = h.sum + excluded.sum";
 
-/// Of two values the later wins, but no reading counts as later than it came: what is dated in the future must not hide
-/// the true readings that follow it.
+/// Of two values the later wins, but no reading counts as later than it came: what is dated in the future
+/// must not hide the true readings that follow it.
 const UPSERT_LATEST: &str = "
     INSERT INTO sensor_latest AS l
       (sensor_id, metric, reading_at, value, event_id, received_at, device_type, zone_id)

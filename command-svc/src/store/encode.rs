@@ -1,6 +1,7 @@
 //! Rows in the format of a binary COPY. Pure. Source: PostgreSQL manual, COPY, binary format.
 //!
-//! Written here because every row takes this way: the client library's writer asks each value for its type and boxes it.
+//! Written here because every row takes this way: the client library's writer asks each value for its type
+//! and boxes it.
 
 use crate::columns::Columns;
 use bytes::{BufMut, BytesMut};

@@ -1,7 +1,8 @@
 //! A batch as three plain statements in one transaction, for servers that only speak like PostgreSQL.
 //!
-//! No COPY, whose atomicity differs between them, and no statement that modifies two tables, which a sharding server
-//! cannot route. Duplicates are passed over by the insert, which returns what was new; the rest is computed here.
+//! No COPY, whose atomicity differs between them, and no statement that modifies two tables, which a sharding
+//! server cannot route. Duplicates are passed over by the insert, which returns what was new; the rest is
+//! computed here.
 
 use super::copy::{upsert_hours, upsert_latest};
 use super::statement::instants;
