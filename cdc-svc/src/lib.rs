@@ -93,7 +93,7 @@ async fn supervise(context: &Context) -> anyhow::Result<()> {
         Supervisor::new("session ended; beginning again").counting(&context.metrics.retries).until(shutdown);
     match supervisor.run(Failure::disposition, |one| session::run(context, one)).await {
         Err(Failure::Stop(error)) => Err(error),
-        // What is not confirmed comes again after the next start.
+        // Changes that are not confirmed come again after the next start.
         Err(_) if shutdown.is_cancelled() => Ok(()),
         ended => ended.context("capture changes"),
     }

@@ -162,7 +162,7 @@ impl<'a> Input<'a> {
         Ok(u32::from_be_bytes(self.array()?))
     }
 
-    /// Text that ends with a zero byte.
+    /// Takes a text that ends with a zero byte.
     fn name(&mut self) -> Result<String, DecodeError> {
         let length = self.0.iter().position(|byte| *byte == 0).ok_or(DecodeError::Short)?;
         let name = self.take(length)?;

@@ -24,7 +24,7 @@ const TRANSACTION_MAX: Duration = Duration::from_secs(30);
 /// suspension must not wait for the end of a bulk load. A commit takes a few milliseconds, so most of the
 /// time is left for changes.
 const AGE_MAX: Duration = Duration::from_millis(20);
-/// Longest wait for an abort at the end of a session. Whoever comes next aborts the transaction anyway.
+/// Longest wait for an abort at the end of a session. The next producer aborts the transaction anyway.
 const ABORT_WAIT: Duration = Duration::from_secs(1);
 
 /// What the open transaction holds; nothing when there is none.

@@ -16,7 +16,7 @@ pub(crate) const PUBLICATION: &str = "fieldline_changes";
 const SUPERUSER: &str = "postgres";
 /// The plugin that decodes the WAL.
 const PLUGIN: &str = "pgoutput";
-/// The server ends a session that has been silent for so long, and frees the slot for a standby.
+/// Silence after which the server ends a session, and frees the slot for a standby.
 const SERVER_PATIENCE: Duration = Duration::from_secs(20);
 /// The server asks after half its patience; a stream silent for longer than all of it is dead.
 pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(30);

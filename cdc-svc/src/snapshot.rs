@@ -34,7 +34,7 @@ pub(crate) async fn export(context: &Context, attempt: u32, control: &Client) ->
         Ok((connection, rows))
     });
     let (connection, rows) = made.await?.map_err(slot::failure("make the snapshot's slot"))?;
-    // Whoever held the temporary slot before may have completed its snapshot since we looked.
+    // Another replica may have completed its snapshot since we looked.
     if context.answered("look at the slot", slot::state(control, slot)).await? != State::Absent {
         return Err(Failure::Taken);
     }

@@ -194,8 +194,8 @@ impl Backoff {
 }
 
 impl Default for Backoff {
-    /// From 200 ms up to 10 s: short enough that a restarted dependency is found at once, long enough not to
-    /// flood it.
+    /// Waits from 200 ms up to 10 s: short enough that a restarted dependency is found at once, long enough
+    /// not to flood it.
     fn default() -> Self {
         Self::new(Duration::from_millis(200), Duration::from_secs(10))
     }

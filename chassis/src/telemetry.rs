@@ -166,7 +166,7 @@ mod tests {
         }
     }
 
-    /// The lines that `log` writes under the filter of this `LOG`.
+    /// Returns the lines that `log` writes under the filter of this `LOG`.
     fn lines(filter_text: Option<&str>, log: impl FnOnce()) -> Vec<Value> {
         let written = Log::default();
         let writer = written.clone();

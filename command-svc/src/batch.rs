@@ -1,4 +1,4 @@
-//! Records gathered into batches. Pure: no clock, no I/O.
+//! Records gathered into batches. No clock, no I/O.
 
 use crate::interner::Interner;
 use crate::parcel::Parcel;
@@ -244,7 +244,7 @@ impl Batch {
     }
 
     /// Forgets the records for which `keep`, given partition and version of the assignment, is false, and
-    /// their offsets. What is kept under a version must be kept under later ones.
+    /// their offsets. A record that is kept under a version is kept under later ones.
     pub(crate) fn retain(&mut self, keep: impl Fn(i32, u64) -> bool) {
         if self.next_offsets.iter().all(|(partition, next)| keep(*partition, next.first_version)) {
             return; // almost always

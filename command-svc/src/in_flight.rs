@@ -46,7 +46,7 @@ impl InFlight {
     pub(crate) fn member(self: &Arc<Self>, monitor: Monitor) -> Member {
         let in_flight = Arc::clone(self);
         let revoke = move |partitions: &BTreeSet<i32>, is_lost: bool| {
-            // What the group has taken away already cannot be committed any more.
+            // Nothing can be committed of partitions that the group has taken away already.
             let wait = if is_lost { Duration::ZERO } else { END_WAIT_MAX };
             // The callback has to wait where it is; the runtime's other tasks need not.
             match Handle::try_current().map(|handle| handle.runtime_flavor()) {

@@ -56,7 +56,7 @@ impl Lane {
                         return Ok(());
                     }
                 }
-                () = at(self.pending.due()) => self.retry().await?,
+                () = at(self.pending.due().map(Instant::from_std)) => self.retry().await?,
             }
         }
     }
@@ -88,7 +88,7 @@ impl Lane {
     async fn retry(&mut self) -> anyhow::Result<()> {
         let assignment = &self.in_flight.assignment;
         self.pending.retain(|partition, version| assignment.holds_since(partition, version));
-        while let Some(refused) = self.pending.take_due(Instant::now()) {
+        while let Some(refused) = self.pending.take_due(Instant::now().into_std()) {
             self.writer.retry(refused, &mut self.pending).await?;
         }
         let ready = self.pending.committable(&BTreeMap::new());

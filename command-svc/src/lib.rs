@@ -118,7 +118,7 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
     consumer.subscribe(&[&topic]).context("subscribe to readings")?;
     let router = Router::new(Arc::clone(&consumer), topic, assignment, lanes, senders);
     first_to_end(router.run(&chassis), &mut writing, &mut beside).await?;
-    // Whatever hangs in the database or in Kafka hangs no longer than this.
+    // Bounds a write that hangs in the database or in Kafka.
     let drained = timeout(DRAIN_MAX, join_all(&mut writing)).await;
     overdue.cancel();
     match drained {

@@ -44,7 +44,8 @@ pub(crate) struct Maintenance {
 }
 
 impl Maintenance {
-    /// Takes a turn at once, then so often, until shutdown. After a failure the next turn comes sooner.
+    /// Takes a turn at once and after each interval, until shutdown. After a failure the next turn comes
+    /// sooner.
     pub(crate) async fn run(self, shutdown: CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_secs(1).min(self.every), self.every);
         // Deleting row by row reads every series, so an instance does it once for each day.

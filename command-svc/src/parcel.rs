@@ -1,5 +1,4 @@
 //! Records in parcels: hundreds of them in one buffer, because a buffer for each costs more than decoding it.
-//! Pure.
 
 use rdkafka::Timestamp;
 use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Message, OwnedHeaders, OwnedMessage};
@@ -8,7 +7,7 @@ use std::sync::Arc;
 
 /// Most records of a parcel: enough to make its own cost small, few enough to be handed over soon.
 const RECORDS_MAX: usize = 256;
-/// A parcel with so many bytes takes no more records.
+/// Bytes at which a parcel is full.
 const BYTES_MAX: usize = 256 << 10;
 
 /// Holds records of one topic as Kafka had them, in the order in which they came.

@@ -5,7 +5,7 @@
 
 use crate::batch::{Batch, Next};
 use std::collections::BTreeMap;
-use tokio::time::Instant;
+use std::time::Instant;
 
 /// Most records of a lane that wait for another try; one more is a dead letter at once. Each costs up to two
 /// statements more, and a device that sends very many of them must not get these from its neighbours.

@@ -10,7 +10,7 @@ use time::{Date, Duration, OffsetDateTime};
 pub const DAYS_MIN: u32 = 8;
 /// Most days: a century, so that no date overflows.
 pub const DAYS_MAX: u32 = 36_500;
-/// A day is dropped so long after its readings began to be refused.
+/// Time from the first refusal of readings of a day to the drop of that day.
 const DROP_DELAY: Duration = Duration::DAY;
 
 /// Says for how many UTC days before today raw readings are kept; none means for ever.

@@ -37,7 +37,7 @@ const ROOM_POLL: Duration = Duration::from_millis(2);
 /// How often an idle loop says that it is alive.
 const BEAT: Duration = Duration::from_secs(1);
 
-/// The way into a lane. What is held is a few parcels: the partitions are paused when there is one.
+/// The way into a lane. It holds a few parcels at most: the partitions are paused when there is one.
 pub(crate) struct LaneSender {
     sender: Sender<Parcel>,
     open: Parcel,
@@ -71,7 +71,7 @@ impl LaneSender {
         let was_blocked = self.is_blocked();
         self.held.push_back(self.open.take(version));
         self.send();
-        // What still comes for a lane that is full already must not hold up the others.
+        // Later records of a lane that is full already must not hold up the others.
         if self.is_blocked()
             && !was_blocked
             && let Ok(Ok(room)) = timeout(ROOM_WAIT, self.sender.reserve()).await

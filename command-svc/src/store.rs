@@ -25,16 +25,16 @@ use tokio_postgres::error::SqlState;
 /// Days whose partition is known to be there; forgotten when there are more, which only a replay of decades
 /// reaches.
 const KNOWN_DAYS_MAX: usize = 4_096;
-/// Batches of at least so many rows are worth the round trips of a COPY and its upserts.
+/// Fewest rows of a batch that is worth the round trips of a COPY and its upserts.
 const COPY_ROWS_MIN: usize = 1_000;
-/// A batch that meets another writer's is written again at once so often, which is no outage; then it waits
-/// like one.
+/// Serialization conflicts with another writer that are retried at once; after that the batch waits as in an
+/// outage.
 const CONFLICTS_MAX: u32 = 10;
 /// Waits between them: as short as a transaction.
 const CONFLICT_WAITS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
 /// What `ensure_reading_partition` says of a day that retention has dropped; a code of our own in class 22.
 const PAST_RETENTION: &str = "22RET";
-/// A write whose answer is not there after so long has lost its server; several statements fit in.
+/// Timeout of a whole write, after which its server counts as lost; several statements fit in.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
 
 /// Says what a failed write means.

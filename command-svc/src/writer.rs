@@ -12,8 +12,7 @@ use rdkafka::message::Message as _;
 use schema::Timestamp;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Tries of a record that the database refuses on its own, before it is a dead letter.
 const REFUSED_TRIES_MAX: u32 = 3;

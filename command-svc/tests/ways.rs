@@ -77,7 +77,7 @@ async fn every_way_leaves_the_same_tables(dialect: Dialect) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reading_dated_in_the_future_never_hides_the_true_ones_that_follow_it() {
     for dialect in dialects().await {
-        // Alone, and among so many that they are copied.
+        // Alone, and among enough that they are copied.
         for others in [0, 2_000] {
             let database = Database::create_with(dialect).await;
             let mut store = Store::open(database.settings().pool().unwrap()).await.unwrap();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 /// What a record costs beside its value.
 const RECORD_OVERHEAD_BYTES: usize = 64;
 
-/// Says when a partition's records become files. Whichever is reached first.
+/// Says when a partition's records become files. The first that is reached counts.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Most records.

@@ -49,7 +49,7 @@ impl Cut {
     }
 }
 
-/// What is decided about a cut before its first file is written, and never changed.
+/// Holds the decisions about a cut, made before its first file is written and never changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     /// First offset.

@@ -95,7 +95,7 @@ struct Layout {
 
 impl Layout {
     fn new() -> Result<Self> {
-        // Places in SCHEMA: sensor, metric, time of reading, offset.
+        // Positions in SCHEMA: sensor, metric, time of reading, offset.
         let sorted = [0, 1, 2, 10].map(|place| SortingColumn {
             column_idx: place,
             descending: false,
@@ -203,7 +203,7 @@ fn column<T: DataType>(
     write::<T>(group, &values, None)
 }
 
-/// The one column that may be absent: its level is 1 where it is there.
+/// Writes the one column that may be absent: its level is 1 where it is there.
 fn attributes(group: &mut SerializedRowGroupWriter<'_, Vec<u8>>, rows: &[Row<'_>]) -> Result<()> {
     let of = |row: &&Row<'_>| !row.reading.attributes.is_empty();
     let levels: Vec<i16> = rows.iter().map(|row| i16::from(of(&row))).collect();

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-/// What is at hand at shutdown may take so long to be written; the rest is read again.
+/// Longest drain after a shutdown, for the records at hand; the rest is read again.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// How often ages are looked at, and how often an idle loop says that it is alive.
 const TICK: Duration = Duration::from_millis(500);

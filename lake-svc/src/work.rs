@@ -19,7 +19,7 @@ use tokio::task::spawn_blocking;
 
 /// Cuts that are written at the same time. As many can be incomplete after a crash.
 const WRITES_MAX: usize = 4;
-/// A broker that does not answer for so long is away.
+/// Timeout after which a broker counts as unreachable.
 const ANSWER_WAIT: Duration = Duration::from_secs(5);
 
 /// Says where a partition starts.

@@ -121,7 +121,7 @@ async fn instances_that_come_and_go_share_the_partitions_and_double_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_that_was_frozen_and_replaced_adds_nothing_when_it_wakes() {
     let stage = Stage::set().await;
-    // It gathers for so long that it is frozen with records in its memory, and cuts by number.
+    // It gathers until it is frozen with records in its memory, and cuts by number.
     let frozen = stage.spawn(&[("FILE_AGE_MS_MAX", "3000"), ("FILE_RECORDS_MAX", "1000")]);
     frozen.is_ready(true).await;
     let first = readings(0..500);

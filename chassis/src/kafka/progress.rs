@@ -38,7 +38,7 @@ pub struct Verdict {
     pub recovered: BTreeSet<i32>,
     /// Number of partitions that are stalled.
     pub stalled_count: usize,
-    /// Whether a stall has lasted for so long that only a restart is left to try.
+    /// Whether a stall has lasted until only a restart is left to try.
     pub is_hopeless: bool,
 }
 

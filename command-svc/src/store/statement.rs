@@ -61,7 +61,7 @@ const INSERT_POSTGRES: &str = insert_sql!(
 /// The continuous aggregate follows the hypertable by itself.
 const INSERT_TIMESCALE: &str = insert_sql!("");
 
-/// One statement is one transaction.
+/// Inserts by one statement, which is one transaction.
 pub(super) async fn insert(
     client: &Client,
     dialect: Dialect,

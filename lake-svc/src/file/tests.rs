@@ -22,7 +22,7 @@ fn record(offset: i64, reading: &ReadingCreatedEvent) -> Record {
     Record { offset, value: Some(serde_json::to_vec(reading).unwrap()) }
 }
 
-/// Every row as its fields' texts, joined by a bar.
+/// Returns every row as its fields' texts, joined by a bar.
 fn rows(content: &Bytes) -> Vec<String> {
     let reader = SerializedFileReader::new(content.clone()).unwrap();
     let text = |field: &Field| match field {
