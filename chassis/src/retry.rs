@@ -204,7 +204,6 @@ impl Default for Backoff {
 #[cfg(test)]
 mod tests {
     use super::*;
-
     use proptest::prelude::*;
     use std::sync::Mutex;
 

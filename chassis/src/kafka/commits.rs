@@ -1,8 +1,8 @@
 //! Offsets committed until the group has them.
 //!
-//! What the group has committed is asked for and compared with what was sent, and what is missing is sent
-//! again: librdkafka refuses commits in the middle of a rebalance, tells nobody of an asynchronous one that
-//! failed, and an idle partition has no next one, so its lag would look like a stall.
+//! The group is asked for its offsets, these are compared with the ones that were sent, and missing ones are
+//! sent again: librdkafka refuses commits in the middle of a rebalance, tells nobody of an asynchronous one
+//! that failed, and an idle partition has no next one, so its lag would look like a stall.
 
 use super::Assignment;
 use anyhow::Context;

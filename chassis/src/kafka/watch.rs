@@ -8,7 +8,8 @@
 //! after twice the time the process is not live.
 //!
 //! ```no_run
-//! # use chassis::{Chassis, config::Env, kafka::{Assignment, Settings, Watch, WatchMetrics, Watched, stall_max}};
+//! # use chassis::{Chassis, config::Env};
+//! # use chassis::kafka::{Assignment, Settings, Watch, WatchMetrics, Watched, stall_max};
 //! # async fn example(env: &mut Env, settings: &Settings, chassis: &Chassis) -> anyhow::Result<()> {
 //! let stall_max = stall_max(env);
 //! let assignment = Assignment::default(); // the context's rebalance callbacks call `assign` and `revoke`
