@@ -8,7 +8,7 @@ use chassis::config::Env;
 use chassis::{auth, kafka};
 
 use crate::decode::TimestampBounds;
-use crate::durable::window::RECORD_OVERHEAD_BYTES;
+use crate::durable::in_flight::RECORD_OVERHEAD_BYTES;
 use crate::listener::tls;
 
 /// What the largest number of readings in a request costs beside its own bytes: 2 KiB for each of 1,024.

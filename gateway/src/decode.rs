@@ -4,13 +4,13 @@
 //! the device would only send the same again.
 
 mod binary;
+mod builder;
 mod cbor;
 mod fields;
 #[cfg(test)]
 mod fuzz;
 mod items;
 mod json;
-mod moment;
 mod senml;
 mod sparkplug;
 mod timestamp;

@@ -4,5 +4,5 @@ pub mod identity;
 pub mod registry;
 
 pub(crate) mod account;
-pub(crate) mod sessions;
+pub(crate) mod connections;
 pub(crate) mod updates;

@@ -3,9 +3,9 @@
 pub mod spool;
 
 pub(crate) mod budget;
-pub(crate) mod delivery;
-pub(crate) mod forward;
+pub(crate) mod failover;
+pub(crate) mod forwarder;
+pub(crate) mod in_flight;
 pub(crate) mod private;
-pub(crate) mod publish;
+pub(crate) mod producer;
 pub(crate) mod refused;
-pub(crate) mod window;

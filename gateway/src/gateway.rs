@@ -6,9 +6,9 @@ use chassis::auth::Verifier;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Limits;
-use crate::device::{account, registry, sessions};
-use crate::durable::publish;
-use crate::listener::{places, tls};
+use crate::device::{account, connections, registry};
+use crate::durable::producer;
+use crate::listener::{admission, tls};
 use crate::{decode, metrics, notices};
 
 /// What every connection shares.
@@ -16,12 +16,12 @@ pub(crate) struct Gateway {
     pub(crate) limits: Limits,
     pub(crate) timestamps: decode::TimestampBounds,
     pub(crate) registry: registry::Registry,
-    pub(crate) sessions: Arc<sessions::Sessions>,
-    pub(crate) publisher: publish::Publisher,
+    pub(crate) connections: Arc<connections::Connections>,
+    pub(crate) producer: producer::Producer,
     pub(crate) metrics: metrics::Metrics,
     pub(crate) tls: tls::Tls,
     pub(crate) notices: notices::Notices,
-    pub(crate) entrance: places::Entrance,
+    pub(crate) admission: admission::Admission,
     pub(crate) accounts: Arc<account::Accounts>,
     pub(crate) tokens: Option<Verifier>,
     pub(crate) shutdown: CancellationToken,

@@ -41,8 +41,8 @@ use uuid::Uuid;
 use crate::device::account::{self, Account, Connected};
 use crate::device::identity::Identity;
 use crate::durable::budget;
-use crate::durable::publish::{NotTaken, Record};
-use crate::durable::window::{Outcome, Promise, RECORD_OVERHEAD_BYTES, Window};
+use crate::durable::in_flight::{AckKind, InFlight, Outcome, RECORD_OVERHEAD_BYTES};
+use crate::durable::producer::{NotTaken, Record};
 use crate::gateway::Gateway;
 
 use body::{Body, Received};
@@ -139,7 +139,7 @@ async fn answer(gateway: &Gateway, peer: &Peer, request: Request<Incoming>) -> R
 /// Makes the readings of a request durable, and counts them.
 async fn accept(gateway: &Gateway, sender: &Sender, head: &Parts, body: &mut Body) -> Result<usize, Problem> {
     check_type(head)?;
-    if !gateway.publisher.is_up() {
+    if !gateway.producer.is_up() {
         return Err(Problem::busy("Kafka is away; nothing was stored", RETRY_LATER));
     }
     let Sender { sensor_id, device, account } = sender;
@@ -154,7 +154,7 @@ async fn accept(gateway: &Gateway, sender: &Sender, head: &Parts, body: &mut Bod
     let cost = account::cost(decoded.events.len(), bytes.len().max(decoded.row_bytes));
     drop(bytes);
     account.charge_now(cost, Instant::now()).map_err(too_fast)?;
-    publish(gateway, sensor_id, account, decoded.events, room).await
+    store(gateway, sensor_id, account, decoded.events, room).await
 }
 
 fn check_route(head: &Parts) -> Result<(), Problem> {
@@ -178,7 +178,7 @@ fn check_type(head: &Parts) -> Result<(), Problem> {
 }
 
 /// Hands all events on and waits until every one of them is durable. `room` is what the body had; the events are in its place.
-async fn publish(
+async fn store(
     gateway: &Gateway,
     sensor_id: &str,
     account: &Account,
@@ -189,12 +189,12 @@ async fn publish(
     let count = events.len();
     let bytes = events.iter().map(|event| event.len() + RECORD_OVERHEAD_BYTES).sum();
     body::grow(gateway, account, &mut room, bytes)?;
-    let window = Arc::new(Window::default());
+    let in_flight = Arc::new(InFlight::default());
     for event in events {
         let bytes = event.len() + RECORD_OVERHEAD_BYTES;
-        let share = room.as_mut().and_then(|room| room.split(bytes)).ok_or_else(not_stored)?;
-        let slot = window.open(Promise::Part, bytes, share);
-        match gateway.publisher.produce(sensor_id, &Record::Reading(event), slot) {
+        let permit = room.as_mut().and_then(|room| room.split(bytes)).ok_or_else(not_stored)?;
+        let handle = in_flight.open(AckKind::Part, bytes, permit);
+        match gateway.producer.produce(sensor_id, &Record::Reading(event), handle) {
             Ok(()) => {}
             Err(NotTaken::Full(_)) => {
                 gateway.metrics.read_pauses.with_label_values(&["queue"]).inc();
@@ -206,10 +206,10 @@ async fn publish(
     // What the body had more than its events need.
     drop(room);
     let (mut stored, mut failed) = (0, 0);
-    // Every slot is completed: the producer gives up a record that it cannot deliver.
+    // Every handle is completed: the producer gives up a record that it cannot deliver.
     poll_fn(|cx| {
-        window.watch(cx.waker());
-        window.take_done(|done| match done.outcome {
+        in_flight.watch(cx.waker());
+        in_flight.take_completed(|done| match done.outcome {
             Outcome::Stored => stored += 1,
             Outcome::NotAuthorized | Outcome::Failed => failed += 1,
         });

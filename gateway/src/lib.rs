@@ -48,10 +48,10 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use crate::device::{account, registry, sessions, updates};
-use crate::durable::{delivery, publish, spool};
+use crate::device::{account, connections, registry, updates};
+use crate::durable::{failover, producer, spool};
 use crate::gateway::Gateway;
-use crate::listener::{places, reload, tls};
+use crate::listener::{admission, reload, tls};
 
 pub use config::{Config, Limits, Spool as SpoolConfig};
 pub use listener::tls::Files as TlsFiles;
@@ -95,18 +95,18 @@ pub async fn serve(listeners: Listeners, config: Config, chassis: Chassis) -> an
     let (files, loaded) = reload::Watch::start(config.tls)?;
     let tokens = config.tokens.as_ref().map(|tokens| Verifier::open(tokens, &chassis)).transpose()?;
     let metrics = metrics::Metrics::register(&chassis.registry)?;
-    let (publisher, spool_latch) =
+    let (producer, spool_latch) =
         open_publisher(&config.kafka, config.spool.as_ref(), &metrics, &chassis).await?;
     let gateway = Arc::new(Gateway {
         limits: config.limits,
         timestamps: config.timestamps,
         registry: registry::Registry::default(),
-        sessions: Arc::default(),
-        publisher,
+        connections: Arc::default(),
+        producer,
         metrics,
         tls: tls::Tls::new(loaded.clone()),
         notices: notices::Notices::default(),
-        entrance: places::Entrance::new(&config.limits),
+        admission: admission::Admission::new(&config.limits),
         accounts: Arc::new(account::Accounts::new(&config.limits)),
         tokens,
         shutdown: chassis.shutdown.clone(),
@@ -127,25 +127,25 @@ pub async fn serve(listeners: Listeners, config: Config, chassis: Chassis) -> an
     };
     let watch = Watch::open(&config.kafka, &chassis, watched)?;
     let watchdog = watchdog(&gateway, &files, config.stall_max, &chassis);
-    let mut spooling = pin!(gateway.publisher.run_spool(spool_latch));
+    let mut spooling = pin!(gateway.producer.run_spool(spool_latch));
     let apply = |key: &[u8], value: Option<&[u8]>| updates::apply(&gateway, key, value);
     tokio::select! {
         outcome = table::follow(&config.kafka, source, &chassis.shutdown, apply, || loaded.notify_one()) => outcome?,
         outcome = watch.run(|_| true) => outcome?,
         () = async { loaded.notified().await; listener::open(&listeners, &gateway, &tasks).await } => {}
         failure = files.follow(&gateway) => return Err(failure),
-        () = sessions::end_with_certificates(&gateway) => {}
+        () = connections::end_with_certificates(&gateway) => {}
         () = watch_kafka(&gateway, &chassis) => {}
         () = watchdog.run() => {}
         () = &mut spooling => {}
-        what = gateway.publisher.broken() => bail!("{what}"),
+        what = gateway.producer.broken() => bail!("{what}"),
     }
     drop(listeners);
     tokio::select! {
         () = drain(&gateway, &tasks) => {}
         () = &mut spooling => {}
     }
-    gateway.publisher.close().await;
+    gateway.producer.close().await;
     Ok(())
 }
 
@@ -155,16 +155,16 @@ async fn open_publisher(
     settings: Option<&SpoolConfig>,
     metrics: &metrics::Metrics,
     chassis: &Chassis,
-) -> anyhow::Result<(publish::Publisher, Option<Latch>)> {
+) -> anyhow::Result<(producer::Producer, Option<Latch>)> {
     let Some(settings) = settings else {
         let latch = chassis.readiness.latch("kafka");
-        return Ok((publish::Publisher::new(kafka, metrics, Some(latch), None)?, None));
+        return Ok((producer::Producer::new(kafka, metrics, Some(latch), None)?, None));
     };
     let latch = chassis.readiness.latch("spool");
     let limits = spool::Limits { bytes_max: settings.bytes_max };
     let spool = spool::Spool::open(&settings.dir, limits).await?;
-    let delivery = delivery::Delivery::new(spool, settings.patience, metrics.clone());
-    Ok((publish::Publisher::new(kafka, metrics, None, Some(delivery))?, Some(latch)))
+    let failover = failover::Failover::new(spool, settings.patience, metrics.clone());
+    Ok((producer::Producer::new(kafka, metrics, None, Some(failover))?, Some(latch)))
 }
 
 /// Watches over what goes on by itself.
@@ -176,12 +176,12 @@ fn watchdog<'a>(
 ) -> Watchdog<'a> {
     let mut watchdog = Watchdog::new(stall_max, chassis, gateway.metrics.stalled.clone());
     watchdog.add("tls-files", files.standing());
-    if let Some(delivery) = gateway.publisher.delivery() {
+    if let Some(failover) = gateway.producer.failover() {
         watchdog.add("spool", || {
-            let steps = delivery.spool().steps();
+            let steps = failover.spool().steps();
             Standing { steps, has_work: steps % 2 == 1, waits_outside: false }
         });
-        watchdog.add("forwarder", || gateway.publisher.forwarder_standing(delivery));
+        watchdog.add("forwarder", || gateway.producer.forwarder_standing(failover));
     }
     watchdog
 }
@@ -190,9 +190,9 @@ fn watchdog<'a>(
 async fn watch_kafka(gateway: &Arc<Gateway>, chassis: &Chassis) {
     loop {
         chassis.liveness.beat();
-        let publisher = gateway.publisher.clone();
+        let producer = gateway.producer.clone();
         // A probe that panics is a probe that failed: the next one comes.
-        let _ = tokio::task::spawn_blocking(move || publisher.probe()).await;
+        let _ = tokio::task::spawn_blocking(move || producer.probe()).await;
         tokio::time::sleep(PROBE_INTERVAL).await;
     }
 }
@@ -200,9 +200,9 @@ async fn watch_kafka(gateway: &Arc<Gateway>, chassis: &Chassis) {
 /// Lets what is in flight be acknowledged, then says good-bye.
 async fn drain(gateway: &Gateway, tasks: &TaskTracker) {
     tasks.close();
-    gateway.sessions.drain();
+    gateway.connections.drain();
     let mut is_drained = timeout(gateway.limits.drain_time_max, tasks.wait()).await.is_ok();
-    if !is_drained && gateway.publisher.give_up() {
+    if !is_drained && gateway.producer.give_up() {
         is_drained = timeout(CLOSE_TIME_MAX, tasks.wait()).await.is_ok();
     }
     if !is_drained {
@@ -210,7 +210,7 @@ async fn drain(gateway: &Gateway, tasks: &TaskTracker) {
             sessions = tasks.len(),
             "drain ends with messages in flight; they are not acknowledged"
         );
-        gateway.sessions.close();
+        gateway.connections.close();
         // What still hangs after this goes with the process.
         let _ = timeout(CLOSE_TIME_MAX, tasks.wait()).await;
     }

@@ -1,7 +1,7 @@
 //! The socket that devices connect to: limits first, then TLS, each connection in its own task.
 
+pub(crate) mod admission;
 pub(crate) mod handshake;
-pub(crate) mod places;
 pub(crate) mod reload;
 pub(crate) mod tls;
 
@@ -25,7 +25,7 @@ use crate::mqtt::connection;
 use crate::notices::Event;
 use crate::{Listeners, http};
 
-use places::{Place, Protocol};
+use admission::{ConnectionPermit, Protocol};
 
 /// Without traffic for so long, the kernel asks whether the peer is still there: a client may promise no keep-alive at all.
 const PEER_PROBE_AFTER: Duration = Duration::from_secs(60);
@@ -55,8 +55,8 @@ async fn accept(listener: &TcpListener, protocol: Protocol, gateway: &Arc<Gatewa
                 continue;
             }
         };
-        let place = match gateway.entrance.places(protocol).take(peer.ip(), Instant::now()) {
-            Ok(place) => place,
+        let permit = match gateway.admission.limit(protocol).take(peer.ip(), Instant::now()) {
+            Ok(permit) => permit,
             Err(full) => {
                 gateway.metrics.refusals.with_label_values(&[full]).inc();
                 continue;
@@ -70,10 +70,10 @@ async fn accept(listener: &TcpListener, protocol: Protocol, gateway: &Arc<Gatewa
             let shaken = Box::pin(shake_hands(&gateway, protocol, socket)).await;
             gateway.metrics.tls.handshakes.dec();
             if let Some((identity, stream)) = shaken {
-                enter(&gateway, protocol, identity, stream, &place).await;
+                enter(&gateway, protocol, identity, stream, &permit).await;
             }
             gateway.metrics.connections.dec();
-            drop(place);
+            drop(permit);
         });
     }
 }
@@ -84,14 +84,14 @@ async fn enter(
     protocol: Protocol,
     identity: Option<Identity>,
     stream: TlsStream<TcpStream>,
-    place: &Place,
+    permit: &ConnectionPermit,
 ) {
     let connected = match &identity {
         Some(identity) => match gateway.accounts.of(&identity.sensor_id).connect(Instant::now()) {
             Some(connected) => Some(connected),
             None => {
                 gateway.metrics.refusals.with_label_values(&["connections-per-device-max"]).inc();
-                place.was_in_vain(Instant::now());
+                permit.was_in_vain(Instant::now());
                 return;
             }
         },
@@ -109,7 +109,7 @@ async fn enter(
     }
 }
 
-/// TLS, with a time limit that includes the wait for turns; and who came, if there is a certificate.
+/// TLS, with a time limit that includes the wait for permits; and who came, if there is a certificate.
 async fn shake_hands(
     gateway: &Gateway,
     protocol: Protocol,
@@ -124,7 +124,7 @@ async fn shake_hands(
         Protocol::Http => settings.http.clone(),
     });
     let waits = || gateway.metrics.tls.handshake_waits.inc();
-    let handshake = in_turns(&gateway.entrance.turns, acceptor.accept(socket), waits);
+    let handshake = with_permits(&gateway.admission.handshake_permits, acceptor.accept(socket), waits);
     let stream = tokio::select! {
         handshake = timeout(gateway.limits.handshake_time_max, handshake) => match handshake {
             Ok(Ok(stream)) => stream,
@@ -157,14 +157,14 @@ async fn shake_hands(
     }
 }
 
-/// Polls `work` only while it has a turn, and gives the turn back while the peer is to speak: who computes is limited, who
-/// stays silent keeps nobody waiting. `waits` is told of every turn that is not there at once.
-async fn in_turns<F: Future>(turns: &Arc<Semaphore>, work: F, waits: impl Fn()) -> F::Output {
+/// Polls `work` only while it has a permit, and gives the permit back while the peer is to speak: computing is limited, and a
+/// silent peer keeps nobody waiting. `waits` is told of every permit that is not there at once.
+async fn with_permits<F: Future>(handshake_permits: &Arc<Semaphore>, work: F, waits: impl Fn()) -> F::Output {
     let mut work = pin!(work);
     let mut asked = None;
     poll_fn(|cx| {
         let is_first = asked.is_none();
-        let turn = asked.get_or_insert_with(|| Box::pin(turns.clone().acquire_owned()));
+        let turn = asked.get_or_insert_with(|| Box::pin(handshake_permits.clone().acquire_owned()));
         let turn = turn.as_mut().poll(cx);
         if is_first && turn.is_pending() {
             waits();
@@ -193,22 +193,23 @@ mod tests {
 
     #[tokio::test]
     async fn turn_is_given_back_while_the_peer_is_silent() {
-        let turns = Arc::new(Semaphore::new(1));
+        let handshake_permits = Arc::new(Semaphore::new(1));
         let (_silent, peer) = tokio::sync::oneshot::channel::<()>();
-        let held = turns.clone();
-        let waiting = tokio::spawn(async move { in_turns(&held, peer, || {}).await });
+        let held = handshake_permits.clone();
+        let waiting = tokio::spawn(async move { with_permits(&held, peer, || {}).await });
         let never = || unreachable!("the turn is free");
-        assert_eq!(in_turns(&turns, async { 7 }, never).await, 7);
+        assert_eq!(with_permits(&handshake_permits, async { 7 }, never).await, 7);
         assert!(!waiting.is_finished());
-        assert_eq!(turns.available_permits(), 1);
+        assert_eq!(handshake_permits.available_permits(), 1);
         waiting.abort();
     }
 
     #[tokio::test]
     async fn turn_that_is_not_free_is_waited_for_and_counted_once() {
-        let turns = Arc::new(Semaphore::new(1));
-        let (taken, waits) = (turns.clone().acquire_owned().await.unwrap(), std::cell::Cell::new(0));
-        let work = in_turns(&turns, async { 7 }, || waits.set(waits.get() + 1));
+        let handshake_permits = Arc::new(Semaphore::new(1));
+        let (taken, waits) =
+            (handshake_permits.clone().acquire_owned().await.unwrap(), std::cell::Cell::new(0));
+        let work = with_permits(&handshake_permits, async { 7 }, || waits.set(waits.get() + 1));
         let give_back = async {
             tokio::task::yield_now().await;
             drop(taken);

@@ -17,7 +17,7 @@ pub(crate) struct Metrics {
     pub(crate) connections: IntGauge,
     /// Sockets closed before a session began, by reason.
     pub(crate) refusals: IntCounterVec,
-    /// Sessions that ended, by reason.
+    /// Connections that ended, by reason.
     pub(crate) sessions_ended: IntCounterVec,
     /// PUBLISH packets read, by QoS: the labels 0, 1 and 2, in order, looked up once.
     pub(crate) publishes: [IntCounter; 3],

@@ -2,7 +2,7 @@
 
 use schema::{Layout, LayoutField, LayoutKind, LayoutNumber, ReadingCreatedEvent, Timestamp};
 
-use super::moment::Moments;
+use super::builder::ReadingsByTime;
 use super::{METRICS_MAX, Message, TimestampBounds, Undecodable};
 
 const _: () = assert!(schema::LAYOUT_FIELDS_MAX <= METRICS_MAX);
@@ -25,13 +25,13 @@ pub(super) fn decode(
         }
         None => message.received_at,
     };
-    let mut moments = Moments::default();
-    let moment = moments.at(reading_at)?;
+    let mut by_time = ReadingsByTime::default();
+    let builder = by_time.at(reading_at)?;
     for field in &layout.fields {
         let number = number(field, payload)?;
-        moment.number(&field.metric, number * field.scale + field.offset)?;
+        builder.number(&field.metric, number * field.scale + field.offset)?;
     }
-    moments.finish(message)
+    by_time.finish(message)
 }
 
 /// Reads the bits of a number, whatever they mean.

@@ -8,14 +8,14 @@ use std::fmt;
 use schema::{ReadingCreatedEvent, Timestamp};
 use serde_json::Value;
 
-use super::moment::Moment;
+use super::builder::ReadingBuilder;
 use super::undecodable::Name;
 use super::{DEPTH_MAX, EVENT_ID_BYTES_MAX, Message, TimestampBounds, Undecodable, timestamp};
 
 /// What a walk has found so far, and where it stands.
 #[derive(Debug, Default)]
 pub(super) struct Fields {
-    moment: Moment,
+    builder: ReadingBuilder,
     reading_at: Option<Timestamp>,
     event_id: Option<String>,
     path: String,
@@ -29,7 +29,7 @@ impl Fields {
             (0, _) => Err(Undecodable::NotObject),
             (1, "timestamp") => set_once(&mut self.reading_at, "timestamp", timestamp::from_epoch(number)?),
             (1, "eventId") => Err(Undecodable::EventId),
-            _ => self.moment.number(&self.path, number),
+            _ => self.builder.number(&self.path, number),
         }
     }
 
@@ -54,7 +54,7 @@ impl Fields {
     /// Takes anything that is neither number nor text nor object.
     pub(super) fn attribute(&mut self, value: Value) -> Result<(), Undecodable> {
         self.check_plain()?;
-        self.moment.attribute(&self.path, value)
+        self.builder.attribute(&self.path, value)
     }
 
     /// Steps into an array, of which nothing but the whole is taken.
@@ -113,7 +113,7 @@ impl Fields {
         message: &Message<'_>,
         bounds: &TimestampBounds,
     ) -> Result<ReadingCreatedEvent, Undecodable> {
-        if !self.moment.has_metric() {
+        if !self.builder.has_metric() {
             return Err(Undecodable::NoMetric);
         }
         let reading_at = match self.reading_at {
@@ -124,7 +124,7 @@ impl Fields {
             Some(event_id) => schema::event_id_from_publisher(message.sensor_id, event_id),
             None => schema::event_id_from_payload(message.sensor_id, reading_at, message.payload),
         };
-        self.moment.into_reading(message, reading_at, event_id)
+        self.builder.into_reading(message, reading_at, event_id)
     }
 }
 

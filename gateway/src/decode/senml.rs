@@ -18,7 +18,7 @@ pub(super) mod json;
 use schema::{ReadingCreatedEvent, Timestamp};
 use serde_json::Value;
 
-use super::moment::Moments;
+use super::builder::ReadingsByTime;
 use super::{ATTRIBUTE_NAME_BYTES_MAX, Message, TimestampBounds, Undecodable};
 
 /// The version that RFC 8428 defines; smaller ones were drafts of it.
@@ -99,7 +99,7 @@ struct Pack<'a> {
     unit: Option<String>,
     value: Option<f64>,
     sum: Option<f64>,
-    moments: Moments,
+    by_time: ReadingsByTime,
 }
 
 impl<'a> Pack<'a> {
@@ -112,7 +112,7 @@ impl<'a> Pack<'a> {
             unit: None,
             value: None,
             sum: None,
-            moments: Moments::default(),
+            by_time: ReadingsByTime::default(),
         }
     }
 
@@ -161,19 +161,19 @@ impl<'a> Pack<'a> {
         let name = quantity(&name, unit);
         let instant = instant(self.time_seconds + record.t.unwrap_or(0.0), self.message.received_at)?;
         let instant = self.bounds.check(instant, self.message.received_at)?;
-        let moment = self.moments.at(instant)?;
+        let builder = self.by_time.at(instant)?;
         if let Some(value) = value {
-            moment.number(name, value)?;
-            moment.unit(name, unit);
+            builder.number(name, value)?;
+            builder.unit(name, unit);
         }
         if let Some(sum) = sum {
-            moment.number(&format!("{name}.sum"), sum)?;
+            builder.number(&format!("{name}.sum"), sum)?;
         }
-        said.into_iter().flatten().try_for_each(|value| moment.attribute(name, value))
+        said.into_iter().flatten().try_for_each(|value| builder.attribute(name, value))
     }
 
     fn finish(self) -> Result<Vec<ReadingCreatedEvent>, Undecodable> {
-        self.moments.finish(self.message)
+        self.by_time.finish(self.message)
     }
 }
 

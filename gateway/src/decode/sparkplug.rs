@@ -30,7 +30,7 @@ use prost::bytes::Bytes;
 use schema::{ReadingCreatedEvent, Timestamp};
 use serde_json::json;
 
-use super::moment::{Moment, Moments};
+use super::builder::{ReadingBuilder, ReadingsByTime};
 use super::undecodable::Name;
 use super::{Message, TimestampBounds, Undecodable};
 use payload::{Metric, Payload, Value};
@@ -97,7 +97,7 @@ pub(super) fn decode(
         Some(millis) => bounds.check(from_millis(millis)?, message.received_at)?,
         None => message.received_at,
     };
-    let mut moments = Moments::default();
+    let mut by_time = ReadingsByTime::default();
     let (is_empty, control) = (metrics.is_empty(), control(device)?);
     for metric in metrics {
         let at = match metric.timestamp {
@@ -108,11 +108,11 @@ pub(super) fn decode(
         };
         let name = resolve(&metric, device, births)?;
         if name != SESSION_COUNT && !name.starts_with(&control) {
-            read(metric, name, device, births, at, &mut moments)?;
+            read(metric, name, device, births, at, &mut by_time)?;
         }
     }
-    let is_passed_over = moments.is_empty() && !is_empty;
-    match moments.finish(message) {
+    let is_passed_over = by_time.is_empty() && !is_empty;
+    match by_time.finish(message) {
         Err(Undecodable::NoMetric) if kind == Kind::Birth || is_passed_over => Ok(Vec::new()),
         finished => finished,
     }
@@ -141,7 +141,7 @@ fn read(
     device: &str,
     births: &Births,
     at: Timestamp,
-    moments: &mut Moments,
+    by_time: &mut ReadingsByTime,
 ) -> Result<(), Undecodable> {
     if metric.is_null == Some(true) || metric.is_transient == Some(true) {
         return Ok(());
@@ -153,26 +153,26 @@ fn read(
         Value::Float(number) => f64::from(number),
         Value::Double(number) => number,
         Value::Boolean(bool) => f64::from(u8::from(bool)),
-        Value::Text(text) => return moments.at(at)?.attribute(&name, text.into()),
+        Value::Text(text) => return by_time.at(at)?.attribute(&name, text.into()),
         Value::Int(whole) if datatype == Some(payload::DATE_TIME) => {
-            return date(whole.into(), &name, moments.at(at)?);
+            return date(whole.into(), &name, by_time.at(at)?);
         }
         Value::Long(whole) if datatype == Some(payload::DATE_TIME) => {
-            return date(whole, &name, moments.at(at)?);
+            return date(whole, &name, by_time.at(at)?);
         }
         Value::Int(whole) => integer(whole.into(), 32, datatype.ok_or(Undecodable::BirthUnknown)?, &name)?,
         Value::Long(whole) => integer(whole, 64, datatype.ok_or(Undecodable::BirthUnknown)?, &name)?,
     };
-    let moment = moments.at(at)?;
+    let builder = by_time.at(at)?;
     match bad_quality {
-        Some(quality) => moment.attribute(&name, json!({"value": number, "quality": quality})),
-        None => moment.number(&name, number),
+        Some(quality) => builder.attribute(&name, json!({"value": number, "quality": quality})),
+        None => builder.number(&name, number),
     }
 }
 
 /// Takes a date and time, in milliseconds.
-fn date(millis: u64, name: &str, moment: &mut Moment) -> Result<(), Undecodable> {
-    moment.attribute(name, from_millis(millis)?.to_string().into())
+fn date(millis: u64, name: &str, builder: &mut ReadingBuilder) -> Result<(), Undecodable> {
+    builder.attribute(name, from_millis(millis)?.to_string().into())
 }
 
 /// Reads an integer by its datatype. Encoders write a negative one either in its own width or sign-extended to that of the

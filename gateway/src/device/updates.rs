@@ -30,6 +30,6 @@ pub(crate) fn apply(gateway: &Gateway, key: &[u8], value: Option<&[u8]>) {
             tracing::error!(sensor_id, %error, "change of a device is unreadable; the device is refused");
         }
     }
-    gateway.sessions.recheck(&sensor_id, |identity| gateway.registry.lookup(identity).err());
+    gateway.connections.recheck(&sensor_id, |identity| gateway.registry.lookup(identity).err());
     gateway.metrics.devices.set(i64::try_from(gateway.registry.len()).unwrap_or(i64::MAX));
 }

@@ -119,7 +119,7 @@ impl Permit {
 /// A connection never asks for more while it holds a share, and nobody who has bytes of all waits for those of a device, so
 /// that connections cannot wait for each other in a circle.
 #[derive(Default)]
-pub(crate) enum Share {
+pub(crate) enum PermitRequest {
     /// Not asked for.
     #[default]
     None,
@@ -129,7 +129,7 @@ pub(crate) enum Share {
     Held(Permit),
 }
 
-impl Share {
+impl PermitRequest {
     /// Ready when a share is held: `bytes` of it, or whatever is held already. `on_wait` is told when it must wait, and what for.
     pub(crate) fn poll(
         &mut self,
@@ -172,7 +172,7 @@ impl Share {
     }
 }
 
-impl From<Option<Permit>> for Share {
+impl From<Option<Permit>> for PermitRequest {
     fn from(permit: Option<Permit>) -> Self {
         permit.map_or(Self::None, Self::Held)
     }
@@ -189,7 +189,7 @@ mod tests {
         let (greedy, other) = (all.of_device(), all.of_device());
         let held = greedy.try_take(40).unwrap();
         assert_eq!(greedy.try_take(1).unwrap_err(), Full::Device);
-        let (mut waiting, mut full) = (Share::default(), None);
+        let (mut waiting, mut full) = (PermitRequest::default(), None);
         poll_fn(|cx| {
             assert!(waiting.poll(cx, &greedy, 30, |why| full = Some(why)).is_pending());
             Poll::Ready(())

@@ -13,10 +13,10 @@ use rdkafka::error::KafkaError;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::durable::delivery::Delivery;
-use crate::durable::forward::Produced;
+use crate::durable::failover::Failover;
+use crate::durable::forwarder::Produced;
 use crate::durable::private;
-use crate::durable::publish::{Publisher, header};
+use crate::durable::producer::{Producer, header};
 use crate::durable::spool::Record;
 
 /// The folder in the spool's.
@@ -26,9 +26,9 @@ const FILES_MAX: usize = 1_000;
 /// The reason in a dead letter's header.
 const REASON: &str = "kafka-refused";
 
-impl Publisher {
+impl Producer {
     /// Keeps a record that Kafka refused when it came alone; false when that has to be tried again.
-    pub(crate) async fn set_aside(&self, delivery: &Delivery, record: &Record, error: &KafkaError) -> bool {
+    pub(crate) async fn set_aside(&self, failover: &Failover, record: &Record, error: &KafkaError) -> bool {
         let kept = |place: &str| self.metrics().spool.refused.with_label_values(&[place]).inc();
         let (topic, sensor_id) = (&*record.topic, &*record.sensor_id);
         if record.topic != *self.dead_letters() {
@@ -43,7 +43,7 @@ impl Publisher {
             }
         }
         let (folder, name, content) =
-            (delivery.spool().dir().join(FOLDER), name(record), content(record, error));
+            (failover.spool().dir().join(FOLDER), name(record), content(record, error));
         let written = tokio::task::spawn_blocking(move || write(&folder, &name, &content)).await;
         match written.map_err(io::Error::other).flatten() {
             Ok(()) => {

@@ -134,7 +134,7 @@ impl Watch {
         gateway.metrics.tls.show(&loaded.ends);
         gateway.registry.revoke(loaded.revoked.clone());
         gateway.tls.replace(loaded);
-        gateway.sessions.recheck_all(|identity| gateway.registry.lookup(identity).err());
+        gateway.connections.recheck_all(|identity| gateway.registry.lookup(identity).err());
         tracing::info!(revoked, "new TLS files are in force");
         gateway.metrics.tls.reloads.with_label_values(&["loaded"]).inc();
         gateway.metrics.tls.files_stale.set(0);

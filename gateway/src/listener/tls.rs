@@ -136,7 +136,7 @@ impl Contents {
     /// Makes settings for new connections; the present ones keep theirs.
     ///
     /// Guarantee: a client with a certificate of another authority, or with a revoked one, does not get through the
-    /// handshake. Sessions are not resumed, because a resumed one would not be asked for its certificate again.
+    /// handshake. Connections are not resumed, because a resumed one would not be asked for its certificate again.
     ///
     /// # Errors
     /// A file holds something else, or a revocation list is not signed by its authority.

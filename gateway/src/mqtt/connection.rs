@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::device::account::Connected;
 use crate::device::identity::Identity;
-use crate::durable::window::Window;
+use crate::durable::in_flight::InFlight;
 use crate::gateway::Gateway;
 use crate::mqtt::packet::{
     Accepted, Connect, ConnectRefusal, Decoder, Encoder, Packet, Qos, Refusal, Version,
@@ -48,11 +48,11 @@ where
         }
     };
     let encoder = Encoder::new(&connect);
-    let window = Arc::new(Window::default());
+    let in_flight = Arc::new(InFlight::default());
     let (client_id, was_assigned) = client_id(&connect);
     let admitted =
-        admit(&gateway, &connect, identity.clone(), window.clone(), connected).and_then(|admitted| {
-            let entered = gateway.sessions.enter(&identity, &client_id, &window);
+        admit(&gateway, &connect, identity.clone(), in_flight.clone(), connected).and_then(|admitted| {
+            let entered = gateway.connections.enter(&identity, &client_id, &in_flight);
             // Whoever was denied between the look-up and the entry was told by nobody: look again.
             match gateway.registry.lookup(&identity) {
                 Ok(_) => Ok((admitted, entered)),
@@ -73,7 +73,7 @@ where
         }
     };
     if gateway.shutdown.is_cancelled() {
-        window.drain();
+        in_flight.drain();
     }
     let accepted = Accepted {
         receive_max: gateway.limits.in_flight_max,
@@ -179,7 +179,7 @@ fn admit(
     gateway: &Gateway,
     connect: &Connect,
     identity: Identity,
-    window: Arc<Window>,
+    in_flight: Arc<InFlight>,
     connected: Connected,
 ) -> Result<Admitted, (ConnectRefusal, String)> {
     let refuse = |refusal, text: &str| Err((refusal, text.to_owned()));
@@ -214,7 +214,7 @@ fn admit(
             generation,
             encoder: Encoder::new(connect),
             keep_alive_s: connect.keep_alive_s,
-            window,
+            in_flight,
             connected,
         }),
         Err(denied) => refuse(ConnectRefusal::NotAuthorized, &denied.to_string()),

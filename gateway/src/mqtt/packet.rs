@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `read_mut` takes a truncated v5 frame off the stream and then asks for more bytes | frames are cut by their fixed header first; any error in a whole frame is malformed |
 //! | a client-sent v5 CONNACK or UNSUBACK panics the decoder | packets only a server sends are refused by their type |
-//! | fixed-header flags, packet id 0, NUL, wildcards and property lengths are not checked | `fields` walks each frame before it is decoded |
+//! | fixed-header flags, packet id 0, NUL, wildcards and property lengths are not checked | `walk` reads each frame before it is decoded |
 //! | v5 DISCONNECT without properties carries a wrong length; encoders panic on codes of the other version | `Encoder` maps codes per version and writes DISCONNECT itself |
 //! | decoded payloads are slices that keep the whole read buffer alive | payloads are copied out: PUBLISH is read here alone |
 //! | `matches` cuts a topic at byte 1 and panics on `été/x` | never called; see `topic` |
@@ -16,12 +16,12 @@
 
 mod decode;
 mod encode;
-mod fields;
 #[cfg(test)]
 mod fuzz;
 #[cfg(test)]
 mod tests;
 pub mod topic;
+mod walk;
 
 pub use decode::Decoder;
 pub use encode::{Accepted, ConnectRefusal, DisconnectReason, Encoder, PubAckReason, SubAckReason};

@@ -1,6 +1,6 @@
 //! One connection after its CONNECT: packets in, records out, acknowledgements back.
 //!
-//! One task, no channels. A turn takes what is done from the window, hands on what has been read, writes, and reads more; when a
+//! One task, no channels. A step takes what is completed from the window, hands on what has been read, writes, and reads more; when a
 //! message finds no room (in the window, in the budgets, or in the producer's queue), or the device has overdrawn its account,
 //! nothing more is read from the socket until it may be, so backpressure reaches the device. A client that keeps to its Receive
 //! Maximum is still read, and its PINGREQ answered, while all its messages wait for Kafka; one that does not is not cut off.
@@ -20,8 +20,8 @@ use crate::decode::Births;
 use crate::device::account::{self, Connected};
 use crate::device::identity::Identity;
 use crate::device::registry::Device;
-use crate::durable::budget::Share;
-use crate::durable::window::{Closing, Outcome, Promise, RECORD_OVERHEAD_BYTES, Window};
+use crate::durable::budget::PermitRequest;
+use crate::durable::in_flight::{AckKind, Closing, InFlight, Outcome, RECORD_OVERHEAD_BYTES};
 use crate::gateway::Gateway;
 use crate::mqtt::packet::{Decoder, DisconnectReason, Encoder, Packet, PubAckReason, SubAckReason, topic};
 use crate::mqtt::wire::Wire;
@@ -48,13 +48,13 @@ pub(crate) struct Session<S> {
     pub(crate) wire: Wire<S>,
     pub(crate) encoder: Encoder,
     decoder: Decoder,
-    window: Arc<Window>,
+    in_flight: Arc<InFlight>,
     device: Arc<Device>,
     generation: u64,
     /// What Sparkplug births have declared on this connection.
     births: Births,
     pending: Option<Pending>,
-    share: Share,
+    permit: PermitRequest,
     /// The device's account, and this connection's place in it.
     connected: Connected,
     clocks: Clocks,
@@ -68,13 +68,13 @@ pub(crate) struct Admitted {
     pub(crate) generation: u64,
     pub(crate) encoder: Encoder,
     pub(crate) keep_alive_s: u16,
-    pub(crate) window: Arc<Window>,
+    pub(crate) in_flight: Arc<InFlight>,
     pub(crate) connected: Connected,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     pub(crate) fn new(gateway: Arc<Gateway>, admitted: Admitted, decoder: Decoder, wire: Wire<S>) -> Self {
-        let Admitted { identity, device, generation, encoder, keep_alive_s, window, connected } = admitted;
+        let Admitted { identity, device, generation, encoder, keep_alive_s, in_flight, connected } = admitted;
         let mut clocks = Clocks::start(keep_alive_s);
         clocks.retry_at = connected.account().wait(clocks.now).map(|wait| clocks.now + wait);
         Self {
@@ -84,31 +84,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             wire,
             encoder,
             decoder,
-            window,
+            in_flight,
             device,
             generation,
             births: Births::default(),
             pending: None,
-            share: Share::default(),
+            permit: PermitRequest::default(),
             clocks,
         }
     }
 
     /// Ready when the session has ended.
     pub(crate) fn poll_run(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        match self.turn(cx) {
+        match self.step(cx) {
             Ok(()) => Poll::Pending,
             Err(end) => Poll::Ready(end),
         }
     }
 
     /// Does all that can be done now; whatever it then waits for wakes the task.
-    fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
-        self.window.watch(cx.waker());
+    fn step(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        self.in_flight.watch(cx.waker());
         self.clocks.now = Instant::now();
         loop {
             self.acknowledge()?;
-            self.obey()?;
+            self.check_stop()?;
             let can_read = self.advance(cx)?;
             self.send(cx)?;
             if !can_read || !self.fill(cx)? {
@@ -120,13 +120,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     /// Writes the acknowledgements whose turn has come. After a failure nothing more is acknowledged.
     fn acknowledge(&mut self) -> Result<(), End> {
-        let Self { window, wire, encoder, gateway, .. } = self;
+        let Self { in_flight, wire, encoder, gateway, .. } = self;
         let (mut has_failed, mut acknowledged) = (false, 0);
         let mut ack_seconds = None;
-        window.take_done(|done| match (done.promise, done.outcome) {
+        in_flight.take_completed(|done| match (done.kind, done.outcome) {
             _ if has_failed => {}
-            (Promise::Nothing, _) | (Promise::Part, Outcome::Stored | Outcome::NotAuthorized) => {}
-            (Promise::Ack(packet_id), Outcome::Stored) => {
+            (AckKind::Nothing, _) | (AckKind::Part, Outcome::Stored | Outcome::NotAuthorized) => {}
+            (AckKind::Ack(packet_id), Outcome::Stored) => {
                 encoder.puback(packet_id, PubAckReason::Success, "", &mut wire.output);
                 acknowledged += 1;
                 // Counted here and added to the histogram together.
@@ -134,10 +134,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     .get_or_insert_with(|| gateway.metrics.ack_seconds.local())
                     .observe(done.took.as_secs_f64());
             }
-            (Promise::Ack(packet_id), Outcome::NotAuthorized) => {
+            (AckKind::Ack(packet_id), Outcome::NotAuthorized) => {
                 encoder.puback(packet_id, PubAckReason::NotAuthorized, OWN_TOPIC_ONLY, &mut wire.output);
             }
-            (Promise::Part | Promise::Ack(_), Outcome::Failed) => has_failed = true,
+            (AckKind::Part | AckKind::Ack(_), Outcome::Failed) => has_failed = true,
         });
         if acknowledged > 0 {
             gateway.metrics.acknowledgements.inc_by(acknowledged);
@@ -145,12 +145,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         if has_failed { Err(End::told(DisconnectReason::Busy, NOT_STORED)) } else { Ok(()) }
     }
 
-    fn obey(&self) -> Result<(), End> {
-        let (closing, is_draining) = self.window.asked();
+    fn check_stop(&self) -> Result<(), End> {
+        let (closing, is_draining) = self.in_flight.asked();
         if let Some(closing) = closing {
             return Err(closing.into());
         }
-        if is_draining && self.pending.is_none() && self.window.load().records == 0 {
+        if is_draining && self.pending.is_none() && self.in_flight.load().records == 0 {
             return Err(Closing::ShuttingDown.into());
         }
         Ok(())
@@ -158,7 +158,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     /// Handles what has been read, as far as there is room; says whether more may be read.
     fn advance(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        let (_, is_draining) = self.window.asked();
+        let (_, is_draining) = self.in_flight.asked();
         loop {
             // The device may have to wait for its account without a message that waits for room.
             if self.submit(cx)?.is_pending() || is_draining || self.clocks.retry_at.is_some() {
@@ -183,8 +183,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         match self.decoder.frame_bytes(&self.wire.input) {
             // Twice: the frame, and the event that it becomes while the frame is still there.
             Some(bytes) if bytes > FREE_FRAME_BYTES_MAX => {
-                let has_waited = self.share.is_waiting();
-                let is_ready = self.poll_share(cx, 2 * bytes + RECORD_OVERHEAD_BYTES).is_ready();
+                let has_waited = self.permit.is_waiting();
+                let is_ready = self.poll_permit(cx, 2 * bytes + RECORD_OVERHEAD_BYTES).is_ready();
                 if has_waited && is_ready {
                     // Nothing was read meanwhile: the clocks start again.
                     (self.clocks.frame_since, self.clocks.heard_at) =
@@ -269,7 +269,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     /// Ends the session when a deadline has passed, else has the task woken for the next one.
     fn check_deadlines(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
-        let is_reading = self.pending.is_none() && !self.share.is_waiting() && self.clocks.retry_at.is_none();
+        let is_reading =
+            self.pending.is_none() && !self.permit.is_waiting() && self.clocks.retry_at.is_none();
         let frame_bytes = self.decoder.frame_bytes(&self.wire.input).unwrap_or_default();
         let (reason, text) = match self.clocks.poll(cx, is_reading, frame_bytes) {
             Poll::Pending => return Ok(()),

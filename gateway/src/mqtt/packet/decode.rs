@@ -6,7 +6,7 @@ use rumqttd::protocol::v5::V5;
 use rumqttd::protocol::{self, Error, Protocol as _};
 
 use super::Refusal::{self, Malformed, Protocol};
-use super::fields::{self, Fields};
+use super::walk::{self, Fields};
 use super::{Connect, Packet, Publish, Qos, Version};
 
 /// Bytes of the largest CONNECT. It holds a client id, a will and properties, and is read before anything is known about
@@ -181,12 +181,12 @@ fn walk_connect(version: Version, body: &[u8]) -> Result<(), Refusal> {
     }
     fields.u16()?;
     if version == Version::V5 {
-        fields.properties(fields::CONNECT)?;
+        fields.properties(walk::CONNECT)?;
     }
     fields.text()?;
     if has_will {
         if version == Version::V5 {
-            fields.properties(fields::WILL)?;
+            fields.properties(walk::WILL)?;
         }
         topic_name(fields.text()?)?;
         fields.binary()?;
@@ -203,7 +203,7 @@ fn walk_connect(version: Version, body: &[u8]) -> Result<(), Refusal> {
 fn packet(version: Version, frame: &mut BytesMut, header_len: usize) -> Result<Packet, Refusal> {
     match frame[0] >> 4 {
         SUBSCRIBE => {
-            walk_filters(version, &frame[header_len..], fields::SUBSCRIBE, true)?;
+            walk_filters(version, &frame[header_len..], walk::SUBSCRIBE, true)?;
             let protocol::Packet::Subscribe(subscribe, properties) = read(version, frame)? else {
                 return Err(Malformed("SUBSCRIBE"));
             };
@@ -214,7 +214,7 @@ fn packet(version: Version, frame: &mut BytesMut, header_len: usize) -> Result<P
             })
         }
         UNSUBSCRIBE => {
-            walk_filters(version, &frame[header_len..], fields::UNSUBSCRIBE, false)?;
+            walk_filters(version, &frame[header_len..], walk::UNSUBSCRIBE, false)?;
             let protocol::Packet::Unsubscribe(unsubscribe, _) = read(version, frame)? else {
                 return Err(Malformed("UNSUBSCRIBE"));
             };
@@ -231,7 +231,7 @@ fn disconnect(version: Version, body: &[u8]) -> Result<(), Refusal> {
     if version == Version::V5 && !fields.is_empty() {
         fields.u8()?;
         if !fields.is_empty() {
-            fields.properties(fields::DISCONNECT)?;
+            fields.properties(walk::DISCONNECT)?;
         }
     }
     fields.end()
@@ -240,7 +240,7 @@ fn disconnect(version: Version, body: &[u8]) -> Result<(), Refusal> {
 fn walk_filters(
     version: Version,
     body: &[u8],
-    properties: fields::Properties,
+    properties: walk::Properties,
     has_options: bool,
 ) -> Result<(), Refusal> {
     let mut fields = Fields::new(body);
@@ -281,8 +281,8 @@ fn publish(version: Version, frame: &[u8], header_len: usize) -> Result<Publish,
     topic_name(mqtt_topic)?;
     let packet_id = if qos == Qos::AtMostOnce { 0 } else { fields.packet_id()? };
     let found = match version {
-        Version::V311 => fields::Found::default(),
-        Version::V5 => fields.properties(fields::PUBLISH)?,
+        Version::V311 => walk::Found::default(),
+        Version::V5 => fields.properties(walk::PUBLISH)?,
     };
     if mqtt_topic.is_empty() && found.topic_alias.is_none() {
         return Err(Protocol("an empty topic name"));

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::device::registry::Denied;
-use crate::durable::window::Closing;
+use crate::durable::in_flight::Closing;
 use crate::mqtt::packet::{DisconnectReason, Refusal};
 
 /// How a session ends.

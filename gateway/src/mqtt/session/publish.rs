@@ -10,9 +10,9 @@ use tokio::time::Instant;
 use super::{End, NOT_STORED, OWN_TOPIC_ONLY, Session};
 use crate::decode::{self, Message, Undecodable};
 use crate::device::account;
-use crate::durable::budget::Share;
-use crate::durable::publish::{DeadLetter, NotTaken, Record};
-use crate::durable::window::{Outcome, Promise, RECORD_OVERHEAD_BYTES};
+use crate::durable::budget::PermitRequest;
+use crate::durable::in_flight::{AckKind, Outcome, RECORD_OVERHEAD_BYTES};
+use crate::durable::producer::{DeadLetter, NotTaken, Record};
 use crate::mqtt::packet::{DisconnectReason, Publish, Qos, Version, topic};
 
 /// Bytes of the largest event: below the million that a Kafka client takes by default, headers and all.
@@ -25,16 +25,16 @@ const EVENT_BYTES_USUAL: usize = 512;
 pub(super) struct Pending {
     records: VecDeque<Record>,
     /// What the client is owed with the last record.
-    last: Promise,
+    last: AckKind,
     /// What the client is owed without any record.
     answer: Option<(u16, Outcome)>,
 }
 
 impl Pending {
-    fn of_records(records: VecDeque<Record>, last: Promise) -> Self {
+    fn of_records(records: VecDeque<Record>, last: AckKind) -> Self {
         let answer = match last {
             // Understood, and nothing is measured.
-            Promise::Ack(packet_id) if records.is_empty() => Some((packet_id, Outcome::Stored)),
+            AckKind::Ack(packet_id) if records.is_empty() => Some((packet_id, Outcome::Stored)),
             _ => None,
         };
         Self { records, last, answer }
@@ -42,7 +42,7 @@ impl Pending {
 
     fn refused(packet_id: u16) -> Self {
         let answer = Some((packet_id, Outcome::NotAuthorized));
-        Self { records: VecDeque::new(), last: Promise::Nothing, answer }
+        Self { records: VecDeque::new(), last: AckKind::Nothing, answer }
     }
 }
 
@@ -66,8 +66,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             };
         }
         let last = match publish.qos {
-            Qos::AtMostOnce => Promise::Nothing,
-            Qos::AtLeastOnce | Qos::ExactlyOnce => Promise::Ack(publish.packet_id),
+            Qos::AtMostOnce => AckKind::Nothing,
+            Qos::AtLeastOnce | Qos::ExactlyOnce => AckKind::Ack(publish.packet_id),
         };
         let records = self.records(publish);
         self.pending = Some(Pending::of_records(records, last));
@@ -132,11 +132,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     pub(super) fn submit(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, End> {
         let Some(mut pending) = self.pending.take() else { return Ok(Poll::Ready(())) };
         while let Some(record) = pending.records.pop_front() {
-            let promise = match pending.last {
-                Promise::Ack(_) if !pending.records.is_empty() => Promise::Part,
+            let kind = match pending.last {
+                AckKind::Ack(_) if !pending.records.is_empty() => AckKind::Part,
                 last => last,
             };
-            if let Some(record) = self.hand_on(cx, record, promise)? {
+            if let Some(record) = self.hand_on(cx, record, kind)? {
                 pending.records.push_front(record);
                 self.pending = Some(pending);
                 return Ok(Poll::Pending);
@@ -147,7 +147,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 self.pending = Some(pending);
                 return Ok(Poll::Pending);
             }
-            self.window.settle(packet_id, outcome);
+            self.in_flight.ack_without_record(packet_id, outcome);
             self.acknowledge()?;
         }
         // Nothing was read meanwhile, if there was a wait: the clock starts again.
@@ -157,7 +157,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     /// Tells whether the window takes one more message, of so many bytes with all that it costs. An empty one takes any.
     fn has_room(&self, bytes: usize) -> bool {
-        let (load, limits) = (self.window.load(), &self.gateway.limits);
+        let (load, limits) = (self.in_flight.load(), &self.gateway.limits);
         let has_room = load.records == 0
             || load.records < usize::from(limits.in_flight_max)
                 && load.bytes + bytes <= limits.in_flight_bytes_max;
@@ -172,25 +172,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         &mut self,
         cx: &mut Context<'_>,
         record: Record,
-        promise: Promise,
+        kind: AckKind,
     ) -> Result<Option<Record>, End> {
         let bytes = record.bytes() + RECORD_OVERHEAD_BYTES;
         if !self.has_room(bytes) {
             return Ok(Some(record));
         }
-        if self.clocks.retry_at.is_some() || self.poll_share(cx, bytes).is_pending() {
+        if self.clocks.retry_at.is_some() || self.poll_permit(cx, bytes).is_pending() {
             return Ok(Some(record));
         }
-        let Some(permit) = self.share.take() else { return Ok(Some(record)) };
-        let slot = self.window.open(promise, bytes, permit);
-        match self.gateway.publisher.produce(&self.identity.sensor_id, &record, slot) {
+        let Some(permit) = self.permit.take() else { return Ok(Some(record)) };
+        let handle = self.in_flight.open(kind, bytes, permit);
+        match self.gateway.producer.produce(&self.identity.sensor_id, &record, handle) {
             Ok(()) => {
                 self.clocks.was_taken();
                 Ok(None)
             }
-            Err(NotTaken::Full(slot)) => {
+            Err(NotTaken::Full(handle)) => {
                 self.gateway.metrics.read_pauses.with_label_values(&["queue"]).inc();
-                self.share = Share::from(self.window.withdraw(slot));
+                self.permit = PermitRequest::from(self.in_flight.withdraw(handle));
                 self.clocks.was_full(Instant::now());
                 Ok(Some(record))
             }
@@ -198,8 +198,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
-    pub(super) fn poll_share(&mut self, cx: &mut Context<'_>, bytes: usize) -> Poll<()> {
-        self.share.poll(cx, self.connected.account().budget(), bytes, |full| {
+    pub(super) fn poll_permit(&mut self, cx: &mut Context<'_>, bytes: usize) -> Poll<()> {
+        self.permit.poll(cx, self.connected.account().budget(), bytes, |full| {
             self.gateway.metrics.read_pauses.with_label_values(&[full.label()]).inc();
         })
     }

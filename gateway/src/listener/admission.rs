@@ -1,4 +1,4 @@
-//! Places of connections: in total, by address, and turns at the handshake.
+//! Permits of newcomers: connections in total and by address, and handshakes that compute at a time.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -18,24 +18,24 @@ const ADDRESSES_MIN: usize = 1_024;
 /// would have a fifth of a core computing handshakes.
 const VAIN_CONNECTIONS: u32 = 10;
 
-/// What newcomers share: places, of MQTT and of HTTPS apart, and turns at the handshake.
-pub(crate) struct Entrance {
-    mqtt: Arc<Places>,
-    http: Arc<Places>,
-    pub(super) turns: Arc<Semaphore>,
+/// What newcomers share: the limits of connections, of MQTT and of HTTPS apart, and the permits of handshakes.
+pub(crate) struct Admission {
+    mqtt: Arc<ConnectionLimit>,
+    http: Arc<ConnectionLimit>,
+    pub(super) handshake_permits: Arc<Semaphore>,
 }
 
-impl Entrance {
+impl Admission {
     /// Starts empty.
     pub(crate) fn new(limits: &Limits) -> Self {
         Self {
-            mqtt: Arc::new(Places::new(limits.connections_max, limits)),
-            http: Arc::new(Places::new(limits.http_connections_max, limits)),
-            turns: Arc::new(Semaphore::new(limits.handshakes_max)),
+            mqtt: Arc::new(ConnectionLimit::new(limits.connections_max, limits)),
+            http: Arc::new(ConnectionLimit::new(limits.http_connections_max, limits)),
+            handshake_permits: Arc::new(Semaphore::new(limits.handshakes_max)),
         }
     }
 
-    pub(super) fn places(&self, protocol: Protocol) -> &Arc<Places> {
+    pub(super) fn limit(&self, protocol: Protocol) -> &Arc<ConnectionLimit> {
         match protocol {
             Protocol::Mqtt => &self.mqtt,
             Protocol::Http => &self.http,
@@ -54,7 +54,7 @@ pub(super) enum Protocol {
 ///
 /// Bounds: an address is kept while it has connections, or made one within the last seconds.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(super) struct ConnectionLimit {
     total_max: usize,
     address_max: usize,
     interval: Duration,
@@ -76,7 +76,7 @@ struct Address {
     rested_at: Instant,
 }
 
-impl Places {
+impl ConnectionLimit {
     fn new(total_max: usize, limits: &Limits) -> Self {
         let interval = Duration::from_secs(1) / limits.connection_rate_per_address_max.max(1);
         let address_max = limits.connections_per_address_max;
@@ -84,7 +84,11 @@ impl Places {
     }
 
     /// Takes a place, or says which limit is reached, as a metric label.
-    pub(super) fn take(self: &Arc<Self>, address: IpAddr, now: Instant) -> Result<Place, &'static str> {
+    pub(super) fn take(
+        self: &Arc<Self>,
+        address: IpAddr,
+        now: Instant,
+    ) -> Result<ConnectionPermit, &'static str> {
         let address = subscriber(address);
         let mut taken = self.taken.lock();
         if taken.by_address.len() >= taken.prune_at {
@@ -105,7 +109,7 @@ impl Places {
         one.rested_at = rested_at;
         one.count += 1;
         taken.total += 1;
-        Ok(Place { places: self.clone(), address })
+        Ok(ConnectionPermit { limit: self.clone(), address })
     }
 }
 
@@ -122,23 +126,23 @@ fn subscriber(address: IpAddr) -> IpAddr {
 
 /// A place that is free again when it is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
-    places: Arc<Places>,
+pub(super) struct ConnectionPermit {
+    limit: Arc<ConnectionLimit>,
     address: IpAddr,
 }
 
-impl Place {
+impl ConnectionPermit {
     /// Has the address wait as if [`VAIN_CONNECTIONS`] had come.
     pub(super) fn was_in_vain(&self, now: Instant) {
-        if let Some(one) = self.places.taken.lock().by_address.get_mut(&self.address) {
-            one.rested_at = one.rested_at.max(now) + self.places.interval * (VAIN_CONNECTIONS - 1);
+        if let Some(one) = self.limit.taken.lock().by_address.get_mut(&self.address) {
+            one.rested_at = one.rested_at.max(now) + self.limit.interval * (VAIN_CONNECTIONS - 1);
         }
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let mut taken = self.places.taken.lock();
+        let mut taken = self.limit.taken.lock();
         taken.total -= 1;
         if let Some(one) = taken.by_address.get_mut(&self.address) {
             one.count -= 1;
@@ -150,69 +154,69 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
-    fn places(total_max: usize, address_max: usize, rate: u32) -> Arc<Places> {
+    fn limit(total_max: usize, address_max: usize, rate: u32) -> Arc<ConnectionLimit> {
         let limits = Limits {
             connections_per_address_max: address_max,
             connection_rate_per_address_max: rate,
             ..Limits::default()
         };
-        Arc::new(Places::new(total_max, &limits))
+        Arc::new(ConnectionLimit::new(total_max, &limits))
     }
 
     #[test]
     fn places_are_limited_in_total_and_by_address() {
-        let (places, now) = (places(3, 2, 1), Instant::now());
+        let (limit, now) = (limit(3, 2, 1), Instant::now());
         let [a, b, c] =
             ["10.0.0.1", "10.0.0.2", "::ffff:10.0.0.1"].map(|text| text.parse::<IpAddr>().unwrap());
-        let first = places.take(a, now).unwrap();
-        let _second = places.take(c, now).expect("the same address in IPv6 clothes");
-        assert_eq!(places.take(a, now).unwrap_err(), "connections-per-address-max");
-        let _third = places.take(b, now).unwrap();
-        assert_eq!(places.take(b, now).unwrap_err(), "connections-max");
+        let first = limit.take(a, now).unwrap();
+        let _second = limit.take(c, now).expect("the same address in IPv6 clothes");
+        assert_eq!(limit.take(a, now).unwrap_err(), "connections-per-address-max");
+        let _third = limit.take(b, now).unwrap();
+        assert_eq!(limit.take(b, now).unwrap_err(), "connections-max");
         drop(first);
-        assert!(places.take(b, now).is_ok());
+        assert!(limit.take(b, now).is_ok());
     }
 
     #[test]
     fn address_that_connects_again_and_again_is_slowed_down() {
-        let (places, start) = (places(9, 3, 10), Instant::now());
+        let (limit, start) = (limit(9, 3, 10), Instant::now());
         let [one, other] = ["10.0.0.1", "10.0.0.2"].map(|text| text.parse::<IpAddr>().unwrap());
         let at = |ms| start + Duration::from_millis(ms);
         for _ in 0..3 {
-            assert!(places.take(one, at(0)).is_ok(), "as many at once as may stay");
+            assert!(limit.take(one, at(0)).is_ok(), "as many at once as may stay");
         }
-        assert_eq!(places.take(one, at(99)).unwrap_err(), "connection-rate-per-address-max");
-        assert!(places.take(other, at(99)).is_ok());
-        assert!(places.take(one, at(100)).is_ok());
-        assert_eq!(places.take(one, at(199)).unwrap_err(), "connection-rate-per-address-max");
-        assert!(places.take(one, at(200)).is_ok());
+        assert_eq!(limit.take(one, at(99)).unwrap_err(), "connection-rate-per-address-max");
+        assert!(limit.take(other, at(99)).is_ok());
+        assert!(limit.take(one, at(100)).is_ok());
+        assert_eq!(limit.take(one, at(199)).unwrap_err(), "connection-rate-per-address-max");
+        assert!(limit.take(one, at(200)).is_ok());
     }
 
     #[test]
     fn address_that_connects_in_vain_is_slowed_down_more() {
-        let (places, start) = (places(9, 3, 10), Instant::now());
+        let (limit, start) = (limit(9, 3, 10), Instant::now());
         let one = "10.0.0.1".parse().unwrap();
         let at = |ms| start + Duration::from_millis(ms);
-        places.take(one, start).unwrap().was_in_vain(start);
-        assert_eq!(places.take(one, at(799)).unwrap_err(), "connection-rate-per-address-max");
-        assert!(places.take(one, at(800)).is_ok());
+        limit.take(one, start).unwrap().was_in_vain(start);
+        assert_eq!(limit.take(one, at(799)).unwrap_err(), "connection-rate-per-address-max");
+        assert!(limit.take(one, at(800)).is_ok());
     }
 
     #[test]
     fn addresses_that_are_gone_are_not_kept() {
-        let (places, mut now) = (places(9, 3, 1_000), Instant::now());
+        let (limit, mut now) = (limit(9, 3, 1_000), Instant::now());
         for number in 0..10 * u32::try_from(ADDRESSES_MIN).unwrap() {
-            assert!(places.take(std::net::Ipv4Addr::from(number).into(), now).is_ok());
+            assert!(limit.take(std::net::Ipv4Addr::from(number).into(), now).is_ok());
             now += Duration::from_millis(1);
         }
-        assert!(places.taken.lock().by_address.len() <= 2 * ADDRESSES_MIN);
+        assert!(limit.taken.lock().by_address.len() <= 2 * ADDRESSES_MIN);
     }
 
     #[test]
     fn host_cannot_multiply_within_its_prefix() {
         let [a, b] = ["2001:db8::1", "2001:db8::2"].map(|text| text.parse::<IpAddr>().unwrap());
-        let (places, now) = (places(9, 1, 1), Instant::now());
-        let _one = places.take(a, now).unwrap();
-        assert!(places.take(b, now).is_err());
+        let (limit, now) = (limit(9, 1, 1), Instant::now());
+        let _one = limit.take(a, now).unwrap();
+        assert!(limit.take(b, now).is_err());
     }
 }

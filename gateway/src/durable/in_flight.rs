@@ -1,8 +1,8 @@
 //! What one connection has sent and not yet had acknowledged.
 //!
-//! The connection opens a [`Slot`] per record, in PUBLISH order; whoever makes the record durable completes it, in any
+//! The connection opens a [`AckHandle`] per record, in PUBLISH order; whoever makes the record durable completes it, in any
 //! order; the connection takes acknowledgements from the front only, so they leave in PUBLISH order (MQTT-4.6.0-2).
-//! A slot that is dropped counts as failed: nothing is ever acknowledged by accident.
+//! A handle that is dropped counts as failed: nothing is ever acknowledged by accident.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -25,7 +25,7 @@ const KEPT_ENTRIES_MAX: usize = 16;
 
 /// What the client is owed for a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Promise {
+pub(crate) enum AckKind {
     /// Nothing: QoS 0 is best effort.
     Nothing,
     /// Not to be acknowledged without it: a message of several readings is acknowledged with its last.
@@ -58,7 +58,7 @@ pub(crate) enum Closing {
 
 /// The messages of one connection, shared with those who complete them.
 #[derive(Default)]
-pub(crate) struct Window {
+pub(crate) struct InFlight {
     state: Mutex<State>,
     waker: AtomicWaker,
 }
@@ -76,74 +76,74 @@ struct State {
 }
 
 struct Entry {
-    promise: Promise,
+    kind: AckKind,
     outcome: Option<Outcome>,
     bytes: usize,
     /// How much of the permit is this entry's; given back with it.
-    share: usize,
+    permit_bytes: usize,
     opened_at: Instant,
 }
 
 /// A record whose turn it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Done {
+pub(crate) struct Completed {
     /// What the client is owed.
-    pub(crate) promise: Promise,
+    pub(crate) kind: AckKind,
     /// How the record ended.
     pub(crate) outcome: Outcome,
     /// How long it was in flight.
     pub(crate) took: Duration,
 }
 
-impl Window {
+impl InFlight {
     /// Has `waker` woken whenever there is something new to take or to obey.
     pub(crate) fn watch(&self, waker: &Waker) {
         self.waker.register(waker);
     }
 
-    /// Opens a slot behind all others.
-    pub(crate) fn open(self: &Arc<Self>, promise: Promise, bytes: usize, permit: Permit) -> Slot {
-        let number = self.state.lock().push(promise, None, bytes, Some(permit));
-        Slot { window: Some(self.clone()), number }
+    /// Opens a handle behind all others.
+    pub(crate) fn open(self: &Arc<Self>, kind: AckKind, bytes: usize, permit: Permit) -> AckHandle {
+        let number = self.state.lock().push(kind, None, bytes, Some(permit));
+        AckHandle { in_flight: Some(self.clone()), number }
     }
 
     /// Puts a message that needs no record behind all others, to be acknowledged or refused in its turn.
-    pub(crate) fn settle(&self, packet_id: u16, outcome: Outcome) {
-        self.state.lock().push(Promise::Ack(packet_id), Some(outcome), 0, None);
+    pub(crate) fn ack_without_record(&self, packet_id: u16, outcome: Outcome) {
+        self.state.lock().push(AckKind::Ack(packet_id), Some(outcome), 0, None);
     }
 
-    /// Takes the slot opened last back, with its share of the budget.
-    pub(crate) fn withdraw(&self, mut slot: Slot) -> Option<Permit> {
-        slot.window = None;
+    /// Takes the handle opened last back, with its share of the budget.
+    pub(crate) fn withdraw(&self, mut handle: AckHandle) -> Option<Permit> {
+        handle.in_flight = None;
         let mut state = self.state.lock();
         debug_assert_eq!(
-            slot.number + 1,
+            handle.number + 1,
             state.first + state.entries.len() as u64,
             "only the last is withdrawn"
         );
         let entry = state.entries.pop_back()?;
         state.forget(&entry);
-        state.give_back(entry.share)
+        state.give_back(entry.permit_bytes)
     }
 
     /// Passes what is done at the front to `take`, until something is not.
-    pub(crate) fn take_done(&self, mut take: impl FnMut(Done)) {
+    pub(crate) fn take_completed(&self, mut take: impl FnMut(Completed)) {
         let mut state = self.state.lock();
-        let (mut now, mut share) = (None, 0);
+        let (mut now, mut permit_bytes) = (None, 0);
         while let Some(outcome) = state.entries.front().and_then(|entry| entry.outcome) {
             let Some(entry) = state.entries.pop_front() else { break };
             state.first += 1;
             state.forget(&entry);
-            share += entry.share;
+            permit_bytes += entry.permit_bytes;
             let now = *now.get_or_insert_with(Instant::now);
-            take(Done { promise: entry.promise, outcome, took: now.duration_since(entry.opened_at) });
+            take(Completed { kind: entry.kind, outcome, took: now.duration_since(entry.opened_at) });
         }
         if state.entries.is_empty() && state.entries.capacity() > KEPT_ENTRIES_MAX {
             state.entries = VecDeque::new();
         }
         // Once for all of them: the budget is everybody's, and giving back wakes who waits.
-        if share > 0 {
-            drop(state.give_back(share));
+        if permit_bytes > 0 {
+            drop(state.give_back(permit_bytes));
         }
     }
 
@@ -195,27 +195,21 @@ pub(crate) struct Load {
 }
 
 impl State {
-    fn push(
-        &mut self,
-        promise: Promise,
-        outcome: Option<Outcome>,
-        bytes: usize,
-        permit: Option<Permit>,
-    ) -> u64 {
+    fn push(&mut self, kind: AckKind, outcome: Option<Outcome>, bytes: usize, permit: Option<Permit>) -> u64 {
         self.bytes += bytes;
-        let share = permit.as_ref().map_or(0, Permit::bytes);
+        let permit_bytes = permit.as_ref().map_or(0, Permit::bytes);
         match (&mut self.permit, permit) {
             (Some(all), Some(permit)) => all.merge(permit),
             (all @ None, permit) => *all = permit,
             (Some(_), None) => {}
         }
-        self.entries.push_back(Entry { promise, outcome, bytes, share, opened_at: Instant::now() });
+        self.entries.push_back(Entry { kind, outcome, bytes, permit_bytes, opened_at: Instant::now() });
         self.first + self.entries.len() as u64 - 1
     }
 
     /// Takes an entry's share out of the permit.
-    fn give_back(&mut self, share: usize) -> Option<Permit> {
-        self.permit.as_mut()?.split(share)
+    fn give_back(&mut self, permit_bytes: usize) -> Option<Permit> {
+        self.permit.as_mut()?.split(permit_bytes)
     }
 
     fn forget(&mut self, entry: &Entry) {
@@ -223,32 +217,32 @@ impl State {
     }
 }
 
-impl fmt::Debug for Window {
+impl fmt::Debug for InFlight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.load().fmt(f)
     }
 }
 
-/// The promise of one record; travels with it until it is durable.
+/// The right to acknowledge one record; travels with it until it is durable.
 #[derive(Debug)]
-pub(crate) struct Slot {
-    window: Option<Arc<Window>>,
+pub(crate) struct AckHandle {
+    in_flight: Option<Arc<InFlight>>,
     number: u64,
 }
 
-impl Slot {
+impl AckHandle {
     /// Says how the record ended.
     pub(crate) fn complete(mut self, outcome: Outcome) {
-        if let Some(window) = self.window.take() {
-            window.complete(self.number, outcome);
+        if let Some(in_flight) = self.in_flight.take() {
+            in_flight.complete(self.number, outcome);
         }
     }
 }
 
-impl Drop for Slot {
+impl Drop for AckHandle {
     fn drop(&mut self) {
-        if let Some(window) = self.window.take() {
-            window.complete(self.number, Outcome::Failed);
+        if let Some(in_flight) = self.in_flight.take() {
+            in_flight.complete(self.number, Outcome::Failed);
         }
     }
 }
@@ -259,60 +253,60 @@ mod tests {
     use crate::durable::budget::{Budget, DeviceBudget};
     use proptest::prelude::*;
 
-    fn open(window: &Arc<Window>, budget: &DeviceBudget, packet_id: u16) -> Slot {
-        window.open(Promise::Ack(packet_id), 1, budget.try_take(1).unwrap())
+    fn open(in_flight: &Arc<InFlight>, budget: &DeviceBudget, packet_id: u16) -> AckHandle {
+        in_flight.open(AckKind::Ack(packet_id), 1, budget.try_take(1).unwrap())
     }
 
     fn budget(bytes: usize) -> DeviceBudget {
         Budget::new(bytes, bytes).of_device()
     }
 
-    fn done(window: &Window) -> Vec<(u16, Outcome)> {
-        let mut done = Vec::new();
-        window.take_done(|one| match one.promise {
-            Promise::Ack(packet_id) => done.push((packet_id, one.outcome)),
-            Promise::Nothing | Promise::Part => {}
+    fn completed(in_flight: &InFlight) -> Vec<(u16, Outcome)> {
+        let mut completed = Vec::new();
+        in_flight.take_completed(|one| match one.kind {
+            AckKind::Ack(packet_id) => completed.push((packet_id, one.outcome)),
+            AckKind::Nothing | AckKind::Part => {}
         });
-        done
+        completed
     }
 
     #[test]
     fn dropped_slot_is_never_acknowledged() {
-        let (window, budget) = (Arc::new(Window::default()), budget(1));
-        drop(open(&window, &budget, 7));
-        assert_eq!(done(&window), [(7, Outcome::Failed)]);
+        let (in_flight, budget) = (Arc::new(InFlight::default()), budget(1));
+        drop(open(&in_flight, &budget, 7));
+        assert_eq!(completed(&in_flight), [(7, Outcome::Failed)]);
     }
 
     #[test]
     fn refusal_waits_for_its_turn() {
-        let (window, budget) = (Arc::new(Window::default()), budget(1));
-        let slot = open(&window, &budget, 1);
-        window.settle(2, Outcome::NotAuthorized);
-        assert!(done(&window).is_empty());
-        slot.complete(Outcome::Stored);
-        assert_eq!(done(&window), [(1, Outcome::Stored), (2, Outcome::NotAuthorized)]);
+        let (in_flight, budget) = (Arc::new(InFlight::default()), budget(1));
+        let handle = open(&in_flight, &budget, 1);
+        in_flight.ack_without_record(2, Outcome::NotAuthorized);
+        assert!(completed(&in_flight).is_empty());
+        handle.complete(Outcome::Stored);
+        assert_eq!(completed(&in_flight), [(1, Outcome::Stored), (2, Outcome::NotAuthorized)]);
     }
 
     #[test]
     fn withdrawn_slot_leaves_no_trace() {
-        let (window, budget) = (Arc::new(Window::default()), budget(2));
-        let first = open(&window, &budget, 1);
-        let second = open(&window, &budget, 2);
-        assert!(window.withdraw(second).is_some());
-        assert_eq!(window.load(), Load { records: 1, bytes: 1 });
-        let third = open(&window, &budget, 3);
+        let (in_flight, budget) = (Arc::new(InFlight::default()), budget(2));
+        let first = open(&in_flight, &budget, 1);
+        let second = open(&in_flight, &budget, 2);
+        assert!(in_flight.withdraw(second).is_some());
+        assert_eq!(in_flight.load(), Load { records: 1, bytes: 1 });
+        let third = open(&in_flight, &budget, 3);
         third.complete(Outcome::Stored);
         first.complete(Outcome::Stored);
-        assert_eq!(done(&window), [(1, Outcome::Stored), (3, Outcome::Stored)]);
+        assert_eq!(completed(&in_flight), [(1, Outcome::Stored), (3, Outcome::Stored)]);
         assert!(budget.is_unused());
     }
 
     #[test]
     fn first_reason_to_close_stands() {
-        let window = Window::default();
-        window.close(Closing::Denied(Denied::Suspended));
-        window.close(Closing::ShuttingDown);
-        assert_eq!(window.asked(), (Some(Closing::Denied(Denied::Suspended)), false));
+        let in_flight = InFlight::default();
+        in_flight.close(Closing::Denied(Denied::Suspended));
+        in_flight.close(Closing::ShuttingDown);
+        assert_eq!(in_flight.asked(), (Some(Closing::Denied(Denied::Suspended)), false));
     }
 
     proptest! {
@@ -321,18 +315,18 @@ mod tests {
             order in Just((1..=40u16).collect::<Vec<_>>()).prop_shuffle(),
             takes in proptest::collection::vec(any::<bool>(), 40),
         ) {
-            let (window, budget) = (Arc::new(Window::default()), budget(40));
-            let mut slots: Vec<_> = (1..=40).map(|id| Some(open(&window, &budget, id))).collect();
+            let (in_flight, budget) = (Arc::new(InFlight::default()), budget(40));
+            let mut handles: Vec<_> = (1..=40).map(|id| Some(open(&in_flight, &budget, id))).collect();
             let mut taken = Vec::new();
             for (id, take) in order.iter().zip(takes) {
-                slots[usize::from(*id) - 1].take().unwrap().complete(Outcome::Stored);
+                handles[usize::from(*id) - 1].take().unwrap().complete(Outcome::Stored);
                 if take {
-                    taken.extend(done(&window));
+                    taken.extend(completed(&in_flight));
                 }
             }
-            taken.extend(done(&window));
+            taken.extend(completed(&in_flight));
             prop_assert_eq!(taken, (1..=40).map(|id| (id, Outcome::Stored)).collect::<Vec<_>>());
-            prop_assert_eq!(window.load(), Load { records: 0, bytes: 0 });
+            prop_assert_eq!(in_flight.load(), Load { records: 0, bytes: 0 });
             prop_assert!(budget.is_unused());
         }
     }

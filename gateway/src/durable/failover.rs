@@ -19,16 +19,16 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::durable::publish::NotTaken;
+use crate::durable::in_flight::{AckHandle, Outcome};
+use crate::durable::producer::NotTaken;
 use crate::durable::spool::{Done, Error, Record, Seq, Spool};
-use crate::durable::window::{Outcome, Slot};
 use crate::metrics::Metrics;
 
 /// Number of a record that is produced directly, in the order of producing.
-pub(crate) type Ticket = u64;
+pub(crate) type DirectSeq = u64;
 
 /// Decides and remembers.
-pub(crate) struct Delivery {
+pub(crate) struct Failover {
     spool: Spool,
     patience: Duration,
     metrics: Metrics,
@@ -38,50 +38,50 @@ pub(crate) struct Delivery {
     /// Copies that the producer still has, whatever became of their records.
     unreported: AtomicU64,
     /// Told when the producer has none.
-    settled: Notify,
+    all_reported: Notify,
 }
 
-/// Copies of what Kafka has not acknowledged. Bounded by the budget of all connections, since each has an open slot.
+/// Copies of what Kafka has not acknowledged. Bounded by the budget of all connections, since each has an open handle.
 #[derive(Default)]
 struct Table {
-    /// While it is set, flights are those that the spool has not taken yet: new records wait until there are none.
+    /// While it is set, unacknowledged records are those that the spool has not taken yet: new records wait until there are none.
     is_spooling: bool,
     /// How often the way changed to the spool.
     switches: u64,
     /// Since when the end of the spool is under way to Kafka, while sensors that it holds wait for that.
-    handing_over_since: Option<Instant>,
-    /// Ticket of the front.
-    first: Ticket,
-    flights: VecDeque<Option<Flight>>,
+    returning_since: Option<Instant>,
+    /// Number of the front.
+    first: DirectSeq,
+    unacked: VecDeque<Option<Unacked>>,
 }
 
-struct Flight {
+struct Unacked {
     record: Record,
-    slot: Slot,
+    handle: AckHandle,
     since: Instant,
 }
 
 impl Table {
-    fn get(&mut self, ticket: Ticket) -> Option<&mut Option<Flight>> {
-        let index = usize::try_from(ticket.checked_sub(self.first)?).ok()?;
-        self.flights.get_mut(index)
+    fn get(&mut self, seq: DirectSeq) -> Option<&mut Option<Unacked>> {
+        let index = usize::try_from(seq.checked_sub(self.first)?).ok()?;
+        self.unacked.get_mut(index)
     }
 
-    fn take(&mut self, ticket: Ticket) -> Option<Flight> {
-        let flight = self.get(ticket)?.take();
-        while let Some(None) = self.flights.front() {
-            self.flights.pop_front();
+    fn take(&mut self, seq: DirectSeq) -> Option<Unacked> {
+        let kept = self.get(seq)?.take();
+        while let Some(None) = self.unacked.front() {
+            self.unacked.pop_front();
             self.first += 1;
         }
-        flight
+        kept
     }
 
-    fn front(&self) -> Option<&Flight> {
-        self.flights.front().and_then(Option::as_ref)
+    fn front(&self) -> Option<&Unacked> {
+        self.unacked.front().and_then(Option::as_ref)
     }
 }
 
-impl Delivery {
+impl Failover {
     pub(crate) fn new(spool: Spool, patience: Duration, metrics: Metrics) -> Self {
         Self {
             spool,
@@ -90,7 +90,7 @@ impl Delivery {
             table: Mutex::default(),
             switched: Notify::new(),
             unreported: AtomicU64::new(0),
-            settled: Notify::new(),
+            all_reported: Notify::new(),
         }
     }
 
@@ -99,13 +99,13 @@ impl Delivery {
     }
 
     /// Tells whether a record of a sensor has a way now; `bytes` is what the spool would count of it. Asked before the record is
-    /// made, so that who waits for room copies nothing meanwhile. Another may take the room before [`Delivery::take`].
+    /// made, so that who waits for room copies nothing meanwhile. Another may take the room before [`Failover::produce`].
     pub(crate) fn has_room(&self, sensor_id: &str, bytes: u64) -> bool {
         let table = self.table.lock();
         if table.is_spooling {
-            table.flights.is_empty() && self.spool.has_room(bytes)
+            table.unacked.is_empty() && self.spool.has_room(bytes)
         } else if self.spool.holds(sensor_id) {
-            table.handing_over_since.is_none() && self.spool.has_room(bytes)
+            table.returning_since.is_none() && self.spool.has_room(bytes)
         } else {
             true
         }
@@ -115,56 +115,56 @@ impl Delivery {
     ///
     /// # Errors
     /// [`NotTaken`] says what to do; `on_error` says it of what `produce` refuses.
-    pub(crate) fn take<E>(
+    pub(crate) fn produce<E>(
         &self,
         record: Record,
-        slot: Slot,
-        produce: impl FnOnce(Ticket, &Record) -> Result<(), E>,
-        on_error: impl FnOnce(E, Slot) -> NotTaken,
+        handle: AckHandle,
+        produce: impl FnOnce(DirectSeq, &Record) -> Result<(), E>,
+        on_error: impl FnOnce(E, AckHandle) -> NotTaken,
     ) -> Result<(), NotTaken> {
         let mut table = self.table.lock();
-        if table.is_spooling && !table.flights.is_empty() {
-            return Err(NotTaken::Full(slot));
+        if table.is_spooling && !table.unacked.is_empty() {
+            return Err(NotTaken::Full(handle));
         }
         if table.is_spooling || self.spool.holds(&record.sensor_id) {
-            if !table.is_spooling && table.handing_over_since.is_some() {
-                return Err(NotTaken::Full(slot));
+            if !table.is_spooling && table.returning_since.is_some() {
+                return Err(NotTaken::Full(handle));
             }
-            return self.submit(record, slot).map_err(|refused| match refused.why {
+            return self.submit(record, handle).map_err(|refused| match refused.why {
                 Error::TooLarge => NotTaken::Broken,
-                Error::Full | Error::Busy | Error::Failing(_) => NotTaken::Full(refused.slot),
+                Error::Full | Error::Busy | Error::Failing(_) => NotTaken::Full(refused.handle),
             });
         }
         // Before the report can come.
         self.unreported.fetch_add(1, Ordering::AcqRel);
-        let ticket = table.first + table.flights.len() as u64;
-        match produce(ticket, &record) {
+        let seq = table.first + table.unacked.len() as u64;
+        match produce(seq, &record) {
             Ok(()) => {
                 // The report, should it be there already, waits for the table.
-                table.flights.push_back(Some(Flight { record, slot, since: Instant::now() }));
+                table.unacked.push_back(Some(Unacked { record, handle, since: Instant::now() }));
                 Ok(())
             }
             Err(error) => {
                 drop(table);
                 self.forget_copy();
-                Err(on_error(error, slot))
+                Err(on_error(error, handle))
             }
         }
     }
 
     /// Kafka has the record. Of one that is spooled meanwhile, this is no news: it is forwarded with the same event id.
-    pub(crate) fn acknowledged(&self, ticket: Ticket) {
-        let flight = self.table.lock().take(ticket);
-        if let Some(flight) = flight {
-            flight.slot.complete(Outcome::Stored);
+    pub(crate) fn acknowledged(&self, seq: DirectSeq) {
+        let kept = self.table.lock().take(seq);
+        if let Some(kept) = kept {
+            kept.handle.complete(Outcome::Stored);
         }
         self.forget_copy();
     }
 
     /// Kafka has not taken the record, and may later.
-    pub(crate) fn failed(&self, ticket: Ticket) {
+    pub(crate) fn failed(&self, seq: DirectSeq) {
         let mut table = self.table.lock();
-        if table.get(ticket).is_some_and(|flight| flight.is_some()) {
+        if table.get(seq).is_some_and(|kept| kept.is_some()) {
             self.switch(&mut table);
         }
         drop(table);
@@ -172,37 +172,37 @@ impl Delivery {
     }
 
     /// Kafka will never take the record: its client must hear of it.
-    pub(crate) fn refused(&self, ticket: Ticket) {
-        let flight = self.table.lock().take(ticket);
-        if let Some(flight) = flight {
-            flight.slot.complete(Outcome::Failed);
+    pub(crate) fn refused(&self, seq: DirectSeq) {
+        let kept = self.table.lock().take(seq);
+        if let Some(kept) = kept {
+            kept.handle.complete(Outcome::Failed);
         }
         self.forget_copy();
     }
 
     fn forget_copy(&self) {
         if self.unreported.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.settled.notify_waiters();
+            self.all_reported.notify_waiters();
         }
     }
 
     /// Looks whether the patience is over, and offers the spool again what it had no room for.
-    pub(crate) fn look(&self) {
+    pub(crate) fn check_deadline(&self) {
         let mut table = self.table.lock();
         if table.is_spooling {
-            self.spool_flights(&mut table);
+            self.spool_unacked(&mut table);
         } else if table.front().is_some_and(|oldest| oldest.since.elapsed() >= self.patience) {
             self.switch(&mut table);
         }
-        if table.handing_over_since.is_some_and(|since| since.elapsed() >= self.patience) {
-            table.handing_over_since = None;
+        if table.returning_since.is_some_and(|since| since.elapsed() >= self.patience) {
+            table.returning_since = None;
         }
     }
 
     /// Has no more patience.
     pub(crate) fn give_up(&self) {
         let mut table = self.table.lock();
-        if !table.flights.is_empty() {
+        if !table.unacked.is_empty() {
             self.switch(&mut table);
         }
     }
@@ -210,51 +210,51 @@ impl Delivery {
     fn switch(&self, table: &mut Table) {
         if !table.is_spooling {
             table.is_spooling = true;
-            table.handing_over_since = None;
+            table.returning_since = None;
             table.switches += 1;
             self.metrics.spool.is_active.set(1);
             tracing::warn!(
-                records = table.flights.len(),
+                records = table.unacked.len(),
                 "Kafka does not acknowledge: records go to the spool"
             );
             self.switched.notify_one();
         }
-        self.spool_flights(table);
+        self.spool_unacked(table);
     }
 
     /// Gives the spool the copies, in order, as far as it takes them.
-    fn spool_flights(&self, table: &mut Table) {
-        while let Some(front) = table.flights.pop_front() {
+    fn spool_unacked(&self, table: &mut Table) {
+        while let Some(front) = table.unacked.pop_front() {
             table.first += 1;
-            let Some(Flight { record, slot, since }) = front else { continue };
-            let Err(refused) = self.submit(record, slot) else { continue };
+            let Some(Unacked { record, handle, since }) = front else { continue };
+            let Err(refused) = self.submit(record, handle) else { continue };
             if let Error::Full | Error::Busy = refused.why {
-                let Refused { record, slot, .. } = refused;
+                let Refused { record, handle, .. } = refused;
                 table.first -= 1;
-                table.flights.push_front(Some(Flight { record, slot, since }));
+                table.unacked.push_front(Some(Unacked { record, handle, since }));
                 return;
             }
-            // Neither Kafka nor the disk: the slot fails, and its client publishes again, here or elsewhere.
+            // Neither Kafka nor the disk: the handle fails, and its client publishes again, here or elsewhere.
         }
-        if table.flights.capacity() > KEPT_FLIGHTS_MAX {
-            table.flights = VecDeque::new();
+        if table.unacked.capacity() > KEPT_UNACKED_MAX {
+            table.unacked = VecDeque::new();
         }
     }
 
-    fn submit(&self, record: Record, slot: Slot) -> Result<(), Refused> {
-        let held = Arc::new(Mutex::new(Some(slot)));
+    fn submit(&self, record: Record, handle: AckHandle) -> Result<(), Refused> {
+        let held = Arc::new(Mutex::new(Some(handle)));
         let (given, appended) = (held.clone(), self.metrics.spool.appended.clone());
         let done: Done = Box::new(move |outcome| {
-            // Otherwise the slot fails by being dropped.
-            if let (Some(slot), Ok(_)) = (given.lock().take(), outcome) {
+            // Otherwise the handle fails by being dropped.
+            if let (Some(handle), Ok(_)) = (given.lock().take(), outcome) {
                 appended.inc();
-                slot.complete(Outcome::Stored);
+                handle.complete(Outcome::Stored);
             }
         });
         let Err(refused) = self.spool.submit(vec![record], done) else { return Ok(()) };
-        let (mut records, slot) = (refused.records, held.lock().take());
-        match (records.pop(), slot) {
-            (Some(record), Some(slot)) => Err(Refused { why: refused.why, record, slot }),
+        let (mut records, handle) = (refused.records, held.lock().take());
+        match (records.pop(), handle) {
+            (Some(record), Some(handle)) => Err(Refused { why: refused.why, record, handle }),
             _ => unreachable!("a refused append comes back, and its slot was not taken"),
         }
     }
@@ -285,14 +285,14 @@ impl Delivery {
     }
 
     /// Resolves when the producer has no copy any more.
-    pub(crate) async fn settled(&self) {
+    pub(crate) async fn all_reported(&self) {
         loop {
-            let mut settled = std::pin::pin!(self.settled.notified());
-            settled.as_mut().enable();
+            let mut all_reported = std::pin::pin!(self.all_reported.notified());
+            all_reported.as_mut().enable();
             if self.unreported.load(Ordering::Acquire) == 0 {
                 return;
             }
-            settled.await;
+            all_reported.await;
         }
     }
 
@@ -300,7 +300,7 @@ impl Delivery {
     /// `switches`, or copies still wait for the spool.
     pub(crate) fn resume(&self, switches: u64) {
         let mut table = self.table.lock();
-        if table.is_spooling && table.switches == switches && table.flights.is_empty() {
+        if table.is_spooling && table.switches == switches && table.unacked.is_empty() {
             table.is_spooling = false;
             self.metrics.spool.is_active.set(0);
             tracing::info!("records go to Kafka directly again, behind those that are spooled");
@@ -309,10 +309,10 @@ impl Delivery {
 
     /// The end of the spool is under way to Kafka: who is held by it waits for that, for as long as the patience lasts. A sensor
     /// that publishes all the time would be held for ever otherwise.
-    pub(crate) fn hand_over(&self) {
+    pub(crate) fn begin_return(&self) {
         let mut table = self.table.lock();
         if !table.is_spooling {
-            table.handing_over_since.get_or_insert_with(Instant::now);
+            table.returning_since.get_or_insert_with(Instant::now);
         }
     }
 
@@ -323,13 +323,13 @@ impl Delivery {
 }
 
 /// A table that was once this long gives its memory back when it is empty again.
-const KEPT_FLIGHTS_MAX: usize = 4096;
+const KEPT_UNACKED_MAX: usize = 4096;
 
 /// What the spool did not take, given back.
 struct Refused {
     why: Error,
     record: Record,
-    slot: Slot,
+    handle: AckHandle,
 }
 
 #[cfg(test)]

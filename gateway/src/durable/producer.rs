@@ -1,7 +1,7 @@
-//! Records → Kafka, or the spool. A record's slot is completed by Kafka's delivery report (acks=all) or by the spool's group
+//! Records → Kafka, or the spool. A record's handle is completed by Kafka's delivery report (acks=all) or by the spool's group
 //! that is on disk, not before.
 //!
-//! Delivery reports come in on the producer's own thread, which completes the slot directly: no future, no channel and no
+//! Failover reports come in on the producer's own thread, which completes the handle directly: no future, no channel and no
 //! task per message.
 
 use std::sync::Arc;
@@ -16,14 +16,14 @@ use rdkafka::ClientContext;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 use schema::{ReadingCreatedEvent, Timestamp, topics};
 use tokio_util::sync::CancellationToken;
 
-use crate::durable::delivery::{Delivery, Ticket};
-use crate::durable::forward::{Batch, Pace};
+use crate::durable::failover::{DirectSeq, Failover};
+use crate::durable::forwarder::{Batch, Pace};
+use crate::durable::in_flight::{AckHandle, Outcome};
 use crate::durable::spool;
-use crate::durable::window::{Outcome, Slot};
 use crate::metrics::Metrics;
 
 /// How long the probe waits for a broker's answer.
@@ -68,38 +68,38 @@ pub(crate) struct DeadLetter {
 /// Says why a record was not taken.
 #[derive(Debug)]
 pub(crate) enum NotTaken {
-    /// The producer's queue is full: wait, then try again with the same slot.
-    Full(Slot),
+    /// The producer's queue is full: wait, then try again with the same handle.
+    Full(AckHandle),
     /// The producer will never take it.
     Broken,
 }
 
 /// Writes both topics of the gateway.
 #[derive(Clone)]
-pub(crate) struct Publisher {
-    producer: ThreadedProducer<Reports>,
+pub(crate) struct Producer {
+    client: ThreadedProducer<Reports>,
     readings: Arc<str>,
     dead_letters: Arc<str>,
     /// Of every reading; each takes a copy.
     reading_headers: OwnedHeaders,
     health: Arc<Health>,
     metrics: Metrics,
-    delivery: Option<Arc<Delivery>>,
+    failover: Option<Arc<Failover>>,
     pace: Arc<Pace>,
 }
 
 /// What a delivery report is about.
-pub(crate) enum Opaque {
+pub(crate) enum DeliveryOf {
     /// A record that nobody keeps: without a spool.
-    Only(Slot),
+    Only(AckHandle),
     /// A record whose copy is kept.
-    Copy(Ticket),
+    Copy(DirectSeq),
     /// A record of the spool.
     Forwarded(Arc<Batch>, usize),
 }
 
 /// What the producer did not take, with what it was to report.
-type Unsent = (KafkaError, Box<Opaque>);
+type Unsent = (KafkaError, Box<DeliveryOf>);
 
 /// What the producer's thread knows about Kafka.
 struct Health {
@@ -134,7 +134,7 @@ impl Health {
 pub(crate) struct Reports {
     health: Arc<Health>,
     metrics: Metrics,
-    delivery: Option<Arc<Delivery>>,
+    failover: Option<Arc<Failover>>,
 }
 
 impl ClientContext for Reports {
@@ -151,9 +151,9 @@ impl ClientContext for Reports {
 }
 
 impl ProducerContext for Reports {
-    type DeliveryOpaque = Box<Opaque>;
+    type DeliveryOpaque = Box<DeliveryOf>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, opaque: Box<Opaque>) {
+    fn delivery(&self, result: &DeliveryResult<'_>, opaque: Box<DeliveryOf>) {
         let error = match result {
             Ok(_) => {
                 self.health.up();
@@ -171,18 +171,18 @@ impl ProducerContext for Reports {
                 Some(error)
             }
         };
-        match (*opaque, &self.delivery) {
-            (Opaque::Only(slot), _) => {
-                slot.complete(if error.is_none() { Outcome::Stored } else { Outcome::Failed });
+        match (*opaque, &self.failover) {
+            (DeliveryOf::Only(handle), _) => {
+                handle.complete(if error.is_none() { Outcome::Stored } else { Outcome::Failed });
             }
-            (Opaque::Forwarded(batch, index), _) => batch.report(index, error),
-            (Opaque::Copy(ticket), Some(delivery)) => match error {
-                None => delivery.acknowledged(ticket),
-                Some(error) if is_refusal(error) => delivery.refused(ticket),
-                Some(_) => delivery.failed(ticket),
+            (DeliveryOf::Forwarded(batch, index), _) => batch.report(index, error),
+            (DeliveryOf::Copy(seq), Some(failover)) => match error {
+                None => failover.acknowledged(seq),
+                Some(error) if is_refusal(error) => failover.refused(seq),
+                Some(_) => failover.failed(seq),
             },
             // No copy is kept without a spool.
-            (Opaque::Copy(_), None) => {}
+            (DeliveryOf::Copy(_), None) => {}
         }
     }
 }
@@ -198,8 +198,8 @@ fn is_purge(error: &KafkaError) -> bool {
     matches!(error.rdkafka_error_code(), Some(PurgeQueue | PurgeInflight))
 }
 
-impl Publisher {
-    /// Makes the producer; `latch` is open while Kafka takes records. With a spool, [`Publisher::run_spool`] must run.
+impl Producer {
+    /// Makes the producer; `latch` is open while Kafka takes records. With a spool, [`Producer::run_spool`] must run.
     ///
     /// # Errors
     /// The settings cannot be used (stop).
@@ -207,7 +207,7 @@ impl Publisher {
         settings: &Settings,
         metrics: &Metrics,
         latch: Option<Latch>,
-        delivery: Option<Delivery>,
+        failover: Option<Failover>,
     ) -> anyhow::Result<Self> {
         let health = Arc::new(Health {
             is_up: AtomicBool::new(false),
@@ -215,47 +215,52 @@ impl Publisher {
             gauge: metrics.kafka_up.clone(),
             broken: CancellationToken::new(),
         });
-        let delivery = delivery.map(Arc::new);
+        let failover = failover.map(Arc::new);
         let reports =
-            Reports { health: health.clone(), metrics: metrics.clone(), delivery: delivery.clone() };
-        let mut client = settings.producer();
-        if delivery.is_some() {
+            Reports { health: health.clone(), metrics: metrics.clone(), failover: failover.clone() };
+        let mut config = settings.producer();
+        if failover.is_some() {
             // The patience says when a record is given up. A producer that gave up one by itself could still deliver the next.
-            client.set("message.timeout.ms", "0");
+            config.set("message.timeout.ms", "0");
         }
-        let producer =
-            ThreadedProducer::from_config_and_context(&client, reports).context("create the producer")?;
+        let client =
+            ThreadedProducer::from_config_and_context(&config, reports).context("create the producer")?;
         Ok(Self {
-            producer,
+            client,
             readings: settings.topic(topics::READINGS.name).into(),
             dead_letters: settings.topic(topics::PRODUCER_DLQ.name).into(),
             reading_headers: owned(&reading_headers()),
             health,
             metrics: metrics.clone(),
-            delivery,
+            failover,
             pace: Arc::default(),
         })
     }
 
-    /// Hands a record over. Its slot is completed later, exactly once; never blocks.
+    /// Hands a record over. Its handle is completed later, exactly once; never blocks.
     ///
     /// # Errors
     /// [`NotTaken`] says what to do.
-    pub(crate) fn produce(&self, sensor_id: &str, record: &Record, slot: Slot) -> Result<(), NotTaken> {
+    pub(crate) fn produce(
+        &self,
+        sensor_id: &str,
+        record: &Record,
+        handle: AckHandle,
+    ) -> Result<(), NotTaken> {
         let (topic, payload) = match record {
             Record::Reading(event) => (&self.readings, event),
             Record::DeadLetter(letter) => (&self.dead_letters, &letter.payload),
         };
-        let Some(delivery) = &self.delivery else {
+        let Some(failover) = &self.failover else {
             let headers = match record {
                 Record::Reading(_) => self.reading_headers.clone(),
                 Record::DeadLetter(letter) => owned(&dead_letter_headers(letter)),
             };
-            let opaque = Box::new(Opaque::Only(slot));
+            let opaque = Box::new(DeliveryOf::Only(handle));
             return self.send_parts(topic, sensor_id, payload, headers, opaque).map_err(|(error, opaque)| {
                 match *opaque {
-                    Opaque::Only(slot) => self.not_taken(&error, slot),
-                    Opaque::Copy(_) | Opaque::Forwarded(..) => NotTaken::Broken,
+                    DeliveryOf::Only(handle) => self.not_taken(&error, handle),
+                    DeliveryOf::Copy(_) | DeliveryOf::Forwarded(..) => NotTaken::Broken,
                 }
             });
         };
@@ -264,8 +269,8 @@ impl Publisher {
             Record::DeadLetter(letter) => dead_letter_headers(letter),
         };
         let bytes = spool::Record::bytes_of(topic, sensor_id, &headers, payload.len());
-        if !delivery.has_room(sensor_id, bytes) {
-            return Err(NotTaken::Full(slot));
+        if !failover.has_room(sensor_id, bytes) {
+            return Err(NotTaken::Full(handle));
         }
         let copy = spool::Record {
             topic: topic.clone(),
@@ -273,15 +278,15 @@ impl Publisher {
             headers,
             payload: payload.clone(),
         };
-        let produce = |ticket, record: &spool::Record| {
-            self.send(record, Opaque::Copy(ticket)).map_err(|(error, _)| error)
+        let produce = |seq, record: &spool::Record| {
+            self.send(record, DeliveryOf::Copy(seq)).map_err(|(error, _)| error)
         };
-        delivery.take(copy, slot, produce, |error, slot| self.not_taken(&error, slot))
+        failover.produce(copy, handle, produce, |error, handle| self.not_taken(&error, handle))
     }
 
-    fn not_taken(&self, error: &KafkaError, slot: Slot) -> NotTaken {
+    fn not_taken(&self, error: &KafkaError, handle: AckHandle) -> NotTaken {
         match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::QueueFull) => NotTaken::Full(slot),
+            Some(RDKafkaErrorCode::QueueFull) => NotTaken::Full(handle),
             _ => {
                 self.health.down(error);
                 NotTaken::Broken
@@ -290,7 +295,7 @@ impl Publisher {
     }
 
     /// Gives a record to the producer.
-    pub(crate) fn send(&self, record: &spool::Record, opaque: Opaque) -> Result<(), Unsent> {
+    pub(crate) fn send(&self, record: &spool::Record, opaque: DeliveryOf) -> Result<(), Unsent> {
         let spool::Record { topic, sensor_id, headers, payload } = record;
         self.send_parts(topic, sensor_id, payload, owned(headers), Box::new(opaque))
     }
@@ -301,10 +306,10 @@ impl Publisher {
         sensor_id: &str,
         payload: &[u8],
         headers: OwnedHeaders,
-        opaque: Box<Opaque>,
+        opaque: Box<DeliveryOf>,
     ) -> Result<(), Unsent> {
         let base = BaseRecord::with_opaque_to(topic, opaque).key(sensor_id).payload(payload).headers(headers);
-        self.producer.send(base).map_err(|(error, base)| (error, base.delivery_opaque))
+        self.client.send(base).map_err(|(error, base)| (error, base.delivery_opaque))
     }
 
     /// The topic of what no reading can be made of.
@@ -312,8 +317,8 @@ impl Publisher {
         &self.dead_letters
     }
 
-    pub(crate) fn producer(&self) -> &ThreadedProducer<Reports> {
-        &self.producer
+    pub(crate) fn client(&self) -> &ThreadedProducer<Reports> {
+        &self.client
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {
@@ -324,14 +329,14 @@ impl Publisher {
         &self.pace
     }
 
-    pub(crate) fn delivery(&self) -> Option<&Delivery> {
-        self.delivery.as_deref()
+    pub(crate) fn failover(&self) -> Option<&Failover> {
+        self.failover.as_deref()
     }
 
     /// Asks a broker for both topics; with no traffic, this is what opens the latch. Blocks for up to [`PROBE_WAIT`] each.
     pub(crate) fn probe(&self) {
         for topic in [&self.readings, &self.dead_letters] {
-            match self.producer.client().fetch_metadata(Some(topic), PROBE_WAIT) {
+            match self.client.client().fetch_metadata(Some(topic), PROBE_WAIT) {
                 Ok(metadata) if metadata.topics().iter().all(|topic| topic.error().is_none()) => {}
                 Ok(_) => {
                     let missing = KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition);
@@ -345,9 +350,9 @@ impl Publisher {
 
     /// Tells whether records are durable soon: Kafka took them when it was last heard of, or the spool does.
     pub(crate) fn is_up(&self) -> bool {
-        match &self.delivery {
-            Some(delivery) => {
-                !delivery.is_spooling() || delivery.spool().status().health == spool::Health::Ready
+        match &self.failover {
+            Some(failover) => {
+                !failover.is_spooling() || failover.spool().status().health == spool::Health::Ready
             }
             None => self.is_kafka_up(),
         }
@@ -360,13 +365,13 @@ impl Publisher {
 
     /// Has no more patience with Kafka; false when there is no spool to turn to.
     pub(crate) fn give_up(&self) -> bool {
-        self.delivery().map(Delivery::give_up).is_some()
+        self.failover().map(Failover::give_up).is_some()
     }
 
     /// Closes the spool: what is in it stays for the next run.
     pub(crate) async fn close(&self) {
-        if let Some(delivery) = &self.delivery {
-            delivery.spool().close().await;
+        if let Some(failover) = &self.failover {
+            failover.spool().close().await;
         }
     }
 
@@ -374,8 +379,8 @@ impl Publisher {
     /// then.
     pub(crate) async fn broken(&self) -> &'static str {
         let spool = async {
-            match &self.delivery {
-                Some(delivery) => delivery.spool().broken().await,
+            match &self.failover {
+                Some(failover) => failover.spool().broken().await,
                 None => std::future::pending().await,
             }
         };
@@ -386,9 +391,9 @@ impl Publisher {
     }
 }
 
-impl std::fmt::Debug for Publisher {
+impl std::fmt::Debug for Producer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Publisher").field("readings", &self.readings).finish_non_exhaustive()
+        f.debug_struct("Producer").field("readings", &self.readings).finish_non_exhaustive()
     }
 }
 

@@ -12,11 +12,11 @@ use prometheus::Registry;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::{Delivery, Ticket};
+use super::{DirectSeq, Failover};
 use crate::durable::budget::{Budget, DeviceBudget};
-use crate::durable::publish::NotTaken;
+use crate::durable::in_flight::{AckKind, InFlight, Outcome};
+use crate::durable::producer::NotTaken;
 use crate::durable::spool::{Limits, Record, Seq, Spool};
-use crate::durable::window::{Outcome, Promise, Window};
 use crate::metrics::Metrics;
 
 const SENSORS: usize = 4;
@@ -89,18 +89,18 @@ fn event() -> impl Strategy<Value = Event> {
 
 /// A device: it has published the numbers below `next`, and has PUBACKs for those below `acknowledged`.
 struct Device {
-    window: Arc<Window>,
+    in_flight: Arc<InFlight>,
     next: u64,
     acknowledged: u64,
     was_refused: bool,
 }
 
 struct World {
-    delivery: Delivery,
+    failover: Failover,
     budget: DeviceBudget,
     devices: Vec<Device>,
-    producer: Vec<VecDeque<(Ticket, Record)>>,
-    unreported: Vec<VecDeque<Ticket>>,
+    producer: Vec<VecDeque<(DirectSeq, Record)>>,
+    unreported: Vec<VecDeque<DirectSeq>>,
     producer_is_full: bool,
     /// What can be read of each partition.
     log: Vec<Vec<(usize, u64)>>,
@@ -122,10 +122,10 @@ impl World {
     async fn new(dir: &Path) -> Self {
         let spool = Spool::open(dir, LIMITS).await.unwrap();
         let metrics = Metrics::register(&Registry::new()).unwrap();
-        let device = || Device { window: Arc::default(), next: 1, acknowledged: 1, was_refused: false };
+        let device = || Device { in_flight: Arc::default(), next: 1, acknowledged: 1, was_refused: false };
         Self {
             // Every look finds the patience over: when it looks is the test's to say.
-            delivery: Delivery::new(spool, Duration::ZERO, metrics),
+            failover: Failover::new(spool, Duration::ZERO, metrics),
             budget: Budget::new(1_000, 1_000).of_device(),
             devices: (0..SENSORS).map(|_| device()).collect(),
             producer: vec![VecDeque::new(); PARTITIONS],
@@ -150,38 +150,38 @@ impl World {
             Event::KafkaReports { partition } => self.kafka_reports(partition),
             Event::KafkaFails { partition } => {
                 self.kafka_reports(partition);
-                for (ticket, _) in std::mem::take(&mut self.producer[partition]) {
-                    self.delivery.failed(ticket);
+                for (seq, _) in std::mem::take(&mut self.producer[partition]) {
+                    self.failover.failed(seq);
                 }
             }
             Event::KafkaRefuses { partition } => {
                 self.kafka_reports(partition);
-                if let Some((ticket, record)) = self.producer[partition].pop_front() {
+                if let Some((seq, record)) = self.producer[partition].pop_front() {
                     self.devices[content(&record).0].was_refused = true;
-                    self.delivery.refused(ticket);
+                    self.failover.refused(seq);
                 }
             }
             Event::ProducerIsFull { is_full } => self.producer_is_full = is_full,
-            Event::PatienceEnds => self.delivery.look(),
-            Event::GiveUp => self.delivery.give_up(),
+            Event::PatienceEnds => self.failover.check_deadline(),
+            Event::GiveUp => self.failover.give_up(),
             Event::ForwardBegins { records, kept_of_purged } => {
                 self.forward_begins(records, kept_of_purged).await;
             }
             Event::ForwardEnds { records } => self.forward_ends(records),
         }
         // What was submitted is written when a question behind it is answered.
-        self.delivery.spool().read(self.from, 1).await.unwrap();
+        self.failover.spool().read(self.from, 1).await.unwrap();
         self.take_acknowledgements();
     }
 
     /// Publishes the next number as a session does; false when there is no room.
     fn publish(&mut self, sensor: usize) -> bool {
         let device = &mut self.devices[sensor];
-        if device.window.load().records >= WINDOW {
+        if device.in_flight.load().records >= WINDOW {
             return false;
         }
         let permit = self.budget.try_take(1).unwrap();
-        let slot = device.window.open(Promise::Ack(u16::try_from(device.next).unwrap()), 1, permit);
+        let handle = device.in_flight.open(AckKind::Ack(u16::try_from(device.next).unwrap()), 1, permit);
         let record = Record {
             topic: "readings".into(),
             sensor_id: sensor_id(sensor),
@@ -189,15 +189,15 @@ impl World {
             payload: device.next.to_le_bytes().to_vec(),
         };
         let (queue, is_full) = (&mut self.producer[sensor % PARTITIONS], self.producer_is_full);
-        let produce = |ticket, record: &Record| {
+        let produce = |seq, record: &Record| {
             if is_full {
                 return Err(());
             }
-            queue.push_back((ticket, record.clone()));
+            queue.push_back((seq, record.clone()));
             Ok(())
         };
-        let has_room = self.delivery.has_room(&record.sensor_id, record.bytes());
-        let taken = self.delivery.take(record, slot, produce, |(), slot| NotTaken::Full(slot));
+        let has_room = self.failover.has_room(&record.sensor_id, record.bytes());
+        let taken = self.failover.produce(record, handle, produce, |(), handle| NotTaken::Full(handle));
         assert!(
             taken.is_err() || has_room,
             "whoever is told that there is no room would not have been taken"
@@ -208,8 +208,8 @@ impl World {
                 device.next += 1;
                 true
             }
-            Err(NotTaken::Full(slot)) => {
-                drop(device.window.withdraw(slot));
+            Err(NotTaken::Full(handle)) => {
+                drop(device.in_flight.withdraw(handle));
                 false
             }
             Err(NotTaken::Broken) => panic!("nothing here is too large"),
@@ -218,15 +218,15 @@ impl World {
 
     fn kafka_takes(&mut self, partition: usize, records: usize) {
         for _ in 0..records {
-            let Some((ticket, record)) = self.producer[partition].pop_front() else { return };
+            let Some((seq, record)) = self.producer[partition].pop_front() else { return };
             self.log[partition].push(content(&record));
-            self.unreported[partition].push_back(ticket);
+            self.unreported[partition].push_back(seq);
         }
     }
 
     fn kafka_reports(&mut self, partition: usize) {
-        for ticket in std::mem::take(&mut self.unreported[partition]) {
-            self.delivery.acknowledged(ticket);
+        for seq in std::mem::take(&mut self.unreported[partition]) {
+            self.failover.acknowledged(seq);
         }
     }
 
@@ -234,25 +234,25 @@ impl World {
         if self.under_way.is_some() {
             return;
         }
-        let switches = self.delivery.switches();
+        let switches = self.failover.switches();
         if switches != self.purged_switches {
             for partition in 0..PARTITIONS {
                 self.kafka_takes(partition, kept_of_purged);
                 let purged = std::mem::take(&mut self.producer[partition]);
                 let tickets =
-                    self.unreported[partition].drain(..).chain(purged.into_iter().map(|(ticket, _)| ticket));
-                tickets.for_each(|ticket| self.delivery.failed(ticket));
+                    self.unreported[partition].drain(..).chain(purged.into_iter().map(|(seq, _)| seq));
+                tickets.for_each(|seq| self.failover.failed(seq));
             }
             self.purged_switches = switches;
         }
-        let batch = self.delivery.read(switches, self.from, records).await.unwrap();
+        let batch = self.failover.read(switches, self.from, records).await.unwrap();
         let batch = batch.expect("nothing happens in between here");
         let Some((last, _)) = batch.last() else {
-            self.delivery.resume(switches);
+            self.failover.resume(switches);
             return;
         };
-        if *last >= self.delivery.spool().status().durable_through {
-            self.delivery.hand_over();
+        if *last >= self.failover.spool().status().durable_through {
+            self.failover.begin_return();
         }
         self.under_way = Some((batch, switches));
     }
@@ -262,11 +262,11 @@ impl World {
         for (seq, record) in batch.iter().take(records) {
             let content = content(record);
             self.log[content.0 % PARTITIONS].push(content);
-            self.delivery.spool().remove_through(*seq);
+            self.failover.spool().remove_through(*seq);
             self.from = seq + 1;
         }
         if records >= batch.len() {
-            self.delivery.resume(switches);
+            self.failover.resume(switches);
         }
     }
 
@@ -274,8 +274,8 @@ impl World {
     fn take_acknowledgements(&mut self) {
         for device in &mut self.devices {
             let mut has_failed = false;
-            device.window.take_done(|done| {
-                let Promise::Ack(packet_id) = done.promise else { unreachable!("each is owed a PUBACK") };
+            device.in_flight.take_completed(|done| {
+                let AckKind::Ack(packet_id) = done.kind else { unreachable!("each is owed a PUBACK") };
                 has_failed |= done.outcome == Outcome::Failed;
                 if !has_failed {
                     assert_eq!(
@@ -288,7 +288,7 @@ impl World {
             });
             if has_failed {
                 assert!(device.was_refused, "only what Kafka refuses fails");
-                device.window = Arc::default();
+                device.in_flight = Arc::default();
                 device.next = device.acknowledged;
             }
         }
@@ -297,7 +297,7 @@ impl World {
     /// What has a PUBACK is in Kafka or in the spool, and what can be read came in order.
     async fn check(&self) {
         let mut kept: BTreeSet<_> = self.log.iter().flatten().copied().collect();
-        let spooled = self.delivery.spool().read(self.from, usize::MAX).await.unwrap();
+        let spooled = self.failover.spool().read(self.from, usize::MAX).await.unwrap();
         kept.extend(spooled.iter().map(|(_, record)| content(record)));
         for (sensor, device) in self.devices.iter().enumerate() {
             for number in 1..device.acknowledged {
@@ -328,12 +328,12 @@ impl World {
                 self.suffer(Event::KafkaTakes { partition, records, is_reported: true }).await;
             }
             self.suffer(Event::ForwardBegins { records: 10, kept_of_purged: 0 }).await;
-            if self.delivery.is_spooling() {
+            if self.failover.is_spooling() {
                 self.suffer(Event::PatienceEnds).await;
             }
-            let is_idle = self.devices.iter().all(|device| device.window.load().records == 0);
-            let spool = self.delivery.spool().status();
-            if is_idle && !self.delivery.is_spooling() && spool.records == 0 {
+            let is_idle = self.devices.iter().all(|device| device.in_flight.load().records == 0);
+            let spool = self.failover.spool().status();
+            if is_idle && !self.failover.is_spooling() && spool.records == 0 {
                 break;
             }
         }
@@ -378,12 +378,12 @@ async fn records_spooled_by_a_newer_switch_are_not_forwarded_before_their_copies
     let dir = tempfile::tempdir().unwrap();
     let mut world = World::new(dir.path()).await;
     assert!(world.publish(0));
-    let switches = world.delivery.switches();
-    world.delivery.give_up();
-    let spool = world.delivery.spool();
+    let switches = world.failover.switches();
+    world.failover.give_up();
+    let spool = world.failover.spool();
     spool.wait_for(1).await;
     assert!(!world.producer[0].is_empty(), "the producer still has its copy");
-    assert_eq!(world.delivery.read(switches, 1, 10).await.unwrap(), None);
-    let batch = world.delivery.read(world.delivery.switches(), 1, 10).await.unwrap();
+    assert_eq!(world.failover.read(switches, 1, 10).await.unwrap(), None);
+    let batch = world.failover.read(world.failover.switches(), 1, 10).await.unwrap();
     assert_eq!(batch.map(|batch| batch.len()), Some(1), "after the purge it goes on");
 }

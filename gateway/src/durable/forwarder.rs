@@ -11,12 +11,12 @@ use chassis::admin::Latch;
 use chassis::retry::Backoff;
 use parking_lot::Mutex;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{Producer, PurgeConfig};
+use rdkafka::producer::{Producer as _, PurgeConfig};
 use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use crate::durable::delivery::Delivery;
-use crate::durable::publish::{Opaque, Publisher, is_refusal};
+use crate::durable::failover::Failover;
+use crate::durable::producer::{DeliveryOf, Producer, is_refusal};
 use crate::durable::spool::{self, Health, Record, Seq};
 use crate::metrics::Metrics;
 use crate::watchdog::Standing;
@@ -24,7 +24,7 @@ use crate::watchdog::Standing;
 /// Records that are forwarded together: a few milliseconds' worth, and few enough to repeat after a crash.
 const BATCH_RECORDS_MAX: usize = 1000;
 /// How often the patience is looked at: late by this much at most.
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 /// The wait before a full producer queue is tried again.
 const QUEUE_WAIT: Duration = Duration::from_millis(5);
 /// How long purged copies may take to be reported before they are purged again.
@@ -89,80 +89,80 @@ impl Batch {
     }
 }
 
-impl Publisher {
+impl Producer {
     /// Forwards the spool and watches over it; never ends, and does nothing when there is none.
     pub(crate) async fn run_spool(&self, latch: Option<Latch>) {
-        let (Some(delivery), Some(latch)) = (self.delivery(), latch) else {
+        let (Some(failover), Some(latch)) = (self.failover(), latch) else {
             return std::future::pending().await;
         };
-        let look = async {
-            let mut ticks = interval(LOOK_INTERVAL);
+        let check = async {
+            let mut ticks = interval(CHECK_INTERVAL);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 ticks.tick().await;
-                delivery.look();
+                failover.check_deadline();
             }
         };
         tokio::select! {
-            () = look => {}
-            () = show(delivery.spool().statuses(), &latch, self.metrics()) => {}
-            () = self.forward(delivery) => {}
+            () = check => {}
+            () = show(failover.spool().statuses(), &latch, self.metrics()) => {}
+            () = self.forward(failover) => {}
         }
     }
 
-    async fn forward(&self, delivery: &Delivery) {
+    async fn forward(&self, failover: &Failover) {
         let (mut from, mut purged_switches, mut backoff) = (1, 0, BACKOFF);
         let mut records_max = BATCH_RECORDS_MAX;
         loop {
             self.pace().next.store(from, Ordering::Relaxed);
             tokio::select! {
-                () = delivery.spool().wait_for(from) => {}
-                () = delivery.switched() => {}
-                () = sleep(IDLE_WAIT), if delivery.is_spooling() => {}
+                () = failover.spool().wait_for(from) => {}
+                () = failover.switched() => {}
+                () = sleep(IDLE_WAIT), if failover.is_spooling() => {}
             }
             self.pace().rounds.fetch_add(1, Ordering::Relaxed);
-            let switches = delivery.switches();
+            let switches = failover.switches();
             if switches != purged_switches {
-                self.purge(delivery).await;
+                self.purge(failover).await;
                 purged_switches = switches;
             }
-            let batch = match delivery.read(switches, from, records_max).await {
+            let batch = match failover.read(switches, from, records_max).await {
                 Ok(Some(batch)) => batch,
                 Ok(None) => continue,
                 Err(_) => {
                     // Said once, with the readiness; nothing can be read before the disk is back. Sensors that have nothing
                     // on it need not wait for that while Kafka is well.
                     if self.is_kafka_up() {
-                        delivery.resume(switches);
+                        failover.resume(switches);
                     }
                     sleep(backoff.next_wait()).await;
                     continue;
                 }
             };
             let Some((last, _)) = batch.last() else {
-                delivery.resume(switches);
+                failover.resume(switches);
                 continue;
             };
-            if *last >= delivery.spool().status().durable_through {
-                delivery.hand_over();
+            if *last >= failover.spool().status().durable_through {
+                failover.begin_return();
             }
             let (last, sent) = (*last, batch.len());
             let Produced { mut stored, refusal } = self.produce_all(&batch).await;
             self.metrics().spool.forwarded.inc_by(stored as u64);
             match (&refusal, batch.get(stored)) {
                 (Some(_), _) if sent > 1 => records_max = (sent / 2).max(1),
-                (Some(error), Some((_, record))) if self.set_aside(delivery, record, error).await => {
+                (Some(error), Some((_, record))) if self.set_aside(failover, record, error).await => {
                     stored = 1;
                 }
                 _ => records_max = (2 * records_max).min(BATCH_RECORDS_MAX),
             }
             if let Some((through, _)) = stored.checked_sub(1).and_then(|index| batch.get(index)) {
-                delivery.spool().remove_through(*through);
+                failover.spool().remove_through(*through);
                 from = through + 1;
             }
             if from > last {
                 backoff.reset();
-                delivery.resume(switches);
+                failover.resume(switches);
             } else if refusal.is_none() || sent == 1 {
                 if backoff.failures() == 0 {
                     tracing::warn!(
@@ -176,26 +176,26 @@ impl Publisher {
     }
 
     /// Says how the forwarder stands. Reports that are awaited come when Kafka is there, unless the producer owes none.
-    pub(crate) fn forwarder_standing(&self, delivery: &Delivery) -> Standing {
+    pub(crate) fn forwarder_standing(&self, failover: &Failover) -> Standing {
         let awaits_reports = self.pace().awaits_reports.load(Ordering::Relaxed);
         Standing {
             steps: self.pace().rounds.load(Ordering::Relaxed),
-            has_work: delivery.spool().status().durable_through >= self.pace().next.load(Ordering::Relaxed),
-            waits_outside: awaits_reports && self.producer().in_flight_count() > 0,
+            has_work: failover.spool().status().durable_through >= self.pace().next.load(Ordering::Relaxed),
+            waits_outside: awaits_reports && self.client().in_flight_count() > 0,
         }
     }
 
     /// Has the producer forget the copies of what is in the spool now, so that none overtakes.
-    async fn purge(&self, delivery: &Delivery) {
+    async fn purge(&self, failover: &Failover) {
         loop {
-            let producer = self.producer().clone();
+            let producer = self.client().clone();
             let purge = move || producer.purge(PurgeConfig::default().queue().inflight());
             // A purge that panics has purged nothing: the next one comes.
             let _ = tokio::task::spawn_blocking(purge).await;
             self.pace().awaits_reports.store(true, Ordering::Relaxed);
-            let settled = timeout(PURGE_WAIT, delivery.settled()).await;
+            let all_reported = timeout(PURGE_WAIT, failover.all_reported()).await;
             self.pace().awaits_reports.store(false, Ordering::Relaxed);
-            if settled.is_ok() {
+            if all_reported.is_ok() {
                 return;
             }
         }
@@ -207,7 +207,7 @@ impl Publisher {
         self.pace().awaits_reports.store(true, Ordering::Relaxed);
         'records: for (index, (_, record)) in records.iter().enumerate() {
             loop {
-                match self.send(record, Opaque::Forwarded(batch.clone(), index)) {
+                match self.send(record, DeliveryOf::Forwarded(batch.clone(), index)) {
                     Ok(()) => break,
                     Err((error, _)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) => {
                         sleep(QUEUE_WAIT).await;

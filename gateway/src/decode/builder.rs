@@ -1,6 +1,6 @@
 //! What was measured at an instant, within every bound, and how it becomes a reading.
 //!
-//! A payload of one instant fills a [`Moment`], one of several fills [`Moments`].
+//! A payload of one instant fills a [`ReadingBuilder`], one of several fills [`ReadingsByTime`].
 
 use std::collections::BTreeMap;
 
@@ -13,14 +13,14 @@ use super::{ATTRIBUTE_NAME_BYTES_MAX, ATTRIBUTES_MAX, METRICS_MAX, Message, READ
 
 /// What was measured, and said beside it, at one instant.
 #[derive(Debug, Default)]
-pub(super) struct Moment {
+pub(super) struct ReadingBuilder {
     values: BTreeMap<String, f64>,
     attributes: Map<String, Value>,
     /// Metric to unit.
     units: Map<String, Value>,
 }
 
-impl Moment {
+impl ReadingBuilder {
     pub(super) fn number(&mut self, name: &str, number: f64) -> Result<(), Undecodable> {
         if !number.is_finite() {
             return Err(Undecodable::NotFinite(Name::of(name)));
@@ -95,11 +95,11 @@ impl Moment {
 
 /// Gathers what a payload says under the instants that it says it of.
 #[derive(Debug, Default)]
-pub(super) struct Moments(BTreeMap<Timestamp, Moment>);
+pub(super) struct ReadingsByTime(BTreeMap<Timestamp, ReadingBuilder>);
 
-impl Moments {
+impl ReadingsByTime {
     /// The moment at an instant, new or begun.
-    pub(super) fn at(&mut self, instant: Timestamp) -> Result<&mut Moment, Undecodable> {
+    pub(super) fn at(&mut self, instant: Timestamp) -> Result<&mut ReadingBuilder, Undecodable> {
         if self.0.len() == READINGS_MAX && !self.0.contains_key(&instant) {
             return Err(Undecodable::TooManyReadings);
         }
@@ -116,27 +116,27 @@ impl Moments {
     /// What is said of an instant at which nothing was measured goes with the reading before it, or else with the first.
     /// The instants differ, so an event id from the payload differs by them; one from the publisher, by their order.
     pub(super) fn finish(self, message: &Message<'_>) -> Result<Vec<ReadingCreatedEvent>, Undecodable> {
-        let mut measured: Vec<(Timestamp, Moment)> = Vec::new();
-        let mut said_before = Moment::default();
-        for (instant, mut moment) in self.0 {
+        let mut measured: Vec<(Timestamp, ReadingBuilder)> = Vec::new();
+        let mut said_before = ReadingBuilder::default();
+        for (instant, mut builder) in self.0 {
             match measured.last_mut() {
-                _ if moment.has_metric() => {
-                    moment.absorb(std::mem::take(&mut said_before))?;
-                    measured.push((instant, moment));
+                _ if builder.has_metric() => {
+                    builder.absorb(std::mem::take(&mut said_before))?;
+                    measured.push((instant, builder));
                 }
-                Some((_, before)) => before.absorb(moment)?,
-                None => said_before.absorb(moment)?,
+                Some((_, before)) => before.absorb(builder)?,
+                None => said_before.absorb(builder)?,
             }
         }
         if measured.is_empty() {
             return Err(Undecodable::NoMetric);
         }
-        let readings = (0..).zip(measured).map(|(part, (instant, moment))| {
+        let readings = (0..).zip(measured).map(|(part, (instant, builder))| {
             let event_id = match message.event_id {
                 Some(event_id) => schema::event_id_from_publisher_part(message.sensor_id, event_id, part),
                 None => schema::event_id_from_payload(message.sensor_id, instant, message.payload),
             };
-            moment.into_reading(message, instant, event_id)
+            builder.into_reading(message, instant, event_id)
         });
         readings.collect()
     }
