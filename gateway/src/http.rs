@@ -42,7 +42,7 @@ use crate::device::account::{self, Account, Connected};
 use crate::device::identity::Identity;
 use crate::durable::budget;
 use crate::durable::in_flight::{AckKind, InFlight, Outcome, RECORD_OVERHEAD_BYTES};
-use crate::durable::producer::{NotTaken, Record};
+use crate::durable::record::{NotTaken, Record};
 use crate::gateway::Gateway;
 
 use body::{Body, Received};

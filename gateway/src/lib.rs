@@ -39,7 +39,6 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use chassis::Chassis;
-use chassis::admin::Latch;
 use chassis::auth::Verifier;
 use chassis::kafka::{self, Assignment, Watch, WatchMetrics, Watched, table};
 use schema::topics;
@@ -49,7 +48,10 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::device::{account, connections, registry, updates};
-use crate::durable::{failover, producer, spool};
+use crate::durable::failover::Failover;
+use crate::durable::forwarder::Forwarder;
+use crate::durable::producer::Producer;
+use crate::durable::spool;
 use crate::gateway::Gateway;
 use crate::listener::{admission, reload, tls};
 
@@ -95,8 +97,8 @@ pub async fn serve(listeners: Listeners, config: Config, chassis: Chassis) -> an
     let (files, loaded) = reload::Watch::start(config.tls)?;
     let tokens = config.tokens.as_ref().map(|tokens| Verifier::open(tokens, &chassis)).transpose()?;
     let metrics = metrics::Metrics::register(&chassis.registry)?;
-    let (producer, spool_latch) =
-        open_publisher(&config.kafka, config.spool.as_ref(), &metrics, &chassis).await?;
+    let (producer, forwarder) =
+        open_producer(&config.kafka, config.spool.as_ref(), &metrics, &chassis).await?;
     let gateway = Arc::new(Gateway {
         limits: config.limits,
         timestamps: config.timestamps,
@@ -126,8 +128,13 @@ pub async fn serve(listeners: Listeners, config: Config, chassis: Chassis) -> an
         metrics: WatchMetrics::register(&chassis.registry, "gateway_devices")?,
     };
     let watch = Watch::open(&config.kafka, &chassis, watched)?;
-    let watchdog = watchdog(&gateway, &files, config.stall_max, &chassis);
-    let mut spooling = pin!(gateway.producer.run_spool(spool_latch));
+    let watchdog = watchdog(&gateway, &files, forwarder.as_ref(), config.stall_max, &chassis);
+    let mut forwarding = pin!(async {
+        match &forwarder {
+            Some(forwarder) => forwarder.run().await,
+            None => std::future::pending().await,
+        }
+    });
     let apply = |key: &[u8], value: Option<&[u8]>| updates::apply(&gateway, key, value);
     tokio::select! {
         outcome = table::follow(&config.kafka, source, &chassis.shutdown, apply, || loaded.notify_one()) => outcome?,
@@ -137,51 +144,54 @@ pub async fn serve(listeners: Listeners, config: Config, chassis: Chassis) -> an
         () = connections::end_with_certificates(&gateway) => {}
         () = watch_kafka(&gateway, &chassis) => {}
         () = watchdog.run() => {}
-        () = &mut spooling => {}
+        () = &mut forwarding => {}
         what = gateway.producer.broken() => bail!("{what}"),
     }
     drop(listeners);
     tokio::select! {
         () = drain(&gateway, &tasks) => {}
-        () = &mut spooling => {}
+        () = &mut forwarding => {}
     }
     gateway.producer.close().await;
     Ok(())
 }
 
 /// Opens the spool, if there is to be one, and the producer; one latch stands for both.
-async fn open_publisher(
+async fn open_producer(
     kafka: &kafka::Settings,
     settings: Option<&SpoolConfig>,
     metrics: &metrics::Metrics,
     chassis: &Chassis,
-) -> anyhow::Result<(producer::Producer, Option<Latch>)> {
+) -> anyhow::Result<(Producer, Option<Forwarder>)> {
     let Some(settings) = settings else {
         let latch = chassis.readiness.latch("kafka");
-        return Ok((producer::Producer::new(kafka, metrics, Some(latch), None)?, None));
+        return Ok((Producer::new(kafka, metrics, Some(latch), None)?, None));
     };
     let latch = chassis.readiness.latch("spool");
     let limits = spool::Limits { bytes_max: settings.bytes_max };
     let spool = spool::Spool::open(&settings.dir, limits).await?;
-    let failover = failover::Failover::new(spool, settings.patience, metrics.clone());
-    Ok((producer::Producer::new(kafka, metrics, None, Some(failover))?, Some(latch)))
+    let failover = Arc::new(Failover::new(spool, settings.patience, metrics.clone()));
+    let producer = Producer::new(kafka, metrics, None, Some(failover.clone()))?;
+    let forwarder = Forwarder::new(producer.clone(), failover, latch);
+    Ok((producer, Some(forwarder)))
 }
 
 /// Watches over what goes on by itself.
 fn watchdog<'a>(
     gateway: &'a Gateway,
     files: &reload::Watch,
+    forwarder: Option<&'a Forwarder>,
     stall_max: Duration,
     chassis: &Chassis,
 ) -> Watchdog<'a> {
     let mut watchdog = Watchdog::new(stall_max, chassis, gateway.metrics.stalled.clone());
     watchdog.add("tls-files", files.standing());
-    if let Some(failover) = gateway.producer.failover() {
+    if let Some(forwarder) = forwarder {
         watchdog.add("spool", || {
-            let steps = failover.spool().steps();
+            let steps = forwarder.spool().steps();
             Standing { steps, has_work: steps % 2 == 1, waits_outside: false }
         });
-        watchdog.add("forwarder", || gateway.producer.forwarder_standing(failover));
+        watchdog.add("forwarder", || forwarder.standing());
     }
     watchdog
 }

@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::durable::in_flight::{AckHandle, Outcome};
-use crate::durable::producer::NotTaken;
+use crate::durable::record::NotTaken;
 use crate::durable::spool::{Done, Error, Record, Seq, Spool};
 use crate::metrics::Metrics;
 

@@ -1,78 +1,31 @@
 //! Records → Kafka, or the spool. A record's handle is completed by Kafka's delivery report (acks=all) or by the spool's group
 //! that is on disk, not before.
 //!
-//! Failover reports come in on the producer's own thread, which completes the handle directly: no future, no channel and no
+//! Delivery reports come in on the producer's own thread, which completes the handle directly: no future, no channel and no
 //! task per message.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
 use chassis::admin::Latch;
 use chassis::kafka::Settings;
-use prometheus::IntGauge;
-use rdkafka::ClientContext;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
-use schema::{ReadingCreatedEvent, Timestamp, topics};
-use tokio_util::sync::CancellationToken;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer as _, PurgeConfig, ThreadedProducer};
+use schema::topics;
+use tokio::time::sleep;
 
-use crate::durable::failover::{DirectSeq, Failover};
-use crate::durable::forwarder::{Batch, Pace};
-use crate::durable::in_flight::{AckHandle, Outcome};
-use crate::durable::spool;
+use crate::durable::failover::Failover;
+use crate::durable::in_flight::AckHandle;
+use crate::durable::record::{NotTaken, Record, dead_letter_headers, reading_headers};
+use crate::durable::report::{Batch, DeliveryOf, Health, Produced, Reports};
+use crate::durable::spool::{self, Seq};
 use crate::metrics::Metrics;
 
 /// How long the probe waits for a broker's answer.
 const PROBE_WAIT: Duration = Duration::from_secs(3);
-
-/// What is to be made durable.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Record {
-    /// An encoded [`ReadingCreatedEvent`].
-    Reading(Vec<u8>),
-    /// A payload that no reading could be made of.
-    DeadLetter(Box<DeadLetter>),
-}
-
-impl Record {
-    /// Bytes of its value.
-    pub(crate) fn bytes(&self) -> usize {
-        match self {
-            Self::Reading(event) => event.len(),
-            Self::DeadLetter(letter) => letter.payload.len(),
-        }
-    }
-}
-
-/// A payload as it came, and why it is kept aside.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct DeadLetter {
-    /// The original bytes.
-    pub(crate) payload: Vec<u8>,
-    /// The short name of what was wrong.
-    pub(crate) reason: &'static str,
-    /// The same in words.
-    pub(crate) detail: String,
-    /// The codec that the device is registered with.
-    pub(crate) codec: String,
-    /// Where it was published.
-    pub(crate) mqtt_topic: String,
-    /// When it was read.
-    pub(crate) received_at: Timestamp,
-}
-
-/// Says why a record was not taken.
-#[derive(Debug)]
-pub(crate) enum NotTaken {
-    /// The producer's queue is full: wait, then try again with the same handle.
-    Full(AckHandle),
-    /// The producer will never take it.
-    Broken,
-}
 
 /// Writes both topics of the gateway.
 #[derive(Clone)]
@@ -85,121 +38,16 @@ pub(crate) struct Producer {
     health: Arc<Health>,
     metrics: Metrics,
     failover: Option<Arc<Failover>>,
-    pace: Arc<Pace>,
 }
 
-/// What a delivery report is about.
-pub(crate) enum DeliveryOf {
-    /// A record that nobody keeps: without a spool.
-    Only(AckHandle),
-    /// A record whose copy is kept.
-    Copy(DirectSeq),
-    /// A record of the spool.
-    Forwarded(Arc<Batch>, usize),
-}
+/// The wait before a full queue is tried again.
+const QUEUE_WAIT: Duration = Duration::from_millis(5);
 
 /// What the producer did not take, with what it was to report.
 type Unsent = (KafkaError, Box<DeliveryOf>);
 
-/// What the producer's thread knows about Kafka.
-struct Health {
-    is_up: AtomicBool,
-    /// None when a spool stands in for Kafka: then its absence is no reason to be unready.
-    latch: Option<Latch>,
-    gauge: IntGauge,
-    /// Cancelled when the producer cannot be used any more.
-    broken: CancellationToken,
-}
-
-impl Health {
-    fn up(&self) {
-        // Asked with each report: reading it takes no cache line from another core.
-        if !self.is_up.load(Ordering::Relaxed) && !self.is_up.swap(true, Ordering::Relaxed) {
-            tracing::info!("Kafka takes records");
-            self.gauge.set(1);
-            self.latch.iter().for_each(Latch::open);
-        }
-    }
-
-    fn down(&self, error: &KafkaError) {
-        if self.is_up.swap(false, Ordering::Relaxed) {
-            tracing::warn!(%error, "Kafka does not take records; the devices stay as they were last known");
-            self.gauge.set(0);
-            self.latch.iter().for_each(Latch::close);
-        }
-    }
-}
-
-/// Receives delivery reports.
-pub(crate) struct Reports {
-    health: Arc<Health>,
-    metrics: Metrics,
-    failover: Option<Arc<Failover>>,
-}
-
-impl ClientContext for Reports {
-    fn error(&self, error: KafkaError, reason: &str) {
-        match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::Fatal) => {
-                tracing::error!(%error, reason, "the producer is broken");
-                self.health.broken.cancel();
-            }
-            Some(RDKafkaErrorCode::AllBrokersDown) => self.health.down(&error),
-            _ => tracing::debug!(%error, reason, "Kafka client"),
-        }
-    }
-}
-
-impl ProducerContext for Reports {
-    type DeliveryOpaque = Box<DeliveryOf>;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, opaque: Box<DeliveryOf>) {
-        let error = match result {
-            Ok(_) => {
-                self.health.up();
-                None
-            }
-            Err((error, _)) => {
-                // What is purged was given up before.
-                if !is_purge(error) {
-                    // Who refuses one record takes others.
-                    if !is_refusal(error) {
-                        self.health.down(error);
-                    }
-                    self.metrics.produce_failures.inc();
-                }
-                Some(error)
-            }
-        };
-        match (*opaque, &self.failover) {
-            (DeliveryOf::Only(handle), _) => {
-                handle.complete(if error.is_none() { Outcome::Stored } else { Outcome::Failed });
-            }
-            (DeliveryOf::Forwarded(batch, index), _) => batch.report(index, error),
-            (DeliveryOf::Copy(seq), Some(failover)) => match error {
-                None => failover.acknowledged(seq),
-                Some(error) if is_refusal(error) => failover.refused(seq),
-                Some(_) => failover.failed(seq),
-            },
-            // No copy is kept without a spool.
-            (DeliveryOf::Copy(_), None) => {}
-        }
-    }
-}
-
-/// Says whether the record itself is what Kafka does not want: another try would end the same.
-pub(crate) fn is_refusal(error: &KafkaError) -> bool {
-    use RDKafkaErrorCode::{InvalidRecord, InvalidTimestamp, MessageSizeTooLarge};
-    matches!(error.rdkafka_error_code(), Some(MessageSizeTooLarge | InvalidRecord | InvalidTimestamp))
-}
-
-fn is_purge(error: &KafkaError) -> bool {
-    use RDKafkaErrorCode::{PurgeInflight, PurgeQueue};
-    matches!(error.rdkafka_error_code(), Some(PurgeQueue | PurgeInflight))
-}
-
 impl Producer {
-    /// Makes the producer; `latch` is open while Kafka takes records. With a spool, [`Producer::run_spool`] must run.
+    /// Makes the producer; `latch` is open while Kafka takes records. With a spool, its forwarder must run.
     ///
     /// # Errors
     /// The settings cannot be used (stop).
@@ -207,17 +55,10 @@ impl Producer {
         settings: &Settings,
         metrics: &Metrics,
         latch: Option<Latch>,
-        failover: Option<Failover>,
+        failover: Option<Arc<Failover>>,
     ) -> anyhow::Result<Self> {
-        let health = Arc::new(Health {
-            is_up: AtomicBool::new(false),
-            latch,
-            gauge: metrics.kafka_up.clone(),
-            broken: CancellationToken::new(),
-        });
-        let failover = failover.map(Arc::new);
-        let reports =
-            Reports { health: health.clone(), metrics: metrics.clone(), failover: failover.clone() };
+        let health = Arc::new(Health::new(latch, metrics.kafka_up.clone()));
+        let reports = Reports::new(health.clone(), metrics.clone(), failover.clone());
         let mut config = settings.producer();
         if failover.is_some() {
             // The patience says when a record is given up. A producer that gave up one by itself could still deliver the next.
@@ -233,7 +74,6 @@ impl Producer {
             health,
             metrics: metrics.clone(),
             failover,
-            pace: Arc::default(),
         })
     }
 
@@ -312,25 +152,44 @@ impl Producer {
         self.client.send(base).map_err(|(error, base)| (error, base.delivery_opaque))
     }
 
+    /// Produces records in order and waits for all reports.
+    pub(crate) async fn produce_all(&self, records: &[(Seq, spool::Record)]) -> Produced {
+        let batch = Batch::new(records.len());
+        'records: for (index, (_, record)) in records.iter().enumerate() {
+            loop {
+                match self.send(record, DeliveryOf::Forwarded(batch.clone(), index)) {
+                    Ok(()) => break,
+                    Err((error, _)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) => {
+                        sleep(QUEUE_WAIT).await;
+                    }
+                    Err((error, _)) => {
+                        // None behind it may overtake it.
+                        (index..records.len()).for_each(|index| batch.report(index, Some(&error)));
+                        break 'records;
+                    }
+                }
+            }
+        }
+        batch.produced(records.len()).await
+    }
+
     /// The topic of what no reading can be made of.
     pub(crate) fn dead_letters(&self) -> &Arc<str> {
         &self.dead_letters
     }
 
-    pub(crate) fn client(&self) -> &ThreadedProducer<Reports> {
-        &self.client
+    /// Has the client forget what it has not produced; its reports follow. Blocks.
+    pub(crate) fn purge(&self) {
+        self.client.purge(PurgeConfig::default().queue().inflight());
+    }
+
+    /// Tells whether the client still owes reports.
+    pub(crate) fn owes_reports(&self) -> bool {
+        self.client.in_flight_count() > 0
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.metrics
-    }
-
-    pub(crate) fn pace(&self) -> &Pace {
-        &self.pace
-    }
-
-    pub(crate) fn failover(&self) -> Option<&Failover> {
-        self.failover.as_deref()
     }
 
     /// Asks a broker for both topics; with no traffic, this is what opens the latch. Blocks for up to [`PROBE_WAIT`] each.
@@ -360,12 +219,12 @@ impl Producer {
 
     /// Tells whether Kafka answered when it was last heard of.
     pub(crate) fn is_kafka_up(&self) -> bool {
-        self.health.is_up.load(Ordering::Relaxed)
+        self.health.is_up()
     }
 
     /// Has no more patience with Kafka; false when there is no spool to turn to.
     pub(crate) fn give_up(&self) -> bool {
-        self.failover().map(Failover::give_up).is_some()
+        self.failover.as_ref().map(|failover| failover.give_up()).is_some()
     }
 
     /// Closes the spool: what is in it stays for the next run.
@@ -385,7 +244,7 @@ impl Producer {
             }
         };
         tokio::select! {
-            () = self.health.broken.cancelled() => "the producer cannot be used any more",
+            () = self.health.broken() => "the producer cannot be used any more",
             () = spool => "the spool's thread panicked",
         }
     }
@@ -401,22 +260,4 @@ impl std::fmt::Debug for Producer {
 fn owned(headers: &[(String, Vec<u8>)]) -> OwnedHeaders {
     let empty = OwnedHeaders::new_with_capacity(headers.len());
     headers.iter().fold(empty, |owned, (key, value)| owned.insert(Header { key, value: Some(value) }))
-}
-
-fn reading_headers() -> Vec<(String, Vec<u8>)> {
-    vec![header("schema", ReadingCreatedEvent::SCHEMA)]
-}
-
-fn dead_letter_headers(letter: &DeadLetter) -> Vec<(String, Vec<u8>)> {
-    vec![
-        header("reason", letter.reason),
-        header("detail", &letter.detail),
-        header("codec", &letter.codec),
-        header("topic", &letter.mqtt_topic),
-        header("received_at", &letter.received_at.to_string()),
-    ]
-}
-
-pub(crate) fn header(name: &str, value: &str) -> (String, Vec<u8>) {
-    (name.to_owned(), value.as_bytes().to_vec())
 }

@@ -13,10 +13,10 @@ use rdkafka::error::KafkaError;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::durable::failover::Failover;
-use crate::durable::forwarder::Produced;
 use crate::durable::private;
-use crate::durable::producer::{Producer, header};
+use crate::durable::producer::Producer;
+use crate::durable::record::header;
+use crate::durable::report::Produced;
 use crate::durable::spool::Record;
 
 /// The folder in the spool's.
@@ -26,35 +26,38 @@ const FILES_MAX: usize = 1_000;
 /// The reason in a dead letter's header.
 const REASON: &str = "kafka-refused";
 
-impl Producer {
-    /// Keeps a record that Kafka refused when it came alone; false when that has to be tried again.
-    pub(crate) async fn set_aside(&self, failover: &Failover, record: &Record, error: &KafkaError) -> bool {
-        let kept = |place: &str| self.metrics().spool.refused.with_label_values(&[place]).inc();
-        let (topic, sensor_id) = (&*record.topic, &*record.sensor_id);
-        if record.topic != *self.dead_letters() {
-            match self.produce_all(&[(0, dead_letter(self.dead_letters().clone(), record, error))]).await {
-                Produced { stored: 1, .. } => {
-                    kept("dead-letter");
-                    tracing::warn!(topic, sensor_id, %error, "Kafka refuses a spooled record: it is a dead letter now");
-                    return true;
-                }
-                Produced { refusal: None, .. } => return false,
-                Produced { refusal: Some(_), .. } => {}
+/// Keeps a record that Kafka refused when it came alone; false when that has to be tried again. `spool` is its directory.
+pub(super) async fn set_aside(
+    producer: &Producer,
+    spool: &Path,
+    record: &Record,
+    error: &KafkaError,
+) -> bool {
+    let kept = |place: &str| producer.metrics().spool.refused.with_label_values(&[place]).inc();
+    let (topic, sensor_id) = (&*record.topic, &*record.sensor_id);
+    let dead_letters = producer.dead_letters();
+    if record.topic != *dead_letters {
+        match producer.produce_all(&[(0, dead_letter(dead_letters.clone(), record, error))]).await {
+            Produced { stored: 1, .. } => {
+                kept("dead-letter");
+                tracing::warn!(topic, sensor_id, %error, "Kafka refuses a spooled record: it is a dead letter now");
+                return true;
             }
+            Produced { refusal: None, .. } => return false,
+            Produced { refusal: Some(_), .. } => {}
         }
-        let (folder, name, content) =
-            (failover.spool().dir().join(FOLDER), name(record), content(record, error));
-        let written = tokio::task::spawn_blocking(move || write(&folder, &name, &content)).await;
-        match written.map_err(io::Error::other).flatten() {
-            Ok(()) => {
-                kept("file");
-                tracing::error!(topic, sensor_id, %error, "Kafka refuses a spooled record, also as a dead letter: it is a file now");
-                true
-            }
-            Err(cause) => {
-                tracing::error!(topic, sensor_id, %error, %cause, "Kafka refuses a spooled record, and it cannot be kept elsewhere");
-                false
-            }
+    }
+    let (folder, name, content) = (spool.join(FOLDER), name(record), content(record, error));
+    let written = tokio::task::spawn_blocking(move || write(&folder, &name, &content)).await;
+    match written.map_err(io::Error::other).flatten() {
+        Ok(()) => {
+            kept("file");
+            tracing::error!(topic, sensor_id, %error, "Kafka refuses a spooled record, also as a dead letter: it is a file now");
+            true
+        }
+        Err(cause) => {
+            tracing::error!(topic, sensor_id, %error, %cause, "Kafka refuses a spooled record, and it cannot be kept elsewhere");
+            false
         }
     }
 }

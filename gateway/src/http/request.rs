@@ -15,7 +15,7 @@ use super::problem::Problem;
 use crate::decode::{self, Births, Format, Message, TimestampBounds, Undecodable};
 use crate::device::account;
 use crate::device::registry::Device;
-use crate::durable::producer::Record;
+use crate::durable::record::Record;
 use crate::mqtt::session;
 
 /// Readings of the largest request: a quarter of an hour, one a second, with room. Each becomes an event of its own.

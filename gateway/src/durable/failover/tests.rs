@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use super::{DirectSeq, Failover};
 use crate::durable::budget::{Budget, DeviceBudget};
 use crate::durable::in_flight::{AckKind, InFlight, Outcome};
-use crate::durable::producer::NotTaken;
+use crate::durable::record::NotTaken;
 use crate::durable::spool::{Limits, Record, Seq, Spool};
 use crate::metrics::Metrics;
 

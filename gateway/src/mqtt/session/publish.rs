@@ -12,7 +12,7 @@ use crate::decode::{self, Message, Undecodable};
 use crate::device::account;
 use crate::durable::budget::PermitRequest;
 use crate::durable::in_flight::{AckKind, Outcome, RECORD_OVERHEAD_BYTES};
-use crate::durable::producer::{DeadLetter, NotTaken, Record};
+use crate::durable::record::{DeadLetter, NotTaken, Record};
 use crate::mqtt::packet::{DisconnectReason, Publish, Qos, Version, topic};
 
 /// Bytes of the largest event: below the million that a Kafka client takes by default, headers and all.
