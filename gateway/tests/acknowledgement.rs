@@ -5,7 +5,7 @@ use testkit::kafka::Kafka;
 use testkit::wait;
 
 use crate::raw::{PINGREQ, PINGRESP, disconnect_reason, puback, publish};
-use crate::stack::{QUIET, Stack, next_reading};
+use crate::stack::{QUIET, Stack, letter_of, next_reading};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_puback_before_kafka_has_the_reading() {
@@ -48,9 +48,14 @@ async fn undecodable_lands_in_the_dead_letters_and_is_acknowledged_in_its_turn()
     let letter = stack.kafka.read(topics::PRODUCER_DLQ).next().await;
     assert_eq!((letter.key.as_slice(), letter.value.as_deref()), (b"a-1".as_slice(), Some(payloads[1])));
     assert_eq!(letter.header("reason"), Some("not-json"));
+    assert_eq!(
+        letter_of(&letter).mqtt_topic.as_deref(),
+        Some("devices/a-1/readings/raw"),
+        "it can be read again"
+    );
     assert_eq!(letter.header("codec"), Some("json"));
-    assert_eq!(letter.header("topic"), Some("devices/a-1/readings/raw"));
-    assert!(schema::Timestamp::parse(letter.header("received_at").unwrap()).is_ok());
+    assert_eq!(letter.header("mqtt-topic"), Some("devices/a-1/readings/raw"));
+    assert!(schema::Timestamp::parse(letter.header("received-at").unwrap()).is_ok());
     let readings = stack.kafka.read(topics::READINGS);
     for value in [1.0, 2.0] {
         assert_eq!(next_reading(&readings).await.values["t"], value);

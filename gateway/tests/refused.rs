@@ -2,15 +2,14 @@
 
 use std::path::Path;
 
-use base64::prelude::{BASE64_STANDARD, Engine};
+use schema::dead_letter::{Refused, RefusedFile};
 use schema::{ReadingCreatedEvent, topics};
-use serde_json::Value;
 use testkit::broker::Broker;
 use testkit::wait;
 
 use crate::raw::{Client, puback, publish};
 use crate::spooling::{ready, spool_settings};
-use crate::stack::{Registered, Stack, next_reading};
+use crate::stack::{Registered, Stack, letter_of, next_reading};
 
 /// What a record may have at most; lz4 does not make the large one that small, because its text does not repeat.
 const BYTES_MAX: usize = 5_000;
@@ -54,9 +53,9 @@ async fn rest_is_forwarded(stack: &Stack, expected: &[u16]) {
     assert_eq!(numbers, expected.iter().copied().map(f64::from).collect::<Vec<_>>());
 }
 
-fn files(folder: &Path) -> Vec<Value> {
+fn files(folder: &Path) -> Vec<Refused> {
     let files = std::fs::read_dir(folder.join("refused")).unwrap().map(|file| file.unwrap().path());
-    files.map(|file| serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()).collect()
+    files.map(|file| RefusedFile::read(&std::fs::read(file).unwrap()).unwrap()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -74,8 +73,10 @@ async fn acknowledged_record_that_kafka_refuses_is_a_dead_letter_or_a_file_and_b
     let letter = stack.kafka.read(topics::PRODUCER_DLQ).next().await;
     assert_eq!(letter.header("reason"), Some("kafka-refused"));
     assert_eq!(letter.header("source-topic"), Some(&*stack.kafka.settings().topic(topics::READINGS.name)));
-    assert_eq!(letter.header("schema"), Some(ReadingCreatedEvent::SCHEMA));
     let event: ReadingCreatedEvent = serde_json::from_str(letter.text()).unwrap();
+    let said = letter_of(&letter);
+    let own = vec![("schema".to_owned(), Some(ReadingCreatedEvent::SCHEMA.as_bytes().to_vec()))];
+    assert_eq!((said.source_headers, said.event_id), (own, Some(event.event_id)));
     assert_eq!((letter.key.as_slice(), event.values["number"]), (b"a-1".as_slice(), 3.0));
     assert_eq!(stack.metric("gateway_spool_refused_total"), 1.0);
 
@@ -84,8 +85,8 @@ async fn acknowledged_record_that_kafka_refuses_is_a_dead_letter_or_a_file_and_b
     rest_is_forwarded(&stack, &[1, 2, 4, 5, 6, 7, 9, 10]).await;
     let files = files(folder.path());
     assert_eq!(files.len(), 1, "{files:?}");
-    assert_eq!((&files[0]["key"], stack.metric("gateway_spool_refused_total")), (&"a-1".into(), 2.0));
-    let value = BASE64_STANDARD.decode(files[0]["valueBase64"].as_str().unwrap()).unwrap();
-    let event: ReadingCreatedEvent = serde_json::from_slice(&value).unwrap();
+    assert_eq!((&*files[0].key, stack.metric("gateway_spool_refused_total")), ("a-1", 2.0));
+    assert_eq!(files[0].letter.reason, "kafka-refused");
+    let event: ReadingCreatedEvent = serde_json::from_slice(&files[0].value).unwrap();
     assert_eq!(event.values["number"], 8.0);
 }

@@ -155,7 +155,7 @@ async fn session_of_an_edge_node_becomes_readings() {
         (letter.value.as_deref(), letter.header("reason")),
         (Some(&unknown[..]), Some("birth-unknown"))
     );
-    assert_eq!(letter.header("topic"), Some("devices/edge-1/readings/DDATA/pump 1"));
+    assert_eq!(letter.header("mqtt-topic"), Some("devices/edge-1/readings/DDATA/pump 1"));
 
     drop(node);
     let mut node = Node::connect(&stack, &device).await;

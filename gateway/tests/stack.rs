@@ -10,10 +10,11 @@ use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceS
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::util::Timeout;
+use schema::dead_letter::DeadLetter;
 use schema::{
     Change, DeviceKey, DeviceRow, DeviceStatus, Op, ReadingCreatedEvent, Source, Timestamp, topics,
 };
-use testkit::kafka::{Kafka, Reader, SCALED_PARTITIONS};
+use testkit::kafka::{Kafka, Reader, Record, SCALED_PARTITIONS};
 use testkit::pki::TestPki;
 use testkit::wait;
 use tokio::net::TcpListener;
@@ -248,6 +249,12 @@ impl Stack {
             outcome.unwrap();
         }
     }
+}
+
+/// What a dead letter says, read as a replay reads it.
+pub(crate) fn letter_of(record: &Record) -> DeadLetter {
+    let headers = record.headers.iter().map(|(name, value)| (name.as_str(), Some(value.as_bytes())));
+    DeadLetter::read(headers).unwrap()
 }
 
 /// Timeout of a question to the broker; it is asked again.

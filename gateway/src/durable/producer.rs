@@ -19,7 +19,7 @@ use tokio::time::sleep;
 
 use crate::durable::failover::Failover;
 use crate::durable::in_flight::AckHandle;
-use crate::durable::record::{NotTaken, Record, dead_letter_headers, reading_headers};
+use crate::durable::record::{NotTaken, Record, letter_headers, reading_headers};
 use crate::durable::report::{Batch, DeliveryOf, Health, Produced, Reports};
 use crate::durable::spool::{self, Seq};
 use crate::metrics::Metrics;
@@ -89,12 +89,12 @@ impl Producer {
     ) -> Result<(), NotTaken> {
         let (topic, payload) = match record {
             Record::Reading(event) => (&self.readings, event),
-            Record::DeadLetter(letter) => (&self.dead_letters, &letter.payload),
+            Record::DeadLetter(_, payload) => (&self.dead_letters, payload),
         };
         let Some(failover) = &self.failover else {
             let headers = match record {
                 Record::Reading(_) => self.reading_headers.clone(),
-                Record::DeadLetter(letter) => owned(&dead_letter_headers(letter)),
+                Record::DeadLetter(letter, _) => owned(&letter_headers(letter)),
             };
             let opaque = Box::new(DeliveryOf::Only(handle));
             return self.send_parts(topic, sensor_id, payload, headers, opaque).map_err(|(error, opaque)| {
@@ -106,7 +106,7 @@ impl Producer {
         };
         let headers = match record {
             Record::Reading(_) => reading_headers(),
-            Record::DeadLetter(letter) => dead_letter_headers(letter),
+            Record::DeadLetter(letter, _) => letter_headers(letter),
         };
         let bytes = spool::Record::bytes_of(topic, sensor_id, &headers, payload.len());
         if !failover.has_room(sensor_id, bytes) {

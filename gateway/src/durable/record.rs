@@ -1,6 +1,7 @@
 //! What is made durable: readings, and payloads that none could be made of. Pure.
 
-use schema::{ReadingCreatedEvent, Timestamp};
+use schema::ReadingCreatedEvent;
+use schema::dead_letter::DeadLetter;
 
 use crate::durable::in_flight::AckHandle;
 
@@ -9,8 +10,8 @@ use crate::durable::in_flight::AckHandle;
 pub(crate) enum Record {
     /// An encoded [`ReadingCreatedEvent`].
     Reading(Vec<u8>),
-    /// A payload that no reading could be made of.
-    DeadLetter(Box<DeadLetter>),
+    /// A payload that no reading could be made of, as it came.
+    DeadLetter(Box<DeadLetter>, Vec<u8>),
 }
 
 impl Record {
@@ -18,26 +19,9 @@ impl Record {
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Reading(event) => event.len(),
-            Self::DeadLetter(letter) => letter.payload.len(),
+            Self::DeadLetter(_, payload) => payload.len(),
         }
     }
-}
-
-/// A payload as it came, and why it is kept aside.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct DeadLetter {
-    /// The original bytes.
-    pub(crate) payload: Vec<u8>,
-    /// The short name of what was wrong.
-    pub(crate) reason: &'static str,
-    /// The same in words.
-    pub(crate) detail: String,
-    /// The codec that the device is registered with.
-    pub(crate) codec: String,
-    /// Where it was published.
-    pub(crate) mqtt_topic: String,
-    /// When it was read.
-    pub(crate) received_at: Timestamp,
 }
 
 /// Says why a record was not taken.
@@ -49,20 +33,12 @@ pub(crate) enum NotTaken {
     Broken,
 }
 
+/// Headers of every reading.
 pub(super) fn reading_headers() -> Vec<(String, Vec<u8>)> {
-    vec![header("schema", ReadingCreatedEvent::SCHEMA)]
+    vec![("schema".to_owned(), ReadingCreatedEvent::SCHEMA.as_bytes().to_vec())]
 }
 
-pub(super) fn dead_letter_headers(letter: &DeadLetter) -> Vec<(String, Vec<u8>)> {
-    vec![
-        header("reason", letter.reason),
-        header("detail", &letter.detail),
-        header("codec", &letter.codec),
-        header("topic", &letter.mqtt_topic),
-        header("received_at", &letter.received_at.to_string()),
-    ]
-}
-
-pub(super) fn header(name: &str, value: &str) -> (String, Vec<u8>) {
-    (name.to_owned(), value.as_bytes().to_vec())
+/// Headers of a letter; a value of none, which only foreign records have, is an empty one here.
+pub(super) fn letter_headers(letter: &DeadLetter) -> Vec<(String, Vec<u8>)> {
+    letter.headers().into_iter().map(|(name, value)| (name, value.unwrap_or_default())).collect()
 }

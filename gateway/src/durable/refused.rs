@@ -8,14 +8,14 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
-use base64::prelude::{BASE64_STANDARD, Engine};
 use rdkafka::error::KafkaError;
-use serde_json::{Map, Value, json};
+use schema::ReadingCreatedEvent;
+use schema::dead_letter::{DeadLetter, Origin, RefusedFile};
 use sha2::{Digest, Sha256};
 
 use crate::durable::private;
 use crate::durable::producer::Producer;
-use crate::durable::record::header;
+use crate::durable::record::letter_headers;
 use crate::durable::report::Produced;
 use crate::durable::spool::Record;
 
@@ -35,9 +35,15 @@ pub(super) async fn set_aside(
 ) -> bool {
     let kept = |place: &str| producer.metrics().spool.refused.with_label_values(&[place]).inc();
     let (topic, sensor_id) = (&*record.topic, &*record.sensor_id);
-    let dead_letters = producer.dead_letters();
+    let (dead_letters, letter) = (producer.dead_letters(), letter_of(record, producer.dead_letters(), error));
     if record.topic != *dead_letters {
-        match producer.produce_all(&[(0, dead_letter(dead_letters.clone(), record, error))]).await {
+        let aside = Record {
+            topic: dead_letters.clone(),
+            sensor_id: record.sensor_id.clone(),
+            headers: letter_headers(&letter),
+            payload: record.payload.clone(),
+        };
+        match producer.produce_all(&[(0, aside)]).await {
             Produced { stored: 1, .. } => {
                 kept("dead-letter");
                 tracing::warn!(topic, sensor_id, %error, "Kafka refuses a spooled record: it is a dead letter now");
@@ -47,7 +53,9 @@ pub(super) async fn set_aside(
             Produced { refusal: Some(_), .. } => {}
         }
     }
-    let (folder, name, content) = (spool.join(FOLDER), name(record), content(record, error));
+    let (folder, name) = (spool.join(FOLDER), name(record));
+    let file = RefusedFile::new(sensor_id, &letter, &record.payload);
+    let content = serde_json::to_vec(&file).expect("text under text keys always encodes");
     let written = tokio::task::spawn_blocking(move || write(&folder, &name, &content)).await;
     match written.map_err(io::Error::other).flatten() {
         Ok(()) => {
@@ -62,15 +70,21 @@ pub(super) async fn set_aside(
     }
 }
 
-/// The record with the reason before its own headers.
-fn dead_letter(topic: std::sync::Arc<str>, record: &Record, error: &KafkaError) -> Record {
-    let mut headers = vec![
-        header("reason", REASON),
-        header("detail", &error.to_string()),
-        header("source-topic", &record.topic),
-    ];
-    headers.extend(record.headers.iter().cloned());
-    Record { topic, sensor_id: record.sensor_id.clone(), headers, payload: record.payload.clone() }
+/// The letter that stands for a record. A record that is a letter already stays the one that it is.
+fn letter_of(record: &Record, dead_letters: &str, error: &KafkaError) -> DeadLetter {
+    let headers = || record.headers.iter().map(|(name, value)| (name.as_str(), Some(value.as_slice())));
+    if *record.topic == *dead_letters
+        && let Ok(letter) = DeadLetter::read(headers())
+    {
+        return letter;
+    }
+    let reading = serde_json::from_slice::<ReadingCreatedEvent>(&record.payload).ok();
+    DeadLetter {
+        origin: Some(Origin { topic: record.topic.to_string(), place: None }),
+        event_id: reading.map(|reading| reading.event_id),
+        source_headers: headers().map(|(name, value)| (name.to_owned(), value.map(<[u8]>::to_vec))).collect(),
+        ..DeadLetter::new(REASON, error.to_string())
+    }
 }
 
 /// A file's name: the same record makes the same file, however often it comes again.
@@ -80,19 +94,6 @@ fn name(record: &Record) -> String {
         hash.update(part);
     }
     format!("{:x}.json", hash.finalize())
-}
-
-fn content(record: &Record, error: &KafkaError) -> Vec<u8> {
-    let text = |bytes: &[u8]| Value::from(String::from_utf8_lossy(bytes));
-    let headers: Map<_, _> = record.headers.iter().map(|(name, value)| (name.clone(), text(value))).collect();
-    let content = json!({
-        "topic": &*record.topic,
-        "key": &*record.sensor_id,
-        "reason": error.to_string(),
-        "headers": headers,
-        "valueBase64": BASE64_STANDARD.encode(&record.payload),
-    });
-    content.to_string().into_bytes()
 }
 
 /// Writes a file whole or not at all, and returns when the disk has it.

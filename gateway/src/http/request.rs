@@ -133,7 +133,7 @@ fn encode(
     let reading = decode_one(payload, sender, bounds)?;
     match session::encode(&reading)? {
         Record::Reading(event) => Ok((event, account::row_bytes(&reading))),
-        Record::DeadLetter(_) => Err(Undecodable::EventTooLarge),
+        Record::DeadLetter(..) => Err(Undecodable::EventTooLarge),
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::task::{Context, Poll};
 
 use schema::Timestamp;
+use schema::dead_letter::DeadLetter;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
@@ -12,7 +13,7 @@ use crate::decode::{self, Message, Undecodable};
 use crate::device::account;
 use crate::durable::budget::PermitRequest;
 use crate::durable::in_flight::{AckKind, Outcome, RECORD_OVERHEAD_BYTES};
-use crate::durable::record::{DeadLetter, NotTaken, Record};
+use crate::durable::record::{NotTaken, Record};
 use crate::mqtt::packet::{DisconnectReason, Publish, Qos, Version, topic};
 
 /// Bytes of the largest event: below the million that a Kafka client takes by default, headers and all.
@@ -117,14 +118,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             readings.and_then(|readings| readings.iter().map(encode).collect::<Result<VecDeque<_>, _>>());
         records.unwrap_or_else(|undecodable| {
             self.gateway.metrics.dead_letters.with_label_values(&[undecodable.reason()]).inc();
-            VecDeque::from([Record::DeadLetter(Box::new(DeadLetter {
-                reason: undecodable.reason(),
-                detail: undecodable.to_string(),
-                codec: self.device.codec.clone(),
-                mqtt_topic: publish.mqtt_topic,
-                received_at,
-                payload: publish.payload,
-            }))])
+            let letter = DeadLetter {
+                codec: Some(self.device.codec.clone()),
+                mqtt_topic: Some(publish.mqtt_topic),
+                received_at: Some(received_at),
+                ..DeadLetter::new(undecodable.reason(), undecodable.to_string())
+            };
+            VecDeque::from([Record::DeadLetter(Box::new(letter), publish.payload)])
         })
     }
 
