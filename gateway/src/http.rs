@@ -16,10 +16,8 @@ mod problem;
 mod request;
 
 use std::convert::Infallible;
-use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,12 +36,10 @@ use tokio::time::{Instant, sleep};
 use tokio_rustls::server::TlsStream;
 use uuid::Uuid;
 
-use crate::device::account::{self, Account, Connected};
+use crate::device::account::{self, Connected};
 use crate::device::identity::Identity;
-use crate::durable::budget;
-use crate::durable::in_flight::{AckKind, InFlight, Outcome, RECORD_OVERHEAD_BYTES};
-use crate::durable::record::{NotTaken, Record};
 use crate::gateway::Gateway;
+use crate::ingest::{self, Encoded, NotStored};
 
 use body::{Body, Received};
 use patient::Patient;
@@ -146,15 +142,22 @@ async fn accept(gateway: &Gateway, sender: &Sender, head: &Parts, body: &mut Bod
     let too_fast = |wait| Problem::too_many("the device publishes faster than it may", wait);
     // Before any of the body is asked for.
     account.wait(Instant::now()).map_or(Ok(()), |wait| Err(too_fast(wait)))?;
-    let Received { bytes, room } = body.read(gateway, account).await?;
-    let sender = request::Sender { sensor_id, device, received_at: Timestamp::now() };
-    let decoded = request::decode(&bytes, &sender, &gateway.timestamps).inspect_err(|_| {
-        let _ = account.charge(account::cost(1, bytes.len()), Instant::now());
-    })?;
-    let cost = account::cost(decoded.events.len(), bytes.len().max(decoded.row_bytes));
+    let Received { bytes, mut room } = body.read(gateway, account).await?;
+    let sender = ingest::Sender { sensor_id, device, received_at: Timestamp::now() };
+    let Encoded { records, row_bytes } =
+        request::decode(&bytes, &sender, &gateway.timestamps).inspect_err(|_| {
+            let _ = account.charge(account::cost(1, bytes.len()), Instant::now());
+        })?;
+    let count = records.len();
+    let cost = account::cost_of_rows(count, bytes.len(), row_bytes);
     drop(bytes);
     account.charge_now(cost, Instant::now()).map_err(too_fast)?;
-    store(gateway, sensor_id, account, decoded.events, room).await
+    // The records take the place of the body.
+    body::grow(gateway, account, &mut room, records.iter().map(ingest::in_flight_bytes).sum())?;
+    match ingest::store_all(&gateway.producer, sensor_id, records, room).await {
+        Ok(()) => Ok(count),
+        Err(NotStored) => Err(Problem::busy("not everything was stored: send it again", RETRY_LATER)),
+    }
 }
 
 fn check_route(head: &Parts) -> Result<(), Problem> {
@@ -175,46 +178,4 @@ fn check_type(head: &Parts) -> Result<(), Problem> {
         None | Some("application/json") => Ok(()),
         Some(_) => Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body must be application/json")),
     }
-}
-
-/// Hands all events on and waits until every one of them is durable. `room` is what the body had; the events are in its place.
-async fn store(
-    gateway: &Gateway,
-    sensor_id: &str,
-    account: &Account,
-    events: Vec<Vec<u8>>,
-    mut room: Option<budget::Permit>,
-) -> Result<usize, Problem> {
-    let not_stored = || Problem::busy("not everything was stored: send it again", RETRY_LATER);
-    let count = events.len();
-    let bytes = events.iter().map(|event| event.len() + RECORD_OVERHEAD_BYTES).sum();
-    body::grow(gateway, account, &mut room, bytes)?;
-    let in_flight = Arc::new(InFlight::default());
-    for event in events {
-        let bytes = event.len() + RECORD_OVERHEAD_BYTES;
-        let permit = room.as_mut().and_then(|room| room.split(bytes)).ok_or_else(not_stored)?;
-        let handle = in_flight.open(AckKind::Part, bytes, permit);
-        match gateway.producer.produce(sensor_id, &Record::Reading(event), handle) {
-            Ok(()) => {}
-            Err(NotTaken::Full(_)) => {
-                gateway.metrics.read_pauses.with_label_values(&["queue"]).inc();
-                return Err(not_stored());
-            }
-            Err(NotTaken::Broken) => return Err(not_stored()),
-        }
-    }
-    // What the body had more than its events need.
-    drop(room);
-    let (mut stored, mut failed) = (0, 0);
-    // Every handle is completed: the producer gives up a record that it cannot deliver.
-    poll_fn(|cx| {
-        in_flight.watch(cx.waker());
-        in_flight.take_completed(|done| match done.outcome {
-            Outcome::Stored => stored += 1,
-            Outcome::NotAuthorized | Outcome::Failed => failed += 1,
-        });
-        if stored + failed == count { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
-    if failed == 0 { Ok(count) } else { Err(not_stored()) }
 }

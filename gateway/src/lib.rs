@@ -27,6 +27,7 @@ mod deadline;
 mod fuzz;
 mod gateway;
 mod http;
+mod ingest;
 mod listener;
 mod metrics;
 mod notices;

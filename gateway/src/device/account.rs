@@ -43,8 +43,8 @@ pub(crate) fn cost(count: usize, bytes: usize) -> u64 {
 
 /// The cost of a message that was decoded: by what came, or by the rows that it becomes when they are larger. Each row holds
 /// all attributes of its reading, so that one small message could be megabytes in the database.
-pub(crate) fn cost_of_readings(readings: &[ReadingCreatedEvent], bytes: usize) -> u64 {
-    cost(readings.len(), bytes.max(readings.iter().map(row_bytes).sum()))
+pub(crate) fn cost_of_rows(readings: usize, bytes: usize, row_bytes: usize) -> u64 {
+    cost(readings, bytes.max(row_bytes))
 }
 
 /// The cost of a message that is kept as a dead letter.
@@ -282,6 +282,9 @@ mod tests {
             attributes: [("text".to_owned(), "x".repeat(text_bytes).into())].into_iter().collect(),
             reading_at: now,
             received_at: now,
+        };
+        let cost_of_readings = |readings: &[ReadingCreatedEvent], bytes: usize| {
+            cost_of_rows(readings.len(), bytes, readings.iter().map(row_bytes).sum())
         };
         assert_eq!(cost_of_readings(&[reading(1, 100)], 150), 1);
         assert_eq!(cost_of_readings(&[reading(3, 10), reading(3, 10)], 150), 2);

@@ -3,20 +3,18 @@
 //! Pure. The rules of a reading are those of codec `json` and are written there alone: a field that breaks one is found by
 //! decoding it by itself.
 
+use std::collections::VecDeque;
 use std::fmt;
 
 use chassis::http::FieldError;
 use hyper::StatusCode;
-use schema::{ReadingCreatedEvent, Timestamp};
+use schema::ReadingCreatedEvent;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::problem::Problem;
-use crate::decode::{self, Births, Format, Message, TimestampBounds, Undecodable};
-use crate::device::account;
-use crate::device::registry::Device;
-use crate::durable::record::Record;
-use crate::mqtt::session;
+use crate::decode::{Births, Format, TimestampBounds, Undecodable};
+use crate::ingest::{Encoded, Payload, Sender};
 
 /// Readings of the largest request: a quarter of an hour, one a second, with room. Each becomes an event of its own.
 const READINGS_MAX: usize = 1_024;
@@ -25,36 +23,20 @@ const TOO_MANY: &str = "the array holds more than 1024 readings";
 /// A problem names so many bad fields at most; who has more of them has one mistake in each reading.
 const ERRORS_MAX: usize = 256;
 
-/// Who sends, and when it came.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Sender<'a> {
-    pub(super) sensor_id: &'a str,
-    pub(super) device: &'a Device,
-    pub(super) received_at: Timestamp,
-}
-
-/// What a body becomes.
-#[derive(Debug)]
-pub(super) struct Decoded {
-    /// At least one, in the order of the body.
-    pub(super) events: Vec<Vec<u8>>,
-    /// Bytes of the rows that they become.
-    pub(super) row_bytes: usize,
-}
-
 /// Decodes a body, whole or not at all.
 ///
 /// Shape: at least one event, in the order of the body.
-pub(super) fn decode(body: &[u8], sender: &Sender<'_>, bounds: &TimestampBounds) -> Result<Decoded, Problem> {
+pub(super) fn decode(body: &[u8], sender: &Sender<'_>, bounds: &TimestampBounds) -> Result<Encoded, Problem> {
     let readings = readings(body)?;
     let is_array = body.trim_ascii_start().first() == Some(&b'[');
-    let mut decoded = Decoded { events: Vec::with_capacity(readings.len()), row_bytes: 0 };
+    let mut all = Encoded { records: VecDeque::with_capacity(readings.len()), row_bytes: 0 };
     let mut errors = Vec::new();
     for (index, reading) in readings.iter().enumerate() {
-        match encode(reading.get().as_bytes(), sender, bounds) {
-            Ok((event, row_bytes)) => {
-                decoded.events.push(event);
-                decoded.row_bytes += row_bytes;
+        let one = decode_one(reading.get().as_bytes(), sender, bounds);
+        match one.and_then(|one| Encoded::of(&[one])) {
+            Ok(Encoded { records, row_bytes }) => {
+                all.records.extend(records);
+                all.row_bytes += row_bytes;
             }
             Err(undecodable) => {
                 let place = if is_array { format!("[{index}]") } else { String::new() };
@@ -68,7 +50,7 @@ pub(super) fn decode(body: &[u8], sender: &Sender<'_>, bounds: &TimestampBounds)
         }
     }
     if errors.is_empty() {
-        return Ok(decoded);
+        return Ok(all);
     }
     let detail = format!("{} of the body cannot be read; nothing was stored", errors.len());
     Err(Problem::fields(errors, detail))
@@ -124,37 +106,14 @@ impl<'de> Deserialize<'de> for Few<'de> {
     }
 }
 
-/// Encodes a reading, and says how many bytes of rows it becomes.
-fn encode(
-    payload: &[u8],
-    sender: &Sender<'_>,
-    bounds: &TimestampBounds,
-) -> Result<(Vec<u8>, usize), Undecodable> {
-    let reading = decode_one(payload, sender, bounds)?;
-    match session::encode(&reading)? {
-        Record::Reading(event) => Ok((event, account::row_bytes(&reading))),
-        Record::DeadLetter(..) => Err(Undecodable::EventTooLarge),
-    }
-}
-
 fn decode_one(
     payload: &[u8],
     sender: &Sender<'_>,
     bounds: &TimestampBounds,
 ) -> Result<ReadingCreatedEvent, Undecodable> {
-    let message = Message {
-        sensor_id: sender.sensor_id,
-        device_type: &sender.device.device_type,
-        zone_id: &sender.device.zone_id,
-        event_id: None,
-        received_at: sender.received_at,
-        subtopic: "",
-        payload,
-    };
     // Over HTTP a reading is JSON, whatever codec the device has over MQTT; births belong to connections.
-    decode::decode(&Format::Json, &message, &mut Births::default(), bounds)?
-        .pop()
-        .ok_or(Undecodable::NoMetric)
+    let payload = Payload { format: &Format::Json, subtopic: "", event_id: None, bytes: payload };
+    sender.decode(&payload, &mut Births::default(), bounds)?.pop().ok_or(Undecodable::NoMetric)
 }
 
 /// Names every field that breaks a rule by itself; when none does, the reading as a whole.
@@ -211,9 +170,10 @@ impl<'de> Deserialize<'de> for Pairs<'de> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::registry::Table;
+    use crate::device::registry::{Device, Table};
+    use crate::durable::record::Record;
     use proptest::prelude::*;
-    use schema::{DeviceRow, DeviceStatus};
+    use schema::{DeviceRow, DeviceStatus, Timestamp};
     use std::sync::Arc;
     use std::time::Duration;
 
@@ -244,8 +204,12 @@ mod tests {
 
     fn decoded(body: &[u8]) -> Result<Vec<ReadingCreatedEvent>, Problem> {
         let sender = Sender { sensor_id: "s", device: &device(), received_at: Timestamp::now() };
-        let events = decode(body, &sender, &BOUNDS)?;
-        Ok(events.events.iter().map(|event| serde_json::from_slice(event).unwrap()).collect())
+        let encoded = decode(body, &sender, &BOUNDS)?;
+        let event = |record| match record {
+            Record::Reading(event) => serde_json::from_slice(&event).unwrap(),
+            Record::DeadLetter(..) => unreachable!("a body is refused instead"),
+        };
+        Ok(encoded.records.into_iter().map(event).collect())
     }
 
     fn bad_fields(body: &str) -> Vec<String> {

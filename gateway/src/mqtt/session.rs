@@ -29,7 +29,6 @@ use crate::mqtt::wire::Wire;
 use clocks::{Clocks, Due};
 pub(crate) use end::End;
 use publish::Pending;
-pub(crate) use publish::encode;
 
 /// A frame up to this size is read without asking the budget; a larger one gets its share before the rest is read.
 const FREE_FRAME_BYTES_MAX: usize = 16 * 1024;

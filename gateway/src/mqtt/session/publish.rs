@@ -4,22 +4,16 @@ use std::collections::VecDeque;
 use std::task::{Context, Poll};
 
 use schema::Timestamp;
-use schema::dead_letter::DeadLetter;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::{End, NOT_STORED, OWN_TOPIC_ONLY, Session};
-use crate::decode::{self, Message, Undecodable};
 use crate::device::account;
 use crate::durable::budget::PermitRequest;
-use crate::durable::in_flight::{AckKind, Outcome, RECORD_OVERHEAD_BYTES};
+use crate::durable::in_flight::{AckKind, Outcome};
 use crate::durable::record::{NotTaken, Record};
+use crate::ingest::{self, Encoded, Payload, Sender};
 use crate::mqtt::packet::{DisconnectReason, Publish, Qos, Version, topic};
-
-/// Bytes of the largest event: below the million that a Kafka client takes by default, headers and all.
-const EVENT_BYTES_MAX: usize = 900_000;
-/// Bytes that the event of a few metrics fits into.
-const EVENT_BYTES_USUAL: usize = 512;
 
 /// A PUBLISH whose records have not all been handed on, or whose answer has not found its place among the others.
 #[derive(Debug)]
@@ -97,35 +91,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// The readings of a message, or the one dead letter that stands for it; nothing, if it was understood and measures
     /// nothing. The device is charged for any of them.
     fn records(&mut self, publish: Publish) -> VecDeque<Record> {
-        let received_at = Timestamp::now();
-        let message = Message {
+        let sender = Sender {
             sensor_id: &self.identity.sensor_id,
-            device_type: &self.device.device_type,
-            zone_id: &self.device.zone_id,
+            device: &self.device,
+            received_at: Timestamp::now(),
+        };
+        let payload = Payload {
+            format: &self.device.format,
             subtopic: topic::below_readings(&self.identity.sensor_id, &publish.mqtt_topic),
             event_id: publish.event_id.as_deref(),
-            received_at,
-            payload: &publish.payload,
+            bytes: &publish.payload,
         };
-        let readings =
-            decode::decode(&self.device.format, &message, &mut self.births, &self.gateway.timestamps);
         let bytes = publish.payload.len();
-        self.charge(match &readings {
-            Ok(readings) => account::cost_of_readings(readings, bytes),
-            Err(_) => account::cost_of_undecodable(bytes),
-        });
-        let records =
-            readings.and_then(|readings| readings.iter().map(encode).collect::<Result<VecDeque<_>, _>>());
-        records.unwrap_or_else(|undecodable| {
-            self.gateway.metrics.dead_letters.with_label_values(&[undecodable.reason()]).inc();
-            let letter = DeadLetter {
-                codec: Some(self.device.codec.clone()),
-                mqtt_topic: Some(publish.mqtt_topic),
-                received_at: Some(received_at),
-                ..DeadLetter::new(undecodable.reason(), undecodable.to_string())
-            };
-            VecDeque::from([Record::DeadLetter(Box::new(letter), publish.payload)])
-        })
+        let decoded = sender.decode(&payload, &mut self.births, &self.gateway.timestamps);
+        let (records, cost) = match decoded.and_then(|readings| Encoded::of(&readings)) {
+            Ok(Encoded { records, row_bytes }) => {
+                let cost = account::cost_of_rows(records.len(), bytes, row_bytes);
+                (records, cost)
+            }
+            Err(why) => {
+                self.gateway.metrics.dead_letters.with_label_values(&[why.reason()]).inc();
+                let letter = sender.dead_letter(&why, publish.mqtt_topic, publish.payload);
+                (VecDeque::from([letter]), account::cost_of_undecodable(bytes))
+            }
+        };
+        self.charge(cost);
+        records
     }
 
     /// Hands the pending records on, one after the other. Pending when there is no room for the next.
@@ -174,7 +165,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         record: Record,
         kind: AckKind,
     ) -> Result<Option<Record>, End> {
-        let bytes = record.bytes() + RECORD_OVERHEAD_BYTES;
+        let bytes = ingest::in_flight_bytes(&record);
         if !self.has_room(bytes) {
             return Ok(Some(record));
         }
@@ -202,15 +193,5 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         self.permit.poll(cx, self.connected.account().budget(), bytes, |full| {
             self.gateway.metrics.read_pauses.with_label_values(&[full.label()]).inc();
         })
-    }
-}
-
-/// The record that a reading becomes.
-pub(crate) fn encode(reading: &schema::ReadingCreatedEvent) -> Result<Record, Undecodable> {
-    let mut event = Vec::with_capacity(EVENT_BYTES_USUAL);
-    match serde_json::to_writer(&mut event, reading) {
-        Ok(()) if event.len() <= EVENT_BYTES_MAX => Ok(Record::Reading(event)),
-        // A reading is plain data under text keys, which always encodes; if not, its size is not the reason to lose it.
-        Ok(()) | Err(_) => Err(Undecodable::EventTooLarge),
     }
 }
