@@ -244,10 +244,18 @@ impl Stack {
         let settings = self.kafka.settings();
         let topic = settings.topic(topics::READINGS.name);
         let admin: AdminClient<_> = settings.client().create().unwrap();
-        let topic = NewTopic::new(&topic, SCALED_PARTITIONS, TopicReplication::Fixed(1));
-        for outcome in admin.create_topics([&topic], &AdminOptions::new()).await.unwrap() {
+        let new = NewTopic::new(&topic, SCALED_PARTITIONS, TopicReplication::Fixed(1));
+        for outcome in admin.create_topics([&new], &AdminOptions::new()).await.unwrap() {
             outcome.unwrap();
         }
+        // A reader that does not see them yet would read none of them, for ever.
+        let reader: BaseConsumer = settings.client().create().unwrap();
+        wait::until("its partitions are there", async || {
+            let metadata = reader.fetch_metadata(Some(&topic), ANSWER_WAIT).ok()?;
+            let count = i32::try_from(metadata.topics()[0].partitions().len()).unwrap();
+            (count == SCALED_PARTITIONS).then_some(())
+        })
+        .await;
     }
 }
 
