@@ -1,19 +1,17 @@
 //! Devices as strangers build them: rumqttc in 3.1.1 and 5, a small window, everything without a PUBACK sent again after the
 //! next connect, byte for byte.
 
+use crate::System;
+use futures::future::BoxFuture;
+use iotctl::pki::DeviceCertificate;
+use rumqttc::{Outgoing, Transport, v5};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-
-use futures::future::BoxFuture;
-use iotctl::pki::DeviceCertificate;
-use rumqttc::{Outgoing, Transport, v5};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
-
-use crate::System;
 
 /// Messages of a device without their PUBACK.
 const WINDOW: usize = 8;

@@ -8,15 +8,13 @@
 
 mod hostile;
 
-use std::collections::HashMap;
-use std::time::Duration;
-
 use e2e::{Acknowledged, Fleet, Member, Service, System};
 use futures::future::join_all;
+use hostile::Kind;
+use std::collections::HashMap;
+use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval, sleep};
-
-use hostile::Kind;
 
 /// Time between two messages of a good device.
 const PACE: Duration = Duration::from_millis(500);

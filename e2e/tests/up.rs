@@ -1,17 +1,15 @@
 //! The newcomer's path: `iotctl up`, the lines it prints, Ctrl-C, a second start, every line of the
 //! documents, `iotctl down`.
 
+use crate::pages;
+use iotctl::state::Ports;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
-
-use iotctl::state::Ports;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Child;
 use tokio::time::timeout;
-
-use crate::pages;
 
 /// A first start downloads Kafka and makes a database; minutes on a slow machine.
 const START_MAX: Duration = Duration::from_secs(300);

@@ -1,11 +1,10 @@
 //! Devices that are registered, and do all they can to hurt others.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use e2e::System;
 use iotctl::pki::DeviceCertificate;
 use rustls_pki_types::ServerName;
+use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
