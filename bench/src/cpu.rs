@@ -16,7 +16,8 @@ pub fn of_process(pid: u32) -> Result<Duration> {
     Ok(Stat::read(pid)?.own)
 }
 
-/// Returns the same for a process, its ended children and its running ones: a PostgreSQL postmaster with its sessions.
+/// Returns the same for a process, its ended children and its running ones: a PostgreSQL postmaster with its
+/// sessions.
 ///
 /// # Errors
 /// There is no such process.
@@ -43,7 +44,8 @@ pub fn of_machine() -> Result<Duration> {
     busy(&text).context("read /proc/stat")
 }
 
-/// Source: proc(5). The first line holds user, nice, system, idle, iowait, irq and softirq.
+/// Sums up what all processes have used. Source: proc(5): the first line holds user, nice, system, idle,
+/// iowait, irq and softirq.
 fn busy(text: &str) -> Option<Duration> {
     let fields: Vec<u32> = text
         .lines()
@@ -56,7 +58,7 @@ fn busy(text: &str) -> Option<Duration> {
     Some(TICK * ticks.sum::<Option<u32>>()?)
 }
 
-/// Every process that can be read; one that ends meanwhile is left out.
+/// Reads every process that can be read; one that ends meanwhile is left out.
 fn all() -> HashMap<u32, Stat> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -76,7 +78,8 @@ impl Stat {
         Self::parse(&text).with_context(|| format!("read /proc/{pid}/stat"))
     }
 
-    /// Source: proc(5). The second field is a name in parentheses that may hold anything; the third follows its end.
+    /// Parses `/proc/<pid>/stat`. Source: proc(5): the second field is a name in parentheses that may hold
+    /// anything; the third follows its end.
     fn parse(text: &str) -> Option<Self> {
         let fields: Vec<&str> = text.rsplit_once(") ")?.1.split(' ').collect();
         let ticks = |field: usize| fields.get(field - 3)?.parse::<u32>().ok();

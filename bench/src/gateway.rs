@@ -1,4 +1,5 @@
-//! The gateway beside a bare producer of the same records: messages per CPU second, the time to a PUBACK, and memory.
+//! The gateway beside a bare producer of the same records: messages per CPU second, the time to a PUBACK, and
+//! memory.
 
 mod bare;
 mod fleet;
@@ -30,7 +31,7 @@ use std::time::Duration;
 /// Descriptors that a process needs beside those of its connections.
 const OTHER_FILES: u64 = 200;
 
-/// Who takes part.
+/// Names a contender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Contender {
     Gateway,

@@ -3,7 +3,8 @@
 use anyhow::{Context as _, Result};
 use std::fs;
 
-/// Returns the bytes of memory that a process has resident. Buffers of its sockets are the kernel's and not among them.
+/// Returns the bytes of memory that a process has resident. Buffers of its sockets are the kernel's and not
+/// among them.
 ///
 /// # Errors
 /// There is no such process.

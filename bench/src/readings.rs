@@ -1,4 +1,5 @@
-//! Synthetic readings that follow from a seed: row `n` is the same in every run and for every contender. Pure.
+//! Synthetic readings that follow from a seed: row `n` is the same in every run and for every contender.
+//! Pure.
 
 use schema::{ReadingCreatedEvent, Timestamp, event_id_from_publisher};
 use uuid::Uuid;
@@ -9,7 +10,8 @@ pub const METRIC: &str = "temperature";
 pub const DEVICE_TYPE: &str = "THERMOSTAT";
 /// How often a sensor speaks, in the readings' own time.
 const INTERVAL_MICROS: i64 = 60_000_000;
-/// When row 0 was read: 2026-03-02T12:00:00Z. Rows below 0 were read before it, the last twelve hours on the same day.
+/// When row 0 was read: 2026-03-02T12:00:00Z. Rows below 0 were read before it, the last twelve hours on the
+/// same day.
 const START_MICROS: i64 = 1_772_452_800_000_000;
 /// Zones that the sensors are spread over.
 const ZONES: u32 = 50;
@@ -37,7 +39,7 @@ pub struct Sensor {
 pub struct Row<'a> {
     /// Which sensor, counted from 0.
     pub sensor_number: usize,
-    /// Who measured.
+    /// The sensor that measured.
     pub sensor: &'a Sensor,
     /// The device's clock.
     pub reading_at: Timestamp,
@@ -123,7 +125,8 @@ fn scatter(slot: u64, count: usize) -> usize {
     usize::try_from(slot * stride % count).expect("it is below the count of sensors")
 }
 
-/// SplitMix64's finalizer. Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014.
+/// SplitMix64's finalizer. Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators",
+/// 2014.
 pub(crate) fn mix(seed: u64) -> u64 {
     let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

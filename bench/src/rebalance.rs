@@ -1,5 +1,5 @@
-//! A rolling restart of command-svc, then of alerting-svc, under load: the longest pause of a partition's rows and
-//! alerts, and what was written twice.
+//! A rolling restart of command-svc, then of alerting-svc, under load: the longest pause of a partition's
+//! rows and alerts, and what was written twice.
 //!
 //! The programs are those of a folder: two builds are compared by two runs on one quiet machine.
 
@@ -69,7 +69,7 @@ async fn run(options: Options) -> Result<()> {
     let (rows, alerts) = (Watch::rows(&stage).await?, Watch::alerts(&stage)?);
     let stop = CancellationToken::new();
     let restarts = async {
-        // Whatever ends this also ends the load.
+        // The end of the restarts, with or without an error, ends the load.
         let _stop = stop.clone().drop_guard();
         let steady = steady(&stage).await;
         let (command, rows_window) = roll(&stage, command).await?;
@@ -126,7 +126,8 @@ async fn roll(stage: &Stage, instances: Vec<Instance>) -> Result<(Vec<Instance>,
     Ok((restarted, begin..Instant::now()))
 }
 
-/// Waits until every row and alert is there, or for as long as that may take; returns how many rows there are.
+/// Waits until every row and alert is there, or for as long as that may take; returns how many rows there
+/// are.
 async fn drain(stage: &Stage, offered: &Offered, alerts: &Watch) -> Result<i64> {
     let client = chassis::postgres::Settings::local(&stage.database_url).connect().await?;
     let deadline = Instant::now() + DRAIN_MAX;

@@ -1,4 +1,5 @@
-//! The PostgreSQL server that every contender writes to, each into a database of its own with the same schema.
+//! The PostgreSQL server that every contender writes to, each into a database of its own with the same
+//! schema.
 
 use crate::cpu;
 use crate::readings::Workload;
@@ -11,8 +12,9 @@ use time::OffsetDateTime;
 use tokio_postgres::Client;
 use tokio_postgres::config::Host;
 
-/// For all contenders alike: checkpoints come between the runs and not within one, so that each pays for its own writes.
-/// Files of the WAL are kept, so that a run does not pay for making what the run before found there.
+/// For all contenders alike: checkpoints come between the runs and not within one, so that each pays for its
+/// own writes. Files of the WAL are kept, so that a run does not pay for making what the run before found
+/// there.
 const TUNING: [&str; 3] = ["max_wal_size = '8GB'", "min_wal_size = '4GB'", "checkpoint_timeout = '30min'"];
 
 /// A running server.
@@ -132,7 +134,8 @@ impl Database {
         Settings::local(&self.url).connect().await
     }
 
-    /// Checks that every row of the run is there, and in the hourly read model too when the contender keeps it.
+    /// Checks that every row of the run is there, and in the hourly read model too when the contender keeps
+    /// it.
     ///
     /// # Errors
     /// The count differs: then the contender's figure means nothing.

@@ -32,7 +32,8 @@ impl Spread {
     }
 }
 
-/// Returns the value that `fraction` of the measurements do not pass (nearest rank); none for no measurements.
+/// Returns the value that `fraction` of the measurements do not pass (nearest rank); none for no
+/// measurements.
 pub fn percentile(measured: &[f64], fraction: f64) -> Option<f64> {
     let mut sorted = measured.to_vec();
     sorted.sort_unstable_by(f64::total_cmp);

@@ -16,7 +16,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A broker on this machine that does not answer for so long is broken.
+/// Timeout after which a broker on this machine counts as broken.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// A topic and its partitions.
@@ -133,7 +133,7 @@ impl Topic {
     }
 }
 
-/// The headers that the gateway gives each reading.
+/// Returns the headers that the gateway gives each reading.
 pub fn headers() -> OwnedHeaders {
     OwnedHeaders::new().insert(Header { key: "schema", value: Some(ReadingCreatedEvent::SCHEMA) })
 }

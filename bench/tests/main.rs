@@ -5,7 +5,8 @@ use std::process::Command;
 #[test]
 fn a_short_run_of_the_gateway_prints_every_line() {
     let folder = tempfile::tempdir().unwrap();
-    // The broker is the one that the environment names; the gateway is beside the program, as `make build` leaves it.
+    // The broker is the one that the environment names; the gateway is beside the program, as `make build`
+    // leaves it.
     let output = Command::new(env!("CARGO_BIN_EXE_bench-gateway"))
         .args([
             "--connections",

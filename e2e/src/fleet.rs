@@ -1,5 +1,5 @@
-//! Devices as strangers build them: rumqttc in 3.1.1 and 5, a small window, everything without a PUBACK sent again after the
-//! next connect, byte for byte.
+//! Devices as strangers build them: rumqttc in 3.1.1 and 5, a small window, everything without a PUBACK sent
+//! again after the next connect, byte for byte.
 
 use crate::System;
 use futures::future::BoxFuture;
@@ -17,7 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 const WINDOW: usize = 8;
 /// Two words for each message at most, twice over: the library never waits for the device.
 const SAID_MAX: usize = 4 * WINDOW;
-/// A device without any PUBACK for so long connects again.
+/// Time without a PUBACK after which a device connects again.
 const PUBACK_WAIT: Duration = Duration::from_secs(10);
 /// The wait before that.
 const RECONNECT_WAIT: Duration = Duration::from_millis(200);
@@ -46,7 +46,7 @@ pub struct Acknowledged {
 }
 
 impl Acknowledged {
-    /// The event that the message makes.
+    /// Returns the id of the event that the message makes.
     ///
     /// # Panics
     /// Never: the clock is a constant.
@@ -76,7 +76,8 @@ struct Shared {
 }
 
 impl Fleet {
-    /// Connects the devices. Once they are to publish, each publishes one message in `pace`, as far as its window allows.
+    /// Connects the devices. Once they are to publish, each publishes one message in `pace`, as far as its
+    /// window allows.
     pub fn start(system: &System, members: Vec<Member>, pace: Duration) -> Self {
         let shared = Arc::new(Shared {
             port: system.mqtt_port,
@@ -232,7 +233,7 @@ impl Connection {
         (self.publish)(self.topic.clone(), payload(number)).await;
     }
 
-    /// The next number that is acknowledged; none when the connection has ended.
+    /// Waits for the next number that is acknowledged; none when the connection has ended.
     async fn acknowledged(&mut self) -> Option<i64> {
         loop {
             match self.said.recv().await? {

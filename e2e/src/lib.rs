@@ -152,7 +152,8 @@ impl System {
         std::fs::read_to_string(self.log_file(service)).unwrap_or_default()
     }
 
-    /// Lists the ports of a service that speak plain HTTP: that for the orchestrator, and REST where there is one.
+    /// Lists the ports of a service that speak plain HTTP: that for the orchestrator, and REST where there is
+    /// one.
     pub fn http_ports(&self, service: &Service) -> Vec<u16> {
         let rest = service.listener(Protocol::Rest).map(|listener| self.port(service, listener.variable));
         [self.port(service, ADMIN)].into_iter().chain(rest).collect()

@@ -1,10 +1,12 @@
 //! One hostile device of each kind beside good ones, which must not notice.
 //!
-//! Each kind comes in rounds: quiet, hostile, quiet, hostile, … quiet. What stands in the table is the median of the rounds' p99,
-//! before and after alike, with the least and the most of the quiet ones: a machine that is busy with something else shows there.
-//! Each round has a hostile device of its own, whose account is full at first.
+//! Each kind comes in rounds: quiet, hostile, quiet, hostile, … quiet. What stands in the table is the median
+//! of the rounds' p99, before and after alike, with the least and the most of the quiet ones: a machine that
+//! is busy with something else shows there. Each round has a hostile device of its own, whose account is full
+//! at first.
 //!
-//! `make abuse` takes 200 good devices and three rounds of ten seconds and prints a table; `make test` takes fewer of all.
+//! `make abuse` takes 200 good devices and three rounds of ten seconds and prints a table; `make test` takes
+//! fewer of all.
 
 mod hostile;
 
@@ -78,7 +80,7 @@ impl Rows {
         Self { looking, seen }
     }
 
-    /// How long after its PUBLISH each reading was a row; none while it is not.
+    /// Says how long after its PUBLISH each reading was a row; none while it is not.
     fn took(&self, all: &[Acknowledged]) -> Vec<Option<Duration>> {
         let seen = self.seen.lock().unwrap();
         let took = |one: &Acknowledged| Some(*seen.get(&(one.member, one.number))? - (one.at - one.took));
@@ -126,7 +128,8 @@ impl Run {
         Self { system, fleet, rows, extent }
     }
 
-    /// Has the good devices publish for a time, and longer until `is_enough`; waits for all that they published.
+    /// Has the good devices publish for a time, and longer until `is_enough`; waits for all that they
+    /// published.
     async fn observe(&self, mut is_enough: impl AsyncFnMut() -> bool) -> Seen {
         let from = self.fleet.acknowledged(0).len();
         sleep(self.extent.each).await;

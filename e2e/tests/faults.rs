@@ -11,12 +11,12 @@ use testkit::kafka::Reader;
 use testkit::wait::PATIENCE;
 
 const DEVICES: usize = 4;
-/// The devices' clock starts here, in milliseconds since 1970. A message that is sent again keeps its timestamp: that is
-/// how it is recognised.
+/// The devices' clock starts here, in milliseconds since 1970. A message that is sent again keeps its
+/// timestamp: that is how it is recognised.
 const BEGIN_MS: u64 = 1_767_322_800_000;
 /// Time between two readings of a device.
 const PACE: Duration = Duration::from_millis(10);
-/// Every so many readings one lies beyond the threshold.
+/// Readings of which one lies beyond the threshold.
 const ALERT_EVERY: u64 = 5;
 const MAX: f64 = 1_000_000.0;
 /// The value of readings that are published until a threshold is in force; they are not counted.

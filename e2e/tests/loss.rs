@@ -1,4 +1,5 @@
-//! The loss run: 200 devices publish through each fault of the way in, and every PUBACK turns out to have been a promise.
+//! The loss run: 200 devices publish through each fault of the way in, and every PUBACK turns out to have
+//! been a promise.
 
 use e2e::{Acknowledged, Fleet, Member, Service, System};
 use futures::future::join_all;
@@ -13,11 +14,12 @@ const DEVICES: usize = 200;
 const PACE: Duration = Duration::from_millis(500);
 /// How long Kafka is frozen.
 const FROZEN: Duration = Duration::from_secs(60);
-/// How long Kafka is gone for longer than a producer without a spool keeps a message: 30 s (`message.timeout.ms`).
+/// How long Kafka is gone for longer than a producer without a spool keeps a message: 30 s
+/// (`message.timeout.ms`).
 const GONE: Duration = Duration::from_secs(35);
 /// PUBACKs that show that nobody waits: some for each device.
 const MANY: usize = 3 * DEVICES;
-/// Rows that do not come for so long do not come.
+/// Time without a new row after which the missing ones count as lost.
 const STANDSTILL: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,7 +160,7 @@ impl Run {
         self.system.database.count("SELECT count(*) FROM readings_ingestion").await
     }
 
-    /// Waits for so many rows, or until no more come: what is missing then is for the table to show.
+    /// Waits for that number of rows, or until no more come: the table shows what is missing then.
     async fn rows_come(&self, wanted: i64) {
         let (mut rows, mut since) = (self.rows().await, Instant::now());
         while rows < wanted && since.elapsed() < STANDSTILL {

@@ -1,4 +1,5 @@
-//! The system as its users meet it: devices, operators, analysts, consumers of alerts, and the engineer who reads it.
+//! The system as its users meet it: devices, operators, analysts, consumers of alerts, and the engineer who
+//! reads it.
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
 mod abuse;

@@ -35,7 +35,8 @@ struct Subject {
     connection: JoinHandle<Instant>,
 }
 
-/// The device as it is registered at first, and what becomes of it: each third is suspended, retired, or loses its certificate.
+/// The device as it is registered at first, and what becomes of it: each third is suspended, retired, or
+/// loses its certificate.
 async fn register(system: &System, number: usize) -> Subject {
     let name = format!("device-{number}");
     let certificate: DeviceCertificate = system.register(&name).await;

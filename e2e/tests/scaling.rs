@@ -85,7 +85,8 @@ struct Shown {
     stalls: &'static str,
 }
 
-/// Has two more instances join while the first is frozen and lags, work beside it, and leave under load, turn after turn.
+/// Has two more instances join while the first is frozen and lags, work beside it, and leave under load, turn
+/// after turn.
 async fn grow_and_shrink(
     first: &Instance,
     start: impl Fn(u32) -> Instance,
@@ -105,7 +106,8 @@ async fn grow_and_shrink(
             other.stop().await;
         }
         load.burst().await;
-        // An instance knows the lag of its own partitions, and those of one that is gone may still be nobody's.
+        // An instance knows the lag of its own partitions, and those of one that is gone may still be
+        // nobody's.
         until("no lag of the group", async || {
             let lag = tokio::task::block_in_place(|| load.kafka.lag(shown.group, topics::READINGS));
             (lag == 0).then_some(())

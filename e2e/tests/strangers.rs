@@ -14,9 +14,11 @@ const REQUESTS: u32 = 1_000;
 const REQUESTS_BEFORE: u32 = 500;
 /// Strangers at a time.
 const AT_ONCE: u32 = 20;
-/// What memory may grow by, in KiB: less than 100 bytes for each of 100,000 requests, and more than allocators waver.
+/// What memory may grow by, in KiB: less than 100 bytes for each of 100,000 requests, and more than
+/// allocators waver.
 const GROWTH_KIB_MAX: u64 = 8 * 1_024;
-/// What `/metrics` may grow by, in lines: a series of the service's own work that begins meanwhile, with its help.
+/// What `/metrics` may grow by, in lines: a series of the service's own work that begins meanwhile, with its
+/// help.
 const GROWTH_LINES_MAX: usize = 20;
 /// How long a connection that was left half said is waited for.
 const ANSWER_WAIT: Duration = Duration::from_secs(20);

@@ -12,9 +12,9 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaErrorCode;
 use std::time::{Duration, Instant};
 
-/// A broker on this machine that does not answer for so long is broken.
+/// Timeout after which a broker on this machine counts as broken.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
-/// Delivery reports are taken every so many records.
+/// Records between two looks at the delivery reports.
 const POLL_EVERY: usize = 1_000;
 
 /// A record as the gateway wrote it.

@@ -9,7 +9,8 @@ use futures::{StreamExt as _, TryStreamExt as _};
 /// Handshakes that are under way at a time.
 const HANDSHAKES: usize = 32;
 
-/// Connects every device to a new gateway, once in each version, and prints the gateway's memory per connection.
+/// Connects every device to a new gateway, once in each version, and prints the gateway's memory per
+/// connection.
 pub(super) async fn measure(stage: &Stage) -> Result<()> {
     for version in [4, 5] {
         let service = Service::start(stage, "gateway-idle", &stage.options.gateway(), false).await?;

@@ -1,4 +1,5 @@
-//! A device's connection in as few instructions as will do: frames are encoded beforehand and written many at a time.
+//! A device's connection in as few instructions as will do: frames are encoded beforehand and written many at
+//! a time.
 
 use super::fleet::Device;
 use crate::readings::mix;
@@ -16,7 +17,7 @@ use tokio_rustls::client::TlsStream;
 const KEEP_ALIVE_S: u16 = 3_600;
 /// Bytes of a PUBACK that says yes: in both versions the same four.
 const PUBACK_BYTES: usize = 4;
-/// A window's frames are encoded so many times over, with other values.
+/// Windows of frames that are encoded beforehand, each with other values.
 const WINDOWS_ENCODED: u16 = 4;
 
 /// A connection behind its CONNACK.
@@ -26,7 +27,7 @@ pub(super) struct Link {
     /// PUBLISH packets written, and PUBACK packets read.
     pub(super) sent: u32,
     pub(super) acked: u32,
-    /// What was read of a PUBACK that is not whole yet.
+    /// The beginning of a PUBACK that is not whole yet.
     part: Vec<u8>,
 }
 
@@ -119,7 +120,8 @@ impl Link {
 }
 
 impl Frames {
-    /// The bytes of up to `count` frames after the first `sent`, as many as lie together, and how many these are.
+    /// Returns the bytes of up to `count` frames after the first `sent`, as many as lie together, and their
+    /// number.
     fn next(&self, sent: u32, count: u32) -> (Range<usize>, u32) {
         let first = sent as usize % self.ends.len();
         let last = (first + count as usize).min(self.ends.len());
@@ -127,7 +129,7 @@ impl Frames {
         (start..self.ends[last - 1], u32::try_from(last - first).unwrap_or(count))
     }
 
-    /// The packet id of the frame after the first `sent`.
+    /// Returns the packet id of the frame after the first `sent`.
     fn id(&self, sent: u32) -> [u8; 2] {
         u16::try_from(sent as usize % self.ends.len() + 1).unwrap_or(u16::MAX).to_be_bytes()
     }
@@ -138,7 +140,7 @@ fn text(text: &str) -> Vec<u8> {
     [&len.to_be_bytes(), text.as_bytes()].concat()
 }
 
-/// A packet of less than 16,384 bytes.
+/// Encodes a packet of less than 16,384 bytes.
 fn frame(first: u8, parts: &[&[u8]]) -> Vec<u8> {
     let len: usize = parts.iter().map(|part| part.len()).sum();
     let [low, high] = [len % 128, len / 128].map(|digit| u8::try_from(digit).unwrap_or(u8::MAX));

@@ -1,7 +1,8 @@
 //! At a constant rate, whatever the answers do: how long a PUBACK takes.
 //!
-//! Each device sends a burst at fixed times, spread evenly over all devices. The clock of a message runs from the time at
-//! which its burst was to be sent, so a burst that had to wait for room in the window counts its wait.
+//! Each device sends a burst at fixed times, spread evenly over all devices. The clock of a message runs from
+//! the time at which its burst was to be sent, so a burst that had to wait for room in the window counts its
+//! wait.
 
 use super::link::Link;
 use super::service::Service;
@@ -12,7 +13,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-/// What is sent before this does not count: the load is a step.
+/// Time at the beginning whose messages do not count: the load is a step.
 const WARM_UP: Duration = Duration::from_secs(2);
 /// Connections are there before the first burst is due.
 const HEAD_START: Duration = Duration::from_millis(100);

@@ -1,4 +1,5 @@
-//! Debezium's JDBC sink on a standalone Kafka Connect, with its own copy of the records, each with its schema.
+//! Debezium's JDBC sink on a standalone Kafka Connect, with its own copy of the records, each with its
+//! schema.
 
 use super::contender::Contender;
 use super::lap::Run;
@@ -63,7 +64,8 @@ offset.flush.interval.ms=1000
     Ok(run)
 }
 
-/// Its fastest idempotent settings: arrays instead of single rows, and batches as large as the plain consumer's.
+/// Its fastest idempotent settings: arrays instead of single rows, and batches as large as the plain
+/// consumer's.
 fn sink(stage: &Stage, database: &Database, name: &str) -> Result<String> {
     let place = database.place()?;
     let records = stage.options.peer_batch_records;

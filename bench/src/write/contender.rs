@@ -1,4 +1,4 @@
-//! Who takes part.
+//! The contenders.
 
 /// Names a contender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]

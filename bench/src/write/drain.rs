@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 /// How often offsets are looked at: it bounds the error of a run of seconds to a few thousandths.
 const POLL: Duration = Duration::from_millis(20);
-/// A contender that commits nothing for so long has failed.
+/// Timeout after which a contender that commits nothing has failed.
 const STILL_MAX: Duration = Duration::from_secs(120);
 
 /// A running client.

@@ -45,7 +45,7 @@ pub(super) async fn measure(stage: &Stage, existing: i64) -> Result<()> {
         stage.report.progress(&format!("filling: {} of {existing} rows", existing + next));
     }
     if existing > 0 {
-        // What autovacuum would have done along the way may not fall into the measurement.
+        // Autovacuum would have done this along the way; it may not fall into the measurement.
         database.connect().await?.batch_execute("VACUUM ANALYZE readings_ingestion").await?;
         stage.server.checkpoint().await?;
     }

@@ -26,7 +26,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(1);
 const TICK: Duration = Duration::from_millis(1);
 /// Watched records of the first seconds do not count: the load is a step, and batches find their size.
 const WARM_UP: Duration = Duration::from_secs(2);
-/// Rows that are not seen so long after the last record are lost.
+/// Time after the last record at which rows that were not seen count as lost.
 const UNSEEN_MAX: Duration = Duration::from_secs(60);
 
 /// Every watched row after the last one seen, for each watched sensor.
@@ -38,7 +38,7 @@ const LOOK: &str = "
       WHERE r.sensor_id = probe.sensor_id AND r.metric = $3 AND r.reading_at > probe.seen
       ORDER BY r.reading_at) row";
 
-/// Offers so many rows per second and prints what the watched ones took.
+/// Offers rows at a rate per second and prints what the watched ones took.
 pub(super) async fn measure(stage: &Stage, rate: u32) -> Result<()> {
     let kafka = chassis::kafka::Settings::local(
         &stage.options.kafka_bootstrap,
@@ -71,7 +71,8 @@ fn probe_count(stage: &Stage) -> usize {
     usize::try_from(millis).unwrap_or(usize::MAX)
 }
 
-/// Produces at the given rate, and the watched records beside it; returns when each of those was appended, in microseconds.
+/// Produces at the given rate, and the watched records beside it; returns when each of those was appended, in
+/// microseconds.
 async fn offer(stage: &Stage, topic: &Topic, rate: u32) -> Result<HashMap<usize, i64>> {
     let producer: FutureProducer = topic.settings.producer().create().context("create a producer")?;
     let mut ticks = interval(TICK);
@@ -164,7 +165,7 @@ async fn begin(topic: &Topic, database: &Database) -> Result<()> {
     wait_for_rows(database, 1).await
 }
 
-/// Waits until so many rows are stored.
+/// Waits until that number of rows is stored.
 async fn wait_for_rows(database: &Database, rows: i64) -> Result<()> {
     let started = Instant::now();
     while let Err(error) = database.ensure_rows(rows, false).await {

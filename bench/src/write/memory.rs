@@ -25,7 +25,8 @@ const INSERT: &str = "INSERT INTO readings_ingestion \
                          $7::text[], $8::text[]) \
     ON CONFLICT DO NOTHING";
 
-/// One message of a COPY: large enough to cost nothing, small enough for the server to work while the next one travels.
+/// One message of a COPY: large enough to cost nothing, small enough for the server to work while the next
+/// one travels.
 const MESSAGE_BYTES: usize = 64 << 10;
 /// Microseconds from 1970, which we count from, to 2000, which PostgreSQL counts from.
 const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
@@ -49,7 +50,8 @@ pub(super) async fn insert(stage: &Stage, database: &Database, rows: Range<i64>)
     run::<Columns>(stage, database, rows).await
 }
 
-/// Makes each connection's batches: each has sensors of its own, as each writer of command-svc has partitions of its own.
+/// Makes each connection's batches: each has sensors of its own, as each writer of command-svc has partitions
+/// of its own.
 async fn shares<B: Batch>(stage: &Stage, rows: Range<i64>) -> Result<Vec<Vec<B>>> {
     let (connections, batch_rows) =
         (usize::from(stage.options.connections), stage.options.batch_rows as usize);

@@ -69,7 +69,7 @@ impl Kind {
         }
     }
 
-    /// What its codec is, when it is not JSON.
+    /// Names its codec.
     const fn codec(self) -> &'static str {
         match self {
             Self::DeathsAndBirths => "sparkplug-b",
@@ -78,7 +78,7 @@ impl Kind {
     }
 }
 
-/// Who it is, and where it goes.
+/// A hostile device and the gateway that it goes to.
 struct Hostile {
     sensor_id: String,
     root_pem: String,
@@ -104,7 +104,7 @@ pub(super) async fn start(system: &System, kind: Kind, round: usize) -> JoinSet<
         let hostile = hostile.clone();
         tasks.spawn(async move {
             loop {
-                // What the gateway says against it is what it is after.
+                // It wants to be refused, so a refusal is no failure.
                 let _ = hostile.misbehave(kind, number).await;
                 sleep(Duration::from_millis(1)).await;
             }

@@ -3,16 +3,15 @@
 use std::fmt::Display;
 
 /// A rule, and the members that do not keep it.
-const NOT_YET: [(&str, &str); 9] = [
-    ("a comment line ends at 110 columns", "alerting-svc bench e2e gateway"),
-    ("a function's documentation begins with a verb", "alerting-svc bench e2e gateway schema"),
-    ("no relative clause as a subject", "alerting-svc bench e2e gateway schema"),
-    ("no \"so long\" and its like", "alerting-svc bench e2e gateway"),
+const NOT_YET: [(&str, &str); 8] = [
+    ("a comment line ends at 110 columns", "alerting-svc gateway"),
+    ("a function's documentation begins with a verb", "alerting-svc gateway schema"),
+    ("no relative clause as a subject", "alerting-svc gateway schema"),
+    ("no \"so long\" and its like", "alerting-svc gateway"),
     ("no mod.rs", "gateway"),
-    ("a file has 500 lines at most", "threshold-svc"),
-    ("imports are one block", "e2e gateway schema"),
+    ("imports are one block", "gateway schema"),
     ("pure files name nothing impure", "gateway"),
-    ("the field's words", "alerting-svc gateway schema"),
+    ("the field's words", "alerting-svc gateway"),
 ];
 
 /// Fails for what breaks a rule, and names what is on the list without need.

@@ -4,7 +4,8 @@ use crate::not_yet::hold;
 use crate::sources::{all, root};
 use std::fs;
 
-/// Private words, what the field says instead, and the member that the word is banned in; none is every member.
+/// Private words, what the field says instead, and the member that the word is banned in; none is every
+/// member.
 const BANNED: [(&str, &str, Option<&str>); 37] = [
     ("bury", "dead_letter", None),
     ("buried", "dead letter", None),
