@@ -156,7 +156,7 @@ impl Stage {
             Topic::create(&kafka, topic.name, partitions).await?;
         }
         Topic::create(&kafka, "places", options.partitions).await?;
-        let database_url = create_database(&options, &format!("bench_{run}")).await?;
+        let database_url = create_database(&options, &format!("bench_{}", run.to_lowercase())).await?;
         let written_twice = Mutex::default();
         let mut stage = Self { options, kafka, database_url, watched: BTreeMap::new(), written_twice };
         stage.watched = load::watched(&stage).await?;
