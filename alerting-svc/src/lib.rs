@@ -25,7 +25,7 @@
 //!   to the partition number that its reading came from, which for the key `sensor_id` is also where the partitioner
 //!   would put it. Whoever is assigned a partition of readings first reads the tail of the same partition of alerts.
 //! * *Why it is whole.* That read waits until the stable end has reached the end that the partition had at the
-//!   assignment, so it sees every alert of the former owner, or sees it aborted (see `recall`). No reading of the
+//!   assignment, so it sees every alert of the former owner, or sees it aborted (see `restore`). No reading of the
 //!   partition is evaluated before.
 //! * *When it is wrong.* The alerts of the open transaction are kept apart until it is committed, and an
 //!   abort forgets them. A commit without an answer ends the session, and what it knew with it.
@@ -46,10 +46,10 @@
 
 mod batch;
 mod config;
+mod failure;
 mod metrics;
-mod recall;
+mod restore;
 mod session;
-mod trouble;
 
 pub use config::Config;
 
@@ -108,7 +108,7 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
     let readings_watch = watch(&config, &chassis, "progress", GROUP, &readings, &assignment, "alerting")?;
     let table_watch =
         watch(&config, &chassis, "thresholds-progress", reader, &topic, &loaded_of, "alerting_thresholds")?;
-    // The recall gives up by itself, and a session that ends says so: only a broker that is away stands in
+    // The restore gives up by itself, and a session that ends says so: only a broker that is away stands in
     // the way.
     let is_free = |_| !chassis.readiness.closed().contains(&"kafka");
     let watches = async {
@@ -130,7 +130,7 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
     let sessions = async {
         // Err means that the table reader ends, and with it everything.
         if wait_loaded.await.is_ok() {
-            session::repeat(&shared).await?;
+            session::supervise(&shared).await?;
         }
         stop.cancel();
         Ok(())

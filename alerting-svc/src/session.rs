@@ -1,9 +1,9 @@
 //! One session: consume, evaluate, commit, until the shutdown or an error ends it. Blocks, so it has a thread of its own.
 
 use crate::batch::Batch;
+use crate::failure::Failure;
 use crate::metrics::Metrics;
-use crate::recall::Recaller;
-use crate::trouble::Trouble;
+use crate::restore::Restorer;
 use crate::{Config, GROUP};
 use anyhow::{Context, anyhow};
 use chassis::Chassis;
@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// Longest wait for a reading while a partition is restored; its partition goes on no sooner than this is over.
-const RECALL_WAIT: Duration = Duration::from_millis(5);
+const RESTORE_WAIT: Duration = Duration::from_millis(5);
 /// Commits in a row that the group may refuse before the session is given up, and the pause after each:
 /// together some seconds, in which the news of the rebalance must have come.
 const REFUSALS_MAX: u32 = 200;
@@ -60,7 +60,7 @@ struct Session<'a> {
     consumer: &'a BaseConsumer<Member>,
     producer: TransactionalProducer,
     dedup: Dedup,
-    recaller: Recaller,
+    restorer: Restorer,
     group: Option<ConsumerGroupMetadata>,
     batch: Batch,
     /// Commits that the group has refused in a row.
@@ -71,7 +71,7 @@ struct Session<'a> {
 }
 
 /// Runs one session.
-pub(crate) fn run(shared: &Shared) -> Result<(), Trouble> {
+pub(crate) fn run(shared: &Shared) -> Result<(), Failure> {
     let kafka = &shared.config.kafka;
     let topics =
         Topics { readings: kafka.topic(topics::READINGS.name), alerts: kafka.topic(topics::ALERTS.name) };
@@ -85,29 +85,29 @@ pub(crate) fn run(shared: &Shared) -> Result<(), Trouble> {
         .set("partition.assignment.strategy", "cooperative-sticky")
         .create_with_context(Member::new(monitor, shared.assignment.clone()).beginning_paused())
         .context("create the readings consumer")
-        .map_err(Trouble::Stop)?;
+        .map_err(Failure::Stop)?;
     check_partitions(&consumer, &topics)?;
     let mut transactional =
         kafka.transactional_producer(&format!("{GROUP}-{}", shared.config.instance_id), TRANSACTION_MAX);
     // The commit flushes; waiting for more records would only delay the alert.
     let producer = TransactionalProducer::start(transactional.set("linger.ms", "0"))?;
-    consumer.subscribe(&[&topics.readings]).context("subscribe to readings").map_err(Trouble::Stop)?;
+    consumer.subscribe(&[&topics.readings]).context("subscribe to readings").map_err(Failure::Stop)?;
     let capacity = shared.config.alerts_remembered;
-    let recaller = Recaller::start(kafka, &topics.alerts, capacity).map_err(Trouble::Stop)?;
+    let restorer = Restorer::start(kafka, &topics.alerts, capacity).map_err(Failure::Stop)?;
     let mut session = Session {
         shared,
         topics,
         consumer: &consumer,
         producer,
         dedup: Dedup::new(capacity),
-        recaller,
+        restorer,
         group: None,
         batch: Batch::default(),
         refusals: 0,
         warned: None,
         undecodable: 0,
     };
-    let outcome = session.turn_until_stopped();
+    let outcome = session.run_until_stopped();
     if outcome.is_err() && session.batch.is_open() {
         // Best effort: the next session aborts it in any case, but readers need not wait for that.
         let _ = session.producer.abort();
@@ -116,11 +116,11 @@ pub(crate) fn run(shared: &Shared) -> Result<(), Trouble> {
 }
 
 /// Refuses topics that are not co-partitioned: who owns a partition of readings writes and restores that partition of alerts.
-fn check_partitions(consumer: &BaseConsumer<Member>, topics: &Topics) -> Result<(), Trouble> {
-    let count = |topic: &str| -> Result<usize, Trouble> {
+fn check_partitions(consumer: &BaseConsumer<Member>, topics: &Topics) -> Result<(), Failure> {
+    let count = |topic: &str| -> Result<usize, Failure> {
         let partitions = partitions(consumer, topic).context("ask for the partitions");
-        match partitions.map_err(Trouble::Retry)?.len() {
-            0 => Err(Trouble::Retry(anyhow!("topic {topic} does not exist"))),
+        match partitions.map_err(Failure::Retry)?.len() {
+            0 => Err(Failure::Retry(anyhow!("topic {topic} does not exist"))),
             count => Ok(count),
         }
     };
@@ -128,7 +128,7 @@ fn check_partitions(consumer: &BaseConsumer<Member>, topics: &Topics) -> Result<
     if readings == alerts {
         return Ok(());
     }
-    Err(Trouble::Stop(anyhow!(
+    Err(Failure::Stop(anyhow!(
         "{} has {readings} partitions and {} has {alerts}; they must have the same number",
         topics.readings,
         topics.alerts
@@ -136,24 +136,24 @@ fn check_partitions(consumer: &BaseConsumer<Member>, topics: &Topics) -> Result<
 }
 
 impl Session<'_> {
-    fn turn_until_stopped(&mut self) -> Result<(), Trouble> {
+    fn run_until_stopped(&mut self) -> Result<(), Failure> {
         while !self.shared.stop.is_cancelled() {
             self.shared.chassis.liveness.beat();
             let wait = self.batch.wait();
             let polled =
-                self.consumer.poll(if self.recaller.is_busy() { wait.min(RECALL_WAIT) } else { wait });
+                self.consumer.poll(if self.restorer.is_busy() { wait.min(RESTORE_WAIT) } else { wait });
             let mut rewound = BTreeSet::new();
-            for handover in self.consumer.context().take() {
-                rewound.extend(self.hand_over(handover)?);
+            for change in self.consumer.context().take() {
+                rewound.extend(self.apply_rebalance(change)?);
             }
-            self.take_recalled()?;
+            self.take_restored()?;
             match polled {
                 // It comes again, behind those before it.
                 Some(Ok(record)) if rewound.contains(&record.partition()) => {}
                 Some(Ok(record)) => self.consume(&record)?,
                 // librdkafka reconnects by itself; a fatal error shows that another instance has our name.
                 Some(Err(error)) => match self.consumer.client().fatal_error() {
-                    Some((code, reason)) => return Err(Trouble::Stop(anyhow!("{code}: {reason}"))),
+                    Some((code, reason)) => return Err(Failure::Stop(anyhow!("{code}: {reason}"))),
                     None => tracing::warn!(%error, "readings cannot be consumed now"),
                 },
                 None => {}
@@ -167,11 +167,11 @@ impl Session<'_> {
     }
 
     /// Returns the partitions that are read again.
-    fn hand_over(&mut self, handover: Change) -> Result<BTreeSet<i32>, Trouble> {
-        match handover {
+    fn apply_rebalance(&mut self, change: Change) -> Result<BTreeSet<i32>, Failure> {
+        match change {
             Change::Revoked(partitions) => {
                 for partition in &partitions {
-                    self.recaller.forget(*partition);
+                    self.restorer.cancel(*partition);
                     self.dedup.remove(*partition);
                 }
                 // Their readings are the for the next owner.
@@ -182,7 +182,7 @@ impl Session<'_> {
             }
             Change::Assigned(partitions, group) => {
                 self.group = group;
-                self.recaller.want(partitions);
+                self.restorer.request(partitions);
                 Ok(BTreeSet::new())
             }
         }
@@ -190,7 +190,7 @@ impl Session<'_> {
 
     /// Aborts the open transaction and points the consumer at the first reading of it in each partition that
     /// is kept.
-    fn abort_and_rewind(&mut self) -> Result<BTreeSet<i32>, Trouble> {
+    fn abort_and_rewind(&mut self) -> Result<BTreeSet<i32>, Failure> {
         self.producer.abort()?;
         self.dedup.abort();
         let spans = std::mem::take(&mut self.batch).spans;
@@ -200,44 +200,44 @@ impl Session<'_> {
         Ok(firsts.into_keys().collect())
     }
 
-    fn seek(&self, offsets: &BTreeMap<i32, i64>) -> Result<(), Trouble> {
+    fn seek(&self, offsets: &BTreeMap<i32, i64>) -> Result<(), Failure> {
         if offsets.is_empty() {
             return Ok(());
         }
         let list = self.list(offsets)?;
         let sought = self.consumer.seek_partitions(list, ANSWER_WAIT).context("seek");
-        let sought = sought.map_err(Trouble::Retry)?;
+        let sought = sought.map_err(Failure::Retry)?;
         let outcome = sought.elements().iter().try_for_each(|element| element.error());
-        outcome.context("seek").map_err(Trouble::Retry)
+        outcome.context("seek").map_err(Failure::Retry)
     }
 
-    fn list(&self, offsets: &BTreeMap<i32, i64>) -> Result<TopicPartitionList, Trouble> {
+    fn list(&self, offsets: &BTreeMap<i32, i64>) -> Result<TopicPartitionList, Failure> {
         let mut list = TopicPartitionList::new();
         for (partition, offset) in offsets {
             list.add_partition_offset(&self.topics.readings, *partition, Offset::Offset(*offset))
                 .context("name an offset")
-                .map_err(Trouble::Stop)?;
+                .map_err(Failure::Stop)?;
         }
         Ok(list)
     }
 
     /// Lets the partitions go on that are restored.
-    fn take_recalled(&mut self) -> Result<(), Trouble> {
-        while let Some((partition, recent)) = self.recaller.take().map_err(Trouble::Retry)? {
-            self.dedup.restore(partition, recent);
+    fn take_restored(&mut self) -> Result<(), Failure> {
+        while let Some((partition, window)) = self.restorer.take().map_err(Failure::Retry)? {
+            self.dedup.restore(partition, window);
             let mut list = TopicPartitionList::new();
             list.add_partition(&self.topics.readings, partition);
-            self.consumer.resume(&list).context("resume a partition").map_err(Trouble::Retry)?;
+            self.consumer.resume(&list).context("resume a partition").map_err(Failure::Retry)?;
         }
         Ok(())
     }
 
-    fn consume(&mut self, record: &BorrowedMessage<'_>) -> Result<(), Trouble> {
+    fn consume(&mut self, record: &BorrowedMessage<'_>) -> Result<(), Failure> {
         let (partition, offset) = (record.partition(), record.offset());
         if !self.dedup.is_restored(partition) {
             // No reading is evaluated before its partition is restored; it is paused, and goes on from
             // here.
-            if self.recaller.is_wanted(partition) {
+            if self.restorer.is_requested(partition) {
                 self.seek(&BTreeMap::from([(partition, offset)]))?;
             }
             return Ok(());
@@ -255,7 +255,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn evaluate(&mut self, reading: &ReadingCreatedEvent, partition: i32) -> Result<(), Trouble> {
+    fn evaluate(&mut self, reading: &ReadingCreatedEvent, partition: i32) -> Result<(), Failure> {
         let alerts = {
             let rules = self.shared.rules.read().unwrap_or_else(PoisonError::into_inner);
             let thresholds = rules.of(&reading.sensor_id, &reading.zone_id, &reading.device_type);
@@ -274,7 +274,7 @@ impl Session<'_> {
                 self.batch.repeats += 1;
                 continue;
             }
-            let value = serde_json::to_vec(&alert).context("encode an alert").map_err(Trouble::Stop)?;
+            let value = serde_json::to_vec(&alert).context("encode an alert").map_err(Failure::Stop)?;
             let schema = Header { key: "schema", value: Some(Alert::SCHEMA) };
             let headers = OwnedHeaders::new().insert(schema);
             // The reading's own partition, so that whoever owns it next restores the alert.
@@ -291,9 +291,9 @@ impl Session<'_> {
     }
 
     /// Commits, or when the group has gone on to another generation, does the same under that one.
-    fn commit_or_rewind(&mut self) -> Result<(), Trouble> {
+    fn commit_or_rewind(&mut self) -> Result<(), Failure> {
         match self.commit() {
-            Err(Trouble::Regrouped(error)) if self.refusals < REFUSALS_MAX => {
+            Err(Failure::Regrouped(error)) if self.refusals < REFUSALS_MAX => {
                 tracing::debug!(
                     error = format!("{error:#}"),
                     "the group is in a rebalance; evaluating again"
@@ -310,9 +310,9 @@ impl Session<'_> {
         }
     }
 
-    fn commit(&mut self) -> Result<(), Trouble> {
+    fn commit(&mut self) -> Result<(), Failure> {
         let started = Instant::now();
-        let group = self.group.as_ref().ok_or_else(|| Trouble::Retry(anyhow!("the group is not joined")))?;
+        let group = self.group.as_ref().ok_or_else(|| Failure::Retry(anyhow!("the group is not joined")))?;
         let nexts = self.batch.spans.iter().map(|(partition, span)| (*partition, span.next)).collect();
         let offsets = self.list(&nexts)?;
         self.producer.commit(Some((&offsets, group)))?;
@@ -353,7 +353,7 @@ fn pause() {
 }
 
 /// Runs sessions until the shutdown, or until one ends that trying again does not heal.
-pub(crate) async fn repeat(shared: &Shared) -> anyhow::Result<()> {
+pub(crate) async fn supervise(shared: &Shared) -> anyhow::Result<()> {
     let latch = shared.chassis.readiness.latch("kafka");
     let set_up = |is_up: bool| {
         // The monitor of the next session opens it.
@@ -377,10 +377,10 @@ pub(crate) async fn repeat(shared: &Shared) -> anyhow::Result<()> {
         }
         outcome.map(Ok)
     };
-    match supervisor.run(Trouble::disposition, session).await {
+    match supervisor.run(Failure::disposition, session).await {
         Ok(outcome) => outcome.context("run a session"),
         // A drain that fails leaves the readings to the next start.
         Err(_) if shared.stop.is_cancelled() => Ok(()),
-        Err(Trouble::Stop(error) | Trouble::Retry(error) | Trouble::Regrouped(error)) => Err(error),
+        Err(Failure::Stop(error) | Failure::Retry(error) | Failure::Regrouped(error)) => Err(error),
     }
 }

@@ -1,11 +1,11 @@
-//! What an error of a session ends.
+//! What a failure of a session ends.
 
 use chassis::kafka::TransactionError;
 use chassis::retry::Disposition;
 
-/// Says what an error ends.
+/// Says what a failure ends.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Trouble {
+pub(crate) enum Failure {
     /// The transaction: the group has another generation than its readings. Abort, and read them again.
     #[error("transaction")]
     Regrouped(#[source] anyhow::Error),
@@ -17,7 +17,7 @@ pub(crate) enum Trouble {
     Stop(#[source] anyhow::Error),
 }
 
-impl Trouble {
+impl Failure {
     /// Says what a session that ends with it asks for.
     pub(crate) fn disposition(&self) -> Disposition {
         match self {
@@ -27,7 +27,7 @@ impl Trouble {
     }
 }
 
-impl From<TransactionError> for Trouble {
+impl From<TransactionError> for Failure {
     fn from(error: TransactionError) -> Self {
         if error.is_regrouped() {
             return Self::Regrouped(error.into());
