@@ -1,4 +1,4 @@
-//! What the open transaction holds, and when it is to be committed.
+//! What the open transaction holds, and when it is to be committed. Pure: the caller brings the time.
 
 use schema::Timestamp;
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ pub(crate) struct Span {
 }
 
 /// Holds what the open transaction is made of.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Batch {
     pub(crate) opened: Option<Instant>,
     pub(crate) first_alert: Option<Instant>,
@@ -49,18 +49,58 @@ impl Batch {
         self.spans.entry(partition).or_insert(Span { first: offset, next: offset }).next = offset + 1;
     }
 
+    /// Counts an alert in, of a reading that was received then.
+    pub(crate) fn add_alert(&mut self, received_at: Timestamp, now: Instant) {
+        self.first_alert.get_or_insert(now);
+        self.received.push(received_at);
+    }
+
     /// Returns how long it may wait for another reading.
-    pub(crate) fn wait(&self) -> Duration {
+    pub(crate) fn wait(&self, now: Instant) -> Duration {
         let due = match (self.opened, self.first_alert) {
             (_, Some(first)) => first + ALERT_LINGER,
             (Some(opened), None) => opened + OFFSETS_LINGER,
             (None, None) => return IDLE_WAIT,
         };
-        due.saturating_duration_since(Instant::now())
+        due.saturating_duration_since(now)
     }
 
     /// Says whether it is to be committed now.
-    pub(crate) fn is_due(&self) -> bool {
-        self.is_open() && (self.readings >= BATCH_READINGS_MAX || self.wait().is_zero())
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        self.is_open() && (self.readings >= BATCH_READINGS_MAX || self.wait(now).is_zero())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alert_is_committed_soon_and_offsets_alone_later() {
+        let begin = Instant::now();
+        let mut batch = Batch::default();
+        assert_eq!((batch.wait(begin), batch.is_due(begin)), (IDLE_WAIT, false));
+        batch.opened = Some(begin);
+        assert_eq!(batch.wait(begin), OFFSETS_LINGER);
+        assert!(!batch.is_due(begin) && batch.is_due(begin + OFFSETS_LINGER));
+        let alert = begin + Duration::from_millis(1);
+        batch.add_alert(Timestamp::parse("2026-01-02T03:04:05Z").unwrap(), alert);
+        batch.add_alert(Timestamp::parse("2026-01-02T03:04:06Z").unwrap(), alert + ALERT_LINGER / 2);
+        assert!(!batch.is_due(alert) && batch.is_due(alert + ALERT_LINGER), "the first alert counts");
+    }
+
+    #[test]
+    fn full_batch_is_due_at_once_and_knows_its_spans() {
+        let begin = Instant::now();
+        let mut batch = Batch { opened: Some(begin), ..Batch::default() };
+        batch.add(3, 7);
+        for offset in 1..BATCH_READINGS_MAX as i64 {
+            assert!(!batch.is_due(begin));
+            batch.add(0, offset);
+        }
+        assert!(batch.is_due(begin));
+        let last = BATCH_READINGS_MAX as i64;
+        assert_eq!(batch.spans[&3], Span { first: 7, next: 8 });
+        assert_eq!(batch.spans[&0], Span { first: 1, next: last });
     }
 }

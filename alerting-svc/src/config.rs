@@ -9,12 +9,13 @@ use std::time::Duration;
 pub struct Config {
     /// Kafka; see [`kafka::Settings::from_env`].
     pub kafka: kafka::Settings,
-    /// `INSTANCE_ID`: names this instance among its replicas, `[A-Za-z0-9_.-]`, 1 to 100 bytes, required. It is part of the
-    /// transactional id and the static member id, so an instance that comes back under its old name (a StatefulSet)
-    /// aborts what it left open and has its partitions at once; two instances of one name stop each other.
+    /// `INSTANCE_ID`: names this instance among its replicas, `[A-Za-z0-9_.-]`, 1 to 100 bytes, required. It
+    /// is part of the transactional id and the static member id, so an instance that comes back under its old
+    /// name (a StatefulSet) aborts what it left open and has its partitions at once; two instances of one
+    /// name stop each other.
     pub instance_id: String,
-    /// `ALERTS_REMEMBERED_PER_PARTITION`: how many alerts deduplicate later ones, 100 to 1,000,000, default 10,000. Each
-    /// takes about 100 bytes of memory, and two records to read at a rebalance.
+    /// `ALERTS_REMEMBERED_PER_PARTITION`: how many alerts deduplicate later ones, 100 to 1,000,000, default
+    /// 10,000. Each takes about 100 bytes of memory, and two records to read at a rebalance.
     pub alerts_remembered: usize,
     /// `STALL_MS_MAX`, default 120,000: see [`kafka::stall_max`].
     pub stall_max: Duration,

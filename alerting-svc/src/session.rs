@@ -1,40 +1,34 @@
-//! One session: consume, evaluate, commit, until the shutdown or an error ends it. Blocks, so it has a thread of its own.
+//! One session: consume → evaluate → commit, until the shutdown or a failure ends it. Blocks, so it has a
+//! thread of its own.
 
-use crate::batch::Batch;
+use crate::Config;
+use crate::commit::Transaction;
+use crate::consumer::ReadingsConsumer;
 use crate::failure::Failure;
 use crate::metrics::Metrics;
 use crate::restore::Restorer;
-use crate::{Config, GROUP};
 use anyhow::{Context, anyhow};
 use chassis::Chassis;
-use chassis::kafka::{
-    Assignment, Change, Member, Monitor, REPORT_INTERVAL_MS, TransactionalProducer, partitions,
-};
+use chassis::kafka::{Assignment, Change};
 use chassis::retry::{Supervisor, Try};
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
-use rdkafka::message::{BorrowedMessage, Header, Message, OwnedHeaders};
-use rdkafka::producer::BaseRecord;
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use rules::{Dedup, Rules, evaluate};
+use rdkafka::consumer::ConsumerGroupMetadata;
+use rdkafka::message::{BorrowedMessage, Message};
+use rules::{Dedup, DedupKey, Rules, evaluate};
 use schema::{Alert, Mode, ReadingCreatedEvent, Timestamp, topics};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-/// Longest wait for a reading while a partition is restored; its partition goes on no sooner than this is over.
+/// Longest wait for a reading while a partition is restored, which goes on no sooner than this is over.
 const RESTORE_WAIT: Duration = Duration::from_millis(5);
-/// Commits in a row that the group may refuse before the session is given up, and the pause after each:
-/// together some seconds, in which the news of the rebalance must have come.
+/// Commits in a row that the group may refuse before the session is given up. With the pause after each they
+/// take some seconds, in which the news of the rebalance must have come.
 const REFUSALS_MAX: u32 = 200;
+/// Pause after a commit that the group refused.
 const REFUSAL_PAUSE: Duration = Duration::from_millis(20);
-/// Longest open transaction, after which the broker aborts it; readers wait for it until then. A batch takes a
-/// tenth of a second.
-const TRANSACTION_MAX: Duration = Duration::from_secs(10);
-/// Shortest time between two warnings about readings that cannot be read.
-const WARN_EVERY: Duration = Duration::from_secs(60);
-/// Timeout after which a broker counts as unreachable.
-const ANSWER_WAIT: Duration = Duration::from_secs(5);
+/// Age of a session from which its failure counts as a new one, and the backoff begins again.
+const WORKED_AFTER: Duration = Duration::from_secs(60);
 
 /// Holds what every session of the process shares.
 #[derive(Clone)]
@@ -48,186 +42,109 @@ pub(crate) struct Shared {
     pub(crate) stop: CancellationToken,
 }
 
-/// Names the topics with their prefix.
-struct Topics {
-    readings: String,
-    alerts: String,
-}
-
 struct Session<'a> {
     shared: &'a Shared,
-    topics: Topics,
-    consumer: &'a BaseConsumer<Member>,
-    producer: TransactionalProducer,
+    consumer: &'a ReadingsConsumer,
+    transaction: Transaction,
     dedup: Dedup,
     restorer: Restorer,
     group: Option<ConsumerGroupMetadata>,
-    batch: Batch,
     /// Commits that the group has refused in a row.
     refusals: u32,
-    /// When readings that cannot be read were last warned about, and how many there were since.
-    warned: Option<Instant>,
-    undecodable: u64,
 }
 
 /// Runs one session.
-pub(crate) fn run(shared: &Shared) -> Result<(), Failure> {
-    let kafka = &shared.config.kafka;
-    let topics =
-        Topics { readings: kafka.topic(topics::READINGS.name), alerts: kafka.topic(topics::ALERTS.name) };
-    let latch = shared.chassis.readiness.latch("kafka");
-    let monitor = Monitor::new(latch);
-    let consumer: BaseConsumer<Member> = kafka
-        .consumer(GROUP)
-        .set("group.instance.id", &shared.config.instance_id)
-        .set("statistics.interval.ms", REPORT_INTERVAL_MS)
-        // A rebalance takes away only what moves; the other partitions go on.
-        .set("partition.assignment.strategy", "cooperative-sticky")
-        .create_with_context(Member::new(monitor, shared.assignment.clone()).beginning_paused())
-        .context("create the readings consumer")
-        .map_err(Failure::Stop)?;
-    check_partitions(&consumer, &topics)?;
-    let mut transactional =
-        kafka.transactional_producer(&format!("{GROUP}-{}", shared.config.instance_id), TRANSACTION_MAX);
-    // The commit flushes; waiting for more records would only delay the alert.
-    let producer = TransactionalProducer::start(transactional.set("linger.ms", "0"))?;
-    consumer.subscribe(&[&topics.readings]).context("subscribe to readings").map_err(Failure::Stop)?;
-    let capacity = shared.config.alerts_remembered;
-    let restorer = Restorer::start(kafka, &topics.alerts, capacity).map_err(Failure::Stop)?;
+fn run(shared: &Shared) -> Result<(), Failure> {
+    let consumer = ReadingsConsumer::open(shared)?;
+    let transaction = Transaction::start(shared)?;
+    consumer.subscribe()?;
+    let (kafka, capacity) = (&shared.config.kafka, shared.config.alerts_remembered);
+    let alerts = kafka.topic(topics::ALERTS.name);
+    let restorer = Restorer::start(kafka, &alerts, capacity).map_err(Failure::Stop)?;
     let mut session = Session {
         shared,
-        topics,
         consumer: &consumer,
-        producer,
+        transaction,
         dedup: Dedup::new(capacity),
         restorer,
         group: None,
-        batch: Batch::default(),
         refusals: 0,
-        warned: None,
-        undecodable: 0,
     };
     let outcome = session.run_until_stopped();
-    if outcome.is_err() && session.batch.is_open() {
+    if outcome.is_err() && session.transaction.batch.is_open() {
         // Best effort: the next session aborts it in any case, but readers need not wait for that.
-        let _ = session.producer.abort();
+        let _ = session.transaction.abort();
     }
     outcome
-}
-
-/// Refuses topics that are not co-partitioned: who owns a partition of readings writes and restores that partition of alerts.
-fn check_partitions(consumer: &BaseConsumer<Member>, topics: &Topics) -> Result<(), Failure> {
-    let count = |topic: &str| -> Result<usize, Failure> {
-        let partitions = partitions(consumer, topic).context("ask for the partitions");
-        match partitions.map_err(Failure::Retry)?.len() {
-            0 => Err(Failure::Retry(anyhow!("topic {topic} does not exist"))),
-            count => Ok(count),
-        }
-    };
-    let (readings, alerts) = (count(&topics.readings)?, count(&topics.alerts)?);
-    if readings == alerts {
-        return Ok(());
-    }
-    Err(Failure::Stop(anyhow!(
-        "{} has {readings} partitions and {} has {alerts}; they must have the same number",
-        topics.readings,
-        topics.alerts
-    )))
 }
 
 impl Session<'_> {
     fn run_until_stopped(&mut self) -> Result<(), Failure> {
         while !self.shared.stop.is_cancelled() {
             self.shared.chassis.liveness.beat();
-            let wait = self.batch.wait();
-            let polled =
-                self.consumer.poll(if self.restorer.is_busy() { wait.min(RESTORE_WAIT) } else { wait });
-            let mut rewound = BTreeSet::new();
-            for change in self.consumer.context().take() {
-                rewound.extend(self.apply_rebalance(change)?);
+            let polled = self.consumer.poll(self.wait())?;
+            let rewound = self.apply_rebalances()?;
+            self.resume_restored()?;
+            // A record of a partition that was rewound comes again, behind those before it.
+            if let Some(record) = polled
+                && !rewound.contains(&record.partition())
+            {
+                self.consume(&record)?;
             }
-            self.take_restored()?;
-            match polled {
-                // It comes again, behind those before it.
-                Some(Ok(record)) if rewound.contains(&record.partition()) => {}
-                Some(Ok(record)) => self.consume(&record)?,
-                // librdkafka reconnects by itself; a fatal error shows that another instance has our name.
-                Some(Err(error)) => match self.consumer.client().fatal_error() {
-                    Some((code, reason)) => return Err(Failure::Stop(anyhow!("{code}: {reason}"))),
-                    None => tracing::warn!(%error, "readings cannot be consumed now"),
-                },
-                None => {}
-            }
-            if self.batch.is_due() {
+            if self.transaction.batch.is_due(Instant::now()) {
                 self.commit_or_rewind()?;
             }
         }
-        // Drained: what was evaluated is committed, the rest is for the next start.
-        if self.batch.is_open() { self.commit() } else { Ok(()) }
+        // Drained: evaluated readings are committed, the rest is for the next start.
+        if self.transaction.batch.is_open() { self.commit() } else { Ok(()) }
+    }
+
+    fn wait(&self) -> Duration {
+        let wait = self.transaction.batch.wait(Instant::now());
+        if self.restorer.is_busy() { wait.min(RESTORE_WAIT) } else { wait }
     }
 
     /// Returns the partitions that are read again.
-    fn apply_rebalance(&mut self, change: Change) -> Result<BTreeSet<i32>, Failure> {
-        match change {
-            Change::Revoked(partitions) => {
-                for partition in &partitions {
-                    self.restorer.cancel(*partition);
-                    self.dedup.remove(*partition);
+    fn apply_rebalances(&mut self) -> Result<BTreeSet<i32>, Failure> {
+        let mut rewound = BTreeSet::new();
+        for change in self.consumer.take_changes() {
+            match change {
+                Change::Revoked(partitions) => {
+                    for partition in &partitions {
+                        self.restorer.cancel(*partition);
+                        self.dedup.remove(*partition);
+                    }
+                    // Their readings are for the next owner.
+                    let spans = &self.transaction.batch.spans;
+                    if spans.keys().any(|partition| partitions.contains(partition)) {
+                        rewound.extend(self.abort_and_rewind()?);
+                    }
                 }
-                // Their readings are the for the next owner.
-                if self.batch.spans.keys().any(|partition| partitions.contains(partition)) {
-                    return self.abort_and_rewind();
+                Change::Assigned(partitions, group) => {
+                    self.group = group;
+                    self.restorer.request(partitions);
                 }
-                Ok(BTreeSet::new())
-            }
-            Change::Assigned(partitions, group) => {
-                self.group = group;
-                self.restorer.request(partitions);
-                Ok(BTreeSet::new())
             }
         }
+        Ok(rewound)
     }
 
     /// Aborts the open transaction and points the consumer at the first reading of it in each partition that
     /// is kept.
     fn abort_and_rewind(&mut self) -> Result<BTreeSet<i32>, Failure> {
-        self.producer.abort()?;
+        let spans = self.transaction.abort()?;
         self.dedup.abort();
-        let spans = std::mem::take(&mut self.batch).spans;
         let kept = spans.into_iter().filter(|(partition, _)| self.dedup.is_restored(*partition));
         let firsts: BTreeMap<i32, i64> = kept.map(|(partition, span)| (partition, span.first)).collect();
-        self.seek(&firsts)?;
+        self.consumer.seek(&firsts)?;
         Ok(firsts.into_keys().collect())
     }
 
-    fn seek(&self, offsets: &BTreeMap<i32, i64>) -> Result<(), Failure> {
-        if offsets.is_empty() {
-            return Ok(());
-        }
-        let list = self.list(offsets)?;
-        let sought = self.consumer.seek_partitions(list, ANSWER_WAIT).context("seek");
-        let sought = sought.map_err(Failure::Retry)?;
-        let outcome = sought.elements().iter().try_for_each(|element| element.error());
-        outcome.context("seek").map_err(Failure::Retry)
-    }
-
-    fn list(&self, offsets: &BTreeMap<i32, i64>) -> Result<TopicPartitionList, Failure> {
-        let mut list = TopicPartitionList::new();
-        for (partition, offset) in offsets {
-            list.add_partition_offset(&self.topics.readings, *partition, Offset::Offset(*offset))
-                .context("name an offset")
-                .map_err(Failure::Stop)?;
-        }
-        Ok(list)
-    }
-
     /// Lets the partitions go on that are restored.
-    fn take_restored(&mut self) -> Result<(), Failure> {
+    fn resume_restored(&mut self) -> Result<(), Failure> {
         while let Some((partition, window)) = self.restorer.take().map_err(Failure::Retry)? {
             self.dedup.restore(partition, window);
-            let mut list = TopicPartitionList::new();
-            list.add_partition(&self.topics.readings, partition);
-            self.consumer.resume(&list).context("resume a partition").map_err(Failure::Retry)?;
+            self.consumer.resume(partition)?;
         }
         Ok(())
     }
@@ -235,59 +152,46 @@ impl Session<'_> {
     fn consume(&mut self, record: &BorrowedMessage<'_>) -> Result<(), Failure> {
         let (partition, offset) = (record.partition(), record.offset());
         if !self.dedup.is_restored(partition) {
-            // No reading is evaluated before its partition is restored; it is paused, and goes on from
-            // here.
+            // No reading is evaluated before its partition is restored; it is paused, and goes on from here.
             if self.restorer.is_requested(partition) {
-                self.seek(&BTreeMap::from([(partition, offset)]))?;
+                self.consumer.seek(&BTreeMap::from([(partition, offset)]))?;
             }
             return Ok(());
         }
-        if !self.batch.is_open() {
-            self.producer.begin()?;
-            self.batch.opened = Some(Instant::now());
-        }
+        self.transaction.begin()?;
         match record.payload().map(serde_json::from_slice::<ReadingCreatedEvent>) {
             Some(Ok(reading)) => self.evaluate(&reading, partition)?,
             // command-svc keeps it as a dead letter.
-            Some(Err(_)) | None => self.batch.undecodable += 1,
+            Some(Err(_)) | None => self.transaction.batch.undecodable += 1,
         }
-        self.batch.add(partition, offset);
+        self.transaction.batch.add(partition, offset);
         Ok(())
     }
 
     fn evaluate(&mut self, reading: &ReadingCreatedEvent, partition: i32) -> Result<(), Failure> {
-        let alerts = {
-            let rules = self.shared.rules.read().unwrap_or_else(PoisonError::into_inner);
-            let thresholds = rules.of(&reading.sensor_id, &reading.zone_id, &reading.device_type);
-            let mut alerts = Vec::new();
-            for violation in evaluate(reading, thresholds) {
-                if violation.threshold.mode == Mode::Live {
-                    alerts.push((violation.key(reading), violation.alert(reading, Timestamp::now())));
-                } else {
-                    self.batch.shadow_violations += 1;
-                }
+        for (key, alert) in self.alerts_of(reading) {
+            if self.dedup.insert(partition, key) {
+                self.transaction.send(&alert, partition, reading.received_at)?;
+            } else {
+                self.transaction.batch.repeats += 1;
             }
-            alerts
-        };
-        for (key, alert) in alerts {
-            if !self.dedup.insert(partition, key) {
-                self.batch.repeats += 1;
-                continue;
-            }
-            let value = serde_json::to_vec(&alert).context("encode an alert").map_err(Failure::Stop)?;
-            let schema = Header { key: "schema", value: Some(Alert::SCHEMA) };
-            let headers = OwnedHeaders::new().insert(schema);
-            // The reading's own partition, so that whoever owns it next restores the alert.
-            let record = BaseRecord::<[u8], [u8]>::to(&self.topics.alerts)
-                .partition(partition)
-                .key(alert.sensor_id.as_bytes())
-                .payload(&value)
-                .headers(headers);
-            self.producer.send(record)?;
-            self.batch.first_alert.get_or_insert_with(Instant::now);
-            self.batch.received.push(reading.received_at);
         }
         Ok(())
+    }
+
+    /// Returns the alerts before any is produced: producing may wait, and the table must not wait for it.
+    fn alerts_of(&mut self, reading: &ReadingCreatedEvent) -> Vec<(DedupKey, Alert)> {
+        let rules = self.shared.rules.read().unwrap_or_else(PoisonError::into_inner);
+        let thresholds = rules.of(&reading.sensor_id, &reading.zone_id, &reading.device_type);
+        let mut alerts = Vec::new();
+        for violation in evaluate(reading, thresholds) {
+            if violation.threshold.mode == Mode::Live {
+                alerts.push((violation.key(reading), violation.alert(reading, Timestamp::now())));
+            } else {
+                self.transaction.batch.shadow_violations += 1;
+            }
+        }
+        alerts
     }
 
     /// Commits, or when the group has gone on to another generation, does the same under that one.
@@ -311,35 +215,10 @@ impl Session<'_> {
     }
 
     fn commit(&mut self) -> Result<(), Failure> {
-        let started = Instant::now();
         let group = self.group.as_ref().ok_or_else(|| Failure::Retry(anyhow!("the group is not joined")))?;
-        let nexts = self.batch.spans.iter().map(|(partition, span)| (*partition, span.next)).collect();
-        let offsets = self.list(&nexts)?;
-        self.producer.commit(Some((&offsets, group)))?;
+        self.transaction.commit(self.consumer, group)?;
         self.dedup.commit();
-        let batch = std::mem::take(&mut self.batch);
-        let metrics = &self.shared.metrics;
-        metrics.commit_seconds.observe(started.elapsed().as_secs_f64());
-        metrics.readings.inc_by(batch.readings as u64);
-        metrics.alerts.inc_by(batch.received.len() as u64);
-        metrics.repeats.inc_by(batch.repeats);
-        metrics.undecodable.inc_by(batch.undecodable);
-        metrics.shadow_violations.inc_by(batch.shadow_violations);
-        self.warn(batch.undecodable);
-        let now = Timestamp::now().as_micros();
-        for received in batch.received {
-            let micros = now.saturating_sub(received.as_micros()).max(0).unsigned_abs();
-            metrics.alert_seconds.observe(Duration::from_micros(micros).as_secs_f64());
-        }
         Ok(())
-    }
-
-    fn warn(&mut self, undecodable: u64) {
-        self.undecodable += undecodable;
-        if self.undecodable > 0 && self.warned.is_none_or(|warned| warned.elapsed() >= WARN_EVERY) {
-            tracing::warn!(records = self.undecodable, "records are no readings; command-svc keeps them");
-            (self.warned, self.undecodable) = (Some(Instant::now()), 0);
-        }
     }
 }
 
@@ -371,8 +250,7 @@ pub(crate) async fn supervise(shared: &Shared) -> anyhow::Result<()> {
             Ok(outcome) => outcome,
             Err(panicked) => return Ok(Err(panicked)),
         };
-        // A session that worked for a while says that this is a new failure.
-        if started.elapsed() > Duration::from_secs(60) {
+        if started.elapsed() > WORKED_AFTER {
             one.worked();
         }
         outcome.map(Ok)
