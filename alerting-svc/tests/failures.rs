@@ -22,7 +22,7 @@ async fn rules(stage: &Stage) {
     }
 }
 
-/// Publishes one reading for each of so many turns.
+/// Publishes one reading for each turn.
 async fn publish(stage: &Stage, count: usize) -> BTreeSet<Uuid> {
     let mut events = BTreeSet::new();
     for n in 0..count {
@@ -73,7 +73,7 @@ async fn process_killed_again_and_again_makes_each_alert_once() {
     }
     let service = stage.start("a");
     seen.all(&events).await;
-    // Whatever would come a second time stands before these.
+    // An alert that comes a second time would stand before these.
     let last = publish(&stage, SENSORS).await;
     seen.all(&last).await;
     service.stop().await;

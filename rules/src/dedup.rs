@@ -127,7 +127,7 @@ mod tests {
     }
 
     proptest! {
-        /// Each transaction is a list of events, and ends in a commit or an abort.
+        // Each transaction is a list of events, and ends in a commit or an abort.
         #[test]
         fn exactly_the_last_keys_of_commits_and_of_the_open_transaction_are_known(
             transactions in prop::collection::vec((prop::collection::vec(0_u128..40, 0..30), any::<bool>()), 0..12),

@@ -234,7 +234,7 @@ mod tests {
     }
 
     proptest! {
-        /// Each change puts a threshold in a scope or deletes it; the model is a map that is searched whole.
+        // Each change puts a threshold in a scope or deletes it; the model is a map that is searched whole.
         #[test]
         fn any_changes_leave_exactly_the_thresholds_that_cover_a_sensor(
             changes in prop::collection::vec((0_u128..6, prop::option::of(any_scope())), 0..30),

@@ -71,8 +71,8 @@ pub struct Bound {
 
 /// Tells notification consumers that one value of one reading met one threshold.
 ///
-/// Shape: at most one per (`threshold_id`, `threshold_version`, `event_id`). What is optional and no part of
-/// this alert's story is left out.
+/// Shape: at most one per (`threshold_id`, `threshold_version`, `event_id`). Optional parts that say nothing
+/// of this alert are left out.
 /// Guarantee: exactly once for `read_committed` consumers; `alert_id` is the same when the reading is
 /// delivered again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -15,9 +15,8 @@
 //! given. `bits` is `[first, count]` of an integer, counted from its least significant bit; of a signed type
 //! the bits are signed too.
 
-use std::collections::BTreeSet;
-
 use serde_json::{Map, Value};
+use std::collections::BTreeSet;
 
 /// Bytes of the longest layout, as text. It is held in memory for every device.
 pub const LAYOUT_BYTES_MAX: usize = 65_536;

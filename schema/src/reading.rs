@@ -71,7 +71,7 @@ pub fn event_id_from_payload(sensor_id: &str, reading_at: Timestamp, payload: &[
     derive(sensor_id, b'p', &[&reading_at.as_micros().to_be_bytes(), payload])
 }
 
-/// UUIDv5 over `sensor_id`, a kind byte and the parts. A sensor id holds no NUL, so the separator is
+/// Derives a UUIDv5 of `sensor_id`, a kind byte and the parts. A sensor id holds no NUL, so the separator is
 /// unambiguous.
 fn derive(sensor_id: &str, kind: u8, parts: &[&[u8]]) -> Uuid {
     // Hashed here and not by `uuid`, whose SHA-1 knows nothing of the processor's own.

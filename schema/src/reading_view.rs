@@ -98,7 +98,7 @@ mod tests {
         "zoneId":"z","values":{"b":1,"a":-2.5e-3,"b":3,"\u0061":4},"unknown":[{}],"attributes":{"text":"x","list":[1]},
         "readingAt":"2026-01-02T03:04:05+02:00","receivedAt":"2026-01-02T03:04:05.000006Z"}"#;
 
-    /// Whether both read it, and the same from it.
+    /// Says whether both read it, and the same from it.
     fn agree(bytes: &[u8]) -> bool {
         let whole = serde_json::from_slice::<ReadingCreatedEvent>(bytes).ok();
         let view = serde_json::from_slice::<ReadingView<'_>>(bytes).ok();

@@ -3,9 +3,8 @@
 //! The gateway refuses the rest by name, before it is acknowledged as a reading; command-svc checks again
 //! before the database does, because a row that only the database refuses costs its whole batch.
 
-use std::io;
-
 use serde_json::{Map, Value};
+use std::io;
 
 /// Magnitude that a value stays below, because the sum of an hour must never overflow: it takes more
 /// readings than an hour can have (`value_can_be_summed`).
@@ -42,7 +41,7 @@ pub enum Unstorable {
 }
 
 impl Unstorable {
-    /// The short name, fixed for ever: dead letters are grouped by it.
+    /// Returns the short name, fixed for ever: dead letters are grouped by it.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Value { .. } => "value-out-of-range",

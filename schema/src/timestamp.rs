@@ -142,7 +142,7 @@ impl Timestamp {
 
 const DAY_MICROS: i64 = 86_400_000_000;
 
-/// Year, month and day of a day since 1970-01-01, for years from 0.
+/// Returns year, month and day of a day since 1970-01-01, for years from 0.
 ///
 /// Source: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`: years begin in
 /// March there.

@@ -1,10 +1,9 @@
 //! Histories of one row, sent in order, again, late, and after a restore.
 
+use super::*;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-
-use super::*;
 
 /// A record: none is a tombstone.
 type Record = Option<Vec<u8>>;
@@ -34,7 +33,7 @@ fn change(op: &str, lsn: Option<u64>, version: i64, snapshot: bool, ts_ms: i64) 
         .into_bytes()
 }
 
-/// The records of a history, and the version of the row at its end. Versions come from a sequence.
+/// Returns the records of a history, and the version of the row at its end. Versions come from a sequence.
 fn history(steps: &[Step], has_lsn: bool) -> (Vec<Record>, Option<i64>) {
     let (mut records, mut lsn, mut version, mut row) = (Vec::new(), 100, 0, None);
     for (ts_ms, step) in (0..).zip(steps) {
