@@ -4,6 +4,7 @@
 //! reasons that a program may want to tell apart, the service names one by a path below `/problems/`, which
 //! is a name and no page.
 
+use crate::auth;
 use serde::Serialize;
 use std::borrow::Cow;
 use std::fmt;
@@ -67,6 +68,11 @@ impl Problem {
         Self::fields(vec![FieldError { field: field.into(), detail: detail.into() }])
     }
 
+    /// Makes a 401 for a caller that has shown nothing to be known by.
+    pub fn unauthorized(detail: impl Into<String>) -> Self {
+        Self::new(401_u16, detail).header("www-authenticate", auth::Error::Absent.challenge())
+    }
+
     /// Makes a 404.
     pub fn not_found(detail: impl Into<String>) -> Self {
         Self::new(404_u16, detail)
@@ -77,17 +83,33 @@ impl Problem {
         Self { kind, ..Self::new(409_u16, detail) }
     }
 
+    /// Makes a 429 with `Retry-After`: the caller sends too much.
+    pub fn too_many(detail: impl Into<String>, wait: Duration) -> Self {
+        Self::new(429_u16, detail).retry_after(wait)
+    }
+
+    /// Makes a 503 with `Retry-After`: the server cannot take it now.
+    pub fn busy(detail: impl Into<String>, wait: Duration) -> Self {
+        Self::new(503_u16, detail).retry_after(wait)
+    }
+
     /// Makes a 503 with `Retry-After`, when a dependency is away. The cause is logged here, once, and not
     /// shown.
     pub fn unavailable(cause: &dyn fmt::Display) -> Self {
         tracing::warn!(%cause, "a dependency is away");
-        Self::new(503_u16, "a dependency is away; try again").retry_after(Duration::from_secs(2))
+        Self::busy("a dependency is away; try again", Duration::from_secs(2))
     }
 
     /// Makes a 500. The cause is logged here, once, and not shown.
     pub fn internal(cause: &dyn fmt::Display) -> Self {
         tracing::error!(%cause, "request failed");
         Self::new(500_u16, "unexpected error")
+    }
+
+    /// Adds bad fields.
+    #[must_use]
+    pub fn with_errors(self, errors: Vec<FieldError>) -> Self {
+        Self { errors, ..self }
     }
 
     /// Adds a header.

@@ -23,7 +23,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -42,9 +42,9 @@ use crate::gateway::Gateway;
 use crate::ingest::{self, Encoded, NotStored};
 
 use body::{Body, Received};
+use chassis::problem::Problem;
 use patient::Patient;
 use peer::{Peer, Sender};
-use problem::Problem;
 
 const PATH: &str = "/api/v1/readings";
 /// A request's head must be whole so soon after its connection is free for it, and a connection without any request is closed
@@ -119,10 +119,10 @@ async fn answer(gateway: &Gateway, peer: &Peer, request: Request<Incoming>) -> R
         }
         Err(problem) => {
             // Who was too slow already is not waited for once more.
-            if problem.status() != StatusCode::REQUEST_TIMEOUT {
+            if problem.status() != StatusCode::REQUEST_TIMEOUT.as_u16() {
                 body.let_by(gateway, account);
             }
-            problem.into_response()
+            problem::response(&problem)
         }
     };
     if !peer.is_known() {
@@ -165,7 +165,7 @@ fn check_route(head: &Parts) -> Result<(), Problem> {
         (PATH, &Method::POST) => Ok(()),
         (PATH, _) => {
             let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "readings are sent with POST");
-            Err(problem.with(ALLOW, "POST"))
+            Err(problem.header("allow", "POST"))
         }
         _ => Err(Problem::new(StatusCode::NOT_FOUND, format!("there is only {PATH}"))),
     }

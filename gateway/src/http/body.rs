@@ -9,10 +9,10 @@ use hyper::header::EXPECT;
 use hyper::http::request::Parts;
 use tokio::time::{Instant, timeout};
 
-use super::problem::Problem;
 use crate::device::account::{self, Account};
 use crate::durable::budget::{Full, Permit};
 use crate::gateway::Gateway;
+use chassis::problem::Problem;
 
 /// Time that a body may take, and one second more for every [`BYTES_PER_S_MIN`], as an MQTT packet may.
 const TIME_BASE: Duration = Duration::from_secs(10);

@@ -5,16 +5,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use chassis::auth::{self, Role};
 use hyper::StatusCode;
-use hyper::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use hyper::header::AUTHORIZATION;
 use hyper::http::request::Parts;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::problem::Problem;
 use crate::device::account::{Account, Connected};
 use crate::device::identity::Identity;
 use crate::device::registry::{Denied, Device};
 use crate::gateway::Gateway;
+use chassis::problem::Problem;
 
 /// The device that a request is of.
 pub(super) struct Sender {
@@ -82,10 +82,11 @@ impl Peer {
 
 /// The sensor id of a device's token.
 async fn subject(gateway: &Gateway, head: &Parts) -> Result<String, Problem> {
-    let verifier = gateway
-        .tokens
-        .as_ref()
-        .ok_or_else(|| Problem::unauthorized("a device is known by its client certificate here"))?;
+    let verifier = gateway.tokens.as_ref().ok_or_else(|| {
+        Problem::unauthorized(
+            "send a client certificate: without JWT_JWKS_FILE or JWT_JWKS_URL no token is taken here",
+        )
+    })?;
     let token =
         head.headers.get(AUTHORIZATION).and_then(|value| auth::bearer(value.to_str().ok()?)).ok_or_else(
             || Problem::unauthorized("send a client certificate, or a token: Authorization: Bearer …"),
@@ -102,5 +103,5 @@ fn refused(error: auth::Error) -> Problem {
         auth::Error::Forbidden(_) => StatusCode::FORBIDDEN,
         auth::Error::Unavailable => return Problem::busy(error.to_string(), super::RETRY_LATER),
     };
-    Problem::new(status, error.to_string()).with(WWW_AUTHENTICATE, error.challenge())
+    Problem::new(status, error.to_string()).header("www-authenticate", error.challenge())
 }

@@ -12,9 +12,9 @@ use schema::ReadingCreatedEvent;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::problem::Problem;
 use crate::decode::{Births, Format, TimestampBounds, Undecodable};
 use crate::ingest::{Encoded, Payload, Sender};
+use chassis::problem::Problem;
 
 /// Readings of the largest request: a quarter of an hour, one a second, with room. Each becomes an event of its own.
 const READINGS_MAX: usize = 1_024;
@@ -46,14 +46,14 @@ pub(super) fn decode(body: &[u8], sender: &Sender<'_>, bounds: &TimestampBounds)
         if errors.len() >= ERRORS_MAX {
             errors.truncate(ERRORS_MAX);
             let detail = format!("{ERRORS_MAX} fields are bad, and there may be more; nothing was stored");
-            return Err(Problem::fields(errors, detail));
+            return Err(Problem::new(StatusCode::BAD_REQUEST, detail).with_errors(errors));
         }
     }
     if errors.is_empty() {
         return Ok(all);
     }
     let detail = format!("{} of the body cannot be read; nothing was stored", errors.len());
-    Err(Problem::fields(errors, detail))
+    Err(Problem::new(StatusCode::BAD_REQUEST, detail).with_errors(errors))
 }
 
 /// Cuts the body into its readings, each with its own bytes: the event id of a reading without one is made of them. It stops at
@@ -213,7 +213,7 @@ mod tests {
     }
 
     fn bad_fields(body: &str) -> Vec<String> {
-        decoded(body.as_bytes()).unwrap_err().errors().iter().map(|error| error.field.clone()).collect()
+        decoded(body.as_bytes()).unwrap_err().errors.iter().map(|error| error.field.clone()).collect()
     }
 
     #[test]
@@ -246,11 +246,11 @@ mod tests {
         let body_of = |count: usize| format!("[{}]", vec![r#"{"t":1}"#; count].join(","));
         assert!(decoded(body_of(READINGS_MAX).as_bytes()).is_ok());
         let too_many = decoded(body_of(READINGS_MAX + 1).as_bytes()).unwrap_err();
-        assert_eq!(too_many.status(), StatusCode::PAYLOAD_TOO_LARGE);
+        assert_eq!(too_many.status(), StatusCode::PAYLOAD_TOO_LARGE.as_u16());
         assert!(TOO_MANY.contains(&READINGS_MAX.to_string()));
         // What comes after the last that fits is not looked at: there is no end to this array.
         let endless = format!("[{}", "0,".repeat(READINGS_MAX + 1));
-        assert_eq!(decoded(endless.as_bytes()).unwrap_err().status(), StatusCode::PAYLOAD_TOO_LARGE);
+        assert_eq!(decoded(endless.as_bytes()).unwrap_err().status(), StatusCode::PAYLOAD_TOO_LARGE.as_u16());
     }
 
     proptest! {
