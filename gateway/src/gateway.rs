@@ -1,4 +1,4 @@
-//! What all connections share.
+//! What all connections share. Imports what has no part in a connection of its own.
 
 use std::sync::Arc;
 
@@ -8,7 +8,6 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Limits;
 use crate::device::{account, connections, registry};
 use crate::durable::producer;
-use crate::listener::{admission, tls};
 use crate::{decode, metrics, notices};
 
 /// What every connection shares.
@@ -19,9 +18,7 @@ pub(crate) struct Gateway {
     pub(crate) connections: Arc<connections::Connections>,
     pub(crate) producer: producer::Producer,
     pub(crate) metrics: metrics::Metrics,
-    pub(crate) tls: tls::Tls,
     pub(crate) notices: notices::Notices,
-    pub(crate) admission: admission::Admission,
     pub(crate) accounts: Arc<account::Accounts>,
     pub(crate) tokens: Option<Verifier>,
     pub(crate) shutdown: CancellationToken,

@@ -64,11 +64,10 @@ const RETRY_LATER: Duration = Duration::from_secs(5);
 /// Serves one connection until it ends or the gateway stops; the request in flight is answered first.
 pub(crate) async fn serve(
     gateway: Arc<Gateway>,
-    identity: Option<Identity>,
-    connected: Option<Connected>,
+    certified: Option<(Identity, Connected)>,
     stream: TlsStream<TcpStream>,
 ) {
-    let peer = Arc::new(Peer::new(identity, connected));
+    let peer = Arc::new(Peer::new(certified));
     let service = service_fn(|request| {
         let (gateway, peer) = (gateway.clone(), peer.clone());
         async move { Ok::<_, Infallible>(answer(&gateway, &peer, request).await) }

@@ -54,9 +54,10 @@ use crate::durable::forwarder::Forwarder;
 use crate::durable::producer::Producer;
 use crate::durable::spool;
 use crate::gateway::Gateway;
-use crate::listener::{admission, reload, tls};
+use crate::listener::{Arrived, Door, reload};
 
 pub use config::{Config, Limits, Spool as SpoolConfig};
+pub use listener::Listeners;
 pub use listener::tls::Files as TlsFiles;
 use watchdog::{Standing, Watchdog};
 
@@ -81,15 +82,6 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
     serve(Listeners { mqtt, http }, config, chassis).await
 }
 
-/// Sockets that listen already.
-#[derive(Debug)]
-pub struct Listeners {
-    /// For MQTT.
-    pub mqtt: TcpListener,
-    /// For HTTP, if it is wanted.
-    pub http: Option<TcpListener>,
-}
-
 /// Runs the gateway on sockets that listen already, until the shutdown.
 ///
 /// # Errors
@@ -107,15 +99,14 @@ pub async fn serve(listeners: Listeners, config: Config, chassis: Chassis) -> an
         connections: Arc::default(),
         producer,
         metrics,
-        tls: tls::Tls::new(loaded.clone()),
         notices: notices::Notices::default(),
-        admission: admission::Admission::new(&config.limits),
         accounts: Arc::new(account::Accounts::new(&config.limits)),
         tokens,
         shutdown: chassis.shutdown.clone(),
     });
     gateway.registry.revoke(loaded.revoked.clone());
-    gateway.metrics.tls.show(&loaded.ends);
+    reload::show(&gateway.metrics, &loaded.ends);
+    let door = Arc::new(Door::new(loaded, &config.limits));
     let (tasks, loaded) = (TaskTracker::new(), Notify::new());
     let topic = config.kafka.topic(topics::DEVICE_UPDATES.name);
     let (latch, assignment) = (chassis.readiness.latch("devices"), Assignment::default());
@@ -136,13 +127,15 @@ pub async fn serve(listeners: Listeners, config: Config, chassis: Chassis) -> an
             None => std::future::pending().await,
         }
     });
-    let apply = |key: &[u8], value: Option<&[u8]>| updates::apply(&gateway, key, value);
+    let apply = |key: &[u8], value: Option<&[u8]>| {
+        updates::apply(&gateway.registry, &gateway.connections, &gateway.metrics, key, value);
+    };
     tokio::select! {
         outcome = table::follow(&config.kafka, source, &chassis.shutdown, apply, || loaded.notify_one()) => outcome?,
         outcome = watch.run(|_| true) => outcome?,
-        () = async { loaded.notified().await; listener::open(&listeners, &gateway, &tasks).await } => {}
-        failure = files.follow(&gateway) => return Err(failure),
-        () = connections::end_with_certificates(&gateway) => {}
+        () = async { loaded.notified().await; listener::open(&listeners, &door, &gateway, &tasks, serve_arrived).await } => {}
+        failure = files.follow(&door, &gateway) => return Err(failure),
+        () = connections::end_with_certificates(&gateway.connections) => {}
         () = watch_kafka(&gateway, &chassis) => {}
         () = watchdog.run() => {}
         () = &mut forwarding => {}
@@ -155,6 +148,17 @@ pub async fn serve(listeners: Listeners, config: Config, chassis: Chassis) -> an
     }
     gateway.producer.close().await;
     Ok(())
+}
+
+/// Serves a connection to its end, behind the front door of its socket.
+async fn serve_arrived(gateway: Arc<Gateway>, arrived: Arrived) {
+    match arrived {
+        Arrived::Mqtt { identity, connected, stream } => {
+            mqtt::connection::serve(gateway, identity, connected, stream).await;
+        }
+        // Boxed, so that an MQTT session does not carry the room that HTTP needs.
+        Arrived::Http { certified, stream } => Box::pin(http::serve(gateway, certified, stream)).await,
+    }
 }
 
 /// Opens the spool, if there is to be one, and the producer; one latch stands for both.

@@ -1,4 +1,4 @@
-//! The socket that devices connect to: limits first, then TLS, each connection in its own task.
+//! The sockets that devices connect to: limits first, then TLS, each connection in its own task. Knows no protocol behind TLS.
 
 pub(crate) mod admission;
 pub(crate) mod handshake;
@@ -19,29 +19,73 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
 
+use crate::config::Limits;
+use crate::device::account::Connected;
 use crate::device::identity::Identity;
 use crate::gateway::Gateway;
-use crate::mqtt::connection;
 use crate::notices::Event;
-use crate::{Listeners, http};
 
-use admission::{ConnectionPermit, Protocol};
+use admission::{Admission, ConnectionPermit, Protocol};
+use tls::{Loaded, Tls};
 
 /// Without traffic for so long, the kernel asks whether the peer is still there: a client may promise no keep-alive at all.
 const PEER_PROBE_AFTER: Duration = Duration::from_secs(60);
 /// The wait after a failed accept: out of file descriptors, most likely.
 const ACCEPT_RETRY_WAIT: Duration = Duration::from_millis(100);
 
-/// Accepts connections on all sockets until the shutdown.
-pub(crate) async fn open(listeners: &Listeners, gateway: &Arc<Gateway>, tasks: &TaskTracker) {
-    let mqtt = accept(&listeners.mqtt, Protocol::Mqtt, gateway, tasks);
+/// Sockets that listen already.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For MQTT.
+    pub mqtt: TcpListener,
+    /// For HTTP, if it is wanted.
+    pub http: Option<TcpListener>,
+}
+
+/// What newcomers pass.
+pub(crate) struct Door {
+    tls: Tls,
+    admission: Admission,
+}
+
+impl Door {
+    /// Opens it with these TLS files in force.
+    pub(crate) fn new(loaded: Arc<Loaded>, limits: &Limits) -> Self {
+        Self { tls: Tls::new(loaded), admission: Admission::new(limits) }
+    }
+}
+
+/// A connection behind its handshake.
+pub(crate) enum Arrived {
+    /// On the socket for MQTT, where nobody gets through without a certificate.
+    Mqtt { identity: Identity, connected: Connected, stream: TlsStream<TcpStream> },
+    /// On the socket for HTTP, with a certificate or without.
+    Http { certified: Option<(Identity, Connected)>, stream: TlsStream<TcpStream> },
+}
+
+/// Accepts connections on all sockets until the shutdown; each is then for `serve` to serve.
+pub(crate) async fn open<F: Future<Output = ()> + Send + 'static>(
+    listeners: &Listeners,
+    door: &Arc<Door>,
+    gateway: &Arc<Gateway>,
+    tasks: &TaskTracker,
+    serve: fn(Arc<Gateway>, Arrived) -> F,
+) {
+    let mqtt = accept(&listeners.mqtt, Protocol::Mqtt, door, gateway, tasks, serve);
     match &listeners.http {
-        Some(http) => tokio::join!(mqtt, accept(http, Protocol::Http, gateway, tasks)).0,
+        Some(http) => tokio::join!(mqtt, accept(http, Protocol::Http, door, gateway, tasks, serve)).0,
         None => mqtt.await,
     }
 }
 
-async fn accept(listener: &TcpListener, protocol: Protocol, gateway: &Arc<Gateway>, tasks: &TaskTracker) {
+async fn accept<F: Future<Output = ()> + Send + 'static>(
+    listener: &TcpListener,
+    protocol: Protocol,
+    door: &Arc<Door>,
+    gateway: &Arc<Gateway>,
+    tasks: &TaskTracker,
+    serve: fn(Arc<Gateway>, Arrived) -> F,
+) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -55,22 +99,24 @@ async fn accept(listener: &TcpListener, protocol: Protocol, gateway: &Arc<Gatewa
                 continue;
             }
         };
-        let permit = match gateway.admission.limit(protocol).take(peer.ip(), Instant::now()) {
+        let permit = match door.admission.limit(protocol).take(peer.ip(), Instant::now()) {
             Ok(permit) => permit,
             Err(full) => {
                 gateway.metrics.refusals.with_label_values(&[full]).inc();
                 continue;
             }
         };
-        let gateway = gateway.clone();
+        let (door, gateway) = (door.clone(), gateway.clone());
         tasks.spawn(async move {
             gateway.metrics.connections.inc();
             gateway.metrics.tls.handshakes.inc();
             // Boxed, so that a long session does not carry the room that its handshake needed.
-            let shaken = Box::pin(shake_hands(&gateway, protocol, socket)).await;
+            let shaken = Box::pin(shake_hands(&door, &gateway, protocol, socket)).await;
             gateway.metrics.tls.handshakes.dec();
-            if let Some((identity, stream)) = shaken {
-                enter(&gateway, protocol, identity, stream, &permit).await;
+            let arrived =
+                shaken.and_then(|(identity, stream)| arrive(&gateway, protocol, identity, stream, &permit));
+            if let Some(arrived) = arrived {
+                serve(gateway.clone(), arrived).await;
             }
             gateway.metrics.connections.dec();
             drop(permit);
@@ -78,39 +124,36 @@ async fn accept(listener: &TcpListener, protocol: Protocol, gateway: &Arc<Gatewa
     }
 }
 
-/// Serves who has shaken hands, if its device has a place left.
-async fn enter(
-    gateway: &Arc<Gateway>,
+/// Says who has shaken hands; nobody when the device has as many connections as it may.
+fn arrive(
+    gateway: &Gateway,
     protocol: Protocol,
     identity: Option<Identity>,
     stream: TlsStream<TcpStream>,
     permit: &ConnectionPermit,
-) {
-    let connected = match &identity {
+) -> Option<Arrived> {
+    let certified = match identity {
         Some(identity) => match gateway.accounts.of(&identity.sensor_id).connect(Instant::now()) {
-            Some(connected) => Some(connected),
+            Some(connected) => Some((identity, connected)),
             None => {
                 gateway.metrics.refusals.with_label_values(&["connections-per-device-max"]).inc();
                 permit.was_in_vain(Instant::now());
-                return;
+                return None;
             }
         },
         None => None,
     };
-    match (protocol, identity, connected) {
-        (Protocol::Mqtt, Some(identity), Some(connected)) => {
-            connection::serve(gateway.clone(), identity, connected, stream).await;
+    match protocol {
+        Protocol::Mqtt => {
+            certified.map(|(identity, connected)| Arrived::Mqtt { identity, connected, stream })
         }
-        (Protocol::Http, identity, connected) => {
-            Box::pin(http::serve(gateway.clone(), identity, connected, stream)).await;
-        }
-        // Nobody gets through an MQTT handshake without a certificate.
-        (Protocol::Mqtt, ..) => {}
+        Protocol::Http => Some(Arrived::Http { certified, stream }),
     }
 }
 
 /// TLS, with a time limit that includes the wait for permits; and who came, if there is a certificate.
 async fn shake_hands(
+    door: &Door,
     gateway: &Gateway,
     protocol: Protocol,
     socket: TcpStream,
@@ -118,13 +161,13 @@ async fn shake_hands(
     let refused = |reason: &str| gateway.metrics.refusals.with_label_values(&[reason]).inc();
     let peer = socket.peer_addr().ok();
     tune(&socket);
-    let settings = gateway.tls.present();
+    let settings = door.tls.present();
     let acceptor = TlsAcceptor::from(match protocol {
         Protocol::Mqtt => settings.mqtt.clone(),
         Protocol::Http => settings.http.clone(),
     });
     let waits = || gateway.metrics.tls.handshake_waits.inc();
-    let handshake = with_permits(&gateway.admission.handshake_permits, acceptor.accept(socket), waits);
+    let handshake = with_permits(&door.admission.handshake_permits, acceptor.accept(socket), waits);
     let stream = tokio::select! {
         handshake = timeout(gateway.limits.handshake_time_max, handshake) => match handshake {
             Ok(Ok(stream)) => stream,

@@ -5,8 +5,6 @@ use prometheus::{
     core::Collector,
 };
 
-use crate::listener::tls::Ends;
-
 /// Buckets of the acknowledgement time: 1 ms is a good broker nearby, 30 s is when a message is given up.
 const ACK_SECONDS: [f64; 12] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
@@ -144,11 +142,11 @@ pub(crate) struct Tls {
 }
 
 impl Tls {
-    /// Shows until when the files are good that are in force.
-    pub(crate) fn show(&self, ends: &Ends) {
-        self.ends.with_label_values(&["certificate"]).set(ends.certificate_s);
-        self.ends.with_label_values(&["authorities"]).set(ends.authorities_s);
-        match ends.lists_s {
+    /// Shows until when the files are good that are in force, in Unix seconds.
+    pub(crate) fn show(&self, certificate_s: i64, authorities_s: i64, lists_s: Option<i64>) {
+        self.ends.with_label_values(&["certificate"]).set(certificate_s);
+        self.ends.with_label_values(&["authorities"]).set(authorities_s);
+        match lists_s {
             Some(end) => self.ends.with_label_values(&["lists"]).set(end),
             // Err means that it had none before.
             None => drop(self.ends.remove_label_values(&["lists"])),

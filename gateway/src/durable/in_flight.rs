@@ -13,7 +13,6 @@ use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 use tokio::time::{Duration, Instant};
 
-use crate::device::registry::Denied;
 use crate::durable::budget::Permit;
 
 /// What a message in flight costs beside its own bytes: the envelope of its event, its headers, and what the producer and
@@ -45,17 +44,6 @@ pub(crate) enum Outcome {
     Failed,
 }
 
-/// Why others end a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Closing {
-    /// The same device connected again with the same client id.
-    TakenOver,
-    /// The device may not publish any more.
-    Denied(Denied),
-    /// The gateway stops and does not wait any longer.
-    ShuttingDown,
-}
-
 /// The messages of one connection, shared with those who complete them.
 #[derive(Default)]
 pub(crate) struct InFlight {
@@ -71,8 +59,6 @@ struct State {
     bytes: usize,
     /// The shares of the budget that all entries have.
     permit: Option<Permit>,
-    closing: Option<Closing>,
-    is_draining: bool,
 }
 
 struct Entry {
@@ -96,7 +82,7 @@ pub(crate) struct Completed {
 }
 
 impl InFlight {
-    /// Has `waker` woken whenever there is something new to take or to obey.
+    /// Has `waker` woken whenever there is something new to take or to ask about.
     pub(crate) fn watch(&self, waker: &Waker) {
         self.waker.register(waker);
     }
@@ -153,22 +139,9 @@ impl InFlight {
         Load { records: state.entries.len(), bytes: state.bytes }
     }
 
-    /// Asks the connection to end. The first reason stands.
-    pub(crate) fn close(&self, closing: Closing) {
-        self.state.lock().closing.get_or_insert(closing);
+    /// Wakes the connection: there is something new for it elsewhere.
+    pub(crate) fn wake(&self) {
         self.waker.wake();
-    }
-
-    /// Asks the connection to read nothing more and to end when nothing is in flight.
-    pub(crate) fn drain(&self) {
-        self.state.lock().is_draining = true;
-        self.waker.wake();
-    }
-
-    /// What the connection has been asked.
-    pub(crate) fn asked(&self) -> (Option<Closing>, bool) {
-        let state = self.state.lock();
-        (state.closing, state.is_draining)
     }
 
     fn complete(&self, number: u64, outcome: Outcome) {
@@ -299,14 +272,6 @@ mod tests {
         first.complete(Outcome::Stored);
         assert_eq!(completed(&in_flight), [(1, Outcome::Stored), (3, Outcome::Stored)]);
         assert!(budget.is_unused());
-    }
-
-    #[test]
-    fn first_reason_to_close_stands() {
-        let in_flight = InFlight::default();
-        in_flight.close(Closing::Denied(Denied::Suspended));
-        in_flight.close(Closing::ShuttingDown);
-        assert_eq!(in_flight.asked(), (Some(Closing::Denied(Denied::Suspended)), false));
     }
 
     proptest! {

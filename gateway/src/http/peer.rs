@@ -33,7 +33,8 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(identity: Option<Identity>, connected: Option<Connected>) -> Self {
+    pub(super) fn new(certified: Option<(Identity, Connected)>) -> Self {
+        let (identity, connected) = certified.unzip();
         let place = identity.as_ref().map(|identity| identity.sensor_id.clone()).zip(connected);
         Self { identity, is_known: AtomicBool::new(false), place: Mutex::new(place) }
     }

@@ -14,7 +14,9 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context;
 
 use crate::gateway::Gateway;
-use crate::listener::tls::{Contents, Files, Loaded};
+use crate::listener::Door;
+use crate::listener::tls::{Contents, Ends, Files, Loaded};
+use crate::metrics::Metrics;
 use crate::watchdog::Standing;
 
 /// How often the files are looked at: a revoked connection is to be closed within a second.
@@ -104,7 +106,7 @@ impl Watch {
     }
 
     /// Follows the files until that fails (stop): a revocation that nobody reads must not go unseen.
-    pub(crate) async fn follow(mut self, gateway: &Gateway) -> anyhow::Error {
+    pub(crate) async fn follow(mut self, door: &Door, gateway: &Gateway) -> anyhow::Error {
         loop {
             tokio::time::sleep(LOOK_INTERVAL).await;
             let looked = tokio::task::spawn_blocking(move || {
@@ -122,18 +124,18 @@ impl Watch {
             self.looks.fetch_add(1, Ordering::Relaxed);
             match outcome {
                 Ok(None) => {}
-                Ok(Some(loaded)) => self.take(gateway, loaded),
+                Ok(Some(loaded)) => self.take(door, gateway, loaded),
                 Err(error) => self.complain(gateway, &error),
             }
         }
     }
 
-    fn take(&mut self, gateway: &Gateway, loaded: Arc<Loaded>) {
+    fn take(&mut self, door: &Door, gateway: &Gateway, loaded: Arc<Loaded>) {
         self.said = None;
         let revoked = loaded.revoked.len();
-        gateway.metrics.tls.show(&loaded.ends);
+        show(&gateway.metrics, &loaded.ends);
         gateway.registry.revoke(loaded.revoked.clone());
-        gateway.tls.replace(loaded);
+        door.tls.replace(loaded);
         gateway.connections.recheck_all(|identity| gateway.registry.lookup(identity).err());
         tracing::info!(revoked, "new TLS files are in force");
         gateway.metrics.tls.reloads.with_label_values(&["loaded"]).inc();
@@ -151,4 +153,9 @@ impl Watch {
         gateway.metrics.tls.reloads.with_label_values(&["refused"]).inc();
         self.said = Some(text);
     }
+}
+
+/// Shows until when the files in force are good.
+pub(crate) fn show(metrics: &Metrics, ends: &Ends) {
+    metrics.tls.show(ends.certificate_s, ends.authorities_s, ends.lists_s);
 }

@@ -10,8 +10,8 @@ use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 use crate::device::account::Connected;
+use crate::device::connections::Link;
 use crate::device::identity::Identity;
-use crate::durable::in_flight::InFlight;
 use crate::gateway::Gateway;
 use crate::mqtt::packet::{
     Accepted, Connect, ConnectRefusal, Decoder, Encoder, Packet, Qos, Refusal, Version,
@@ -48,11 +48,11 @@ where
         }
     };
     let encoder = Encoder::new(&connect);
-    let in_flight = Arc::new(InFlight::default());
+    let link = Arc::new(Link::default());
     let (client_id, was_assigned) = client_id(&connect);
     let admitted =
-        admit(&gateway, &connect, identity.clone(), in_flight.clone(), connected).and_then(|admitted| {
-            let entered = gateway.connections.enter(&identity, &client_id, &in_flight);
+        admit(&gateway, &connect, identity.clone(), link.clone(), connected).and_then(|admitted| {
+            let entered = gateway.connections.enter(&identity, &client_id, &link);
             // Whoever was denied between the look-up and the entry was told by nobody: look again.
             match gateway.registry.lookup(&identity) {
                 Ok(_) => Ok((admitted, entered)),
@@ -73,7 +73,7 @@ where
         }
     };
     if gateway.shutdown.is_cancelled() {
-        in_flight.drain();
+        link.drain();
     }
     let accepted = Accepted {
         receive_max: gateway.limits.in_flight_max,
@@ -179,7 +179,7 @@ fn admit(
     gateway: &Gateway,
     connect: &Connect,
     identity: Identity,
-    in_flight: Arc<InFlight>,
+    link: Arc<Link>,
     connected: Connected,
 ) -> Result<Admitted, (ConnectRefusal, String)> {
     let refuse = |refusal, text: &str| Err((refusal, text.to_owned()));
@@ -214,7 +214,7 @@ fn admit(
             generation,
             encoder: Encoder::new(connect),
             keep_alive_s: connect.keep_alive_s,
-            in_flight,
+            link,
             connected,
         }),
         Err(denied) => refuse(ConnectRefusal::NotAuthorized, &denied.to_string()),

@@ -18,10 +18,11 @@ use tokio::time::Instant;
 
 use crate::decode::Births;
 use crate::device::account::{self, Connected};
+use crate::device::connections::{Closing, Link};
 use crate::device::identity::Identity;
 use crate::device::registry::Device;
 use crate::durable::budget::PermitRequest;
-use crate::durable::in_flight::{AckKind, Closing, InFlight, Outcome, RECORD_OVERHEAD_BYTES};
+use crate::durable::in_flight::{AckKind, InFlight, Outcome, RECORD_OVERHEAD_BYTES};
 use crate::gateway::Gateway;
 use crate::mqtt::packet::{Decoder, DisconnectReason, Encoder, Packet, PubAckReason, SubAckReason, topic};
 use crate::mqtt::wire::Wire;
@@ -47,6 +48,7 @@ pub(crate) struct Session<S> {
     pub(crate) wire: Wire<S>,
     pub(crate) encoder: Encoder,
     decoder: Decoder,
+    link: Arc<Link>,
     in_flight: Arc<InFlight>,
     device: Arc<Device>,
     generation: u64,
@@ -67,13 +69,13 @@ pub(crate) struct Admitted {
     pub(crate) generation: u64,
     pub(crate) encoder: Encoder,
     pub(crate) keep_alive_s: u16,
-    pub(crate) in_flight: Arc<InFlight>,
+    pub(crate) link: Arc<Link>,
     pub(crate) connected: Connected,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     pub(crate) fn new(gateway: Arc<Gateway>, admitted: Admitted, decoder: Decoder, wire: Wire<S>) -> Self {
-        let Admitted { identity, device, generation, encoder, keep_alive_s, in_flight, connected } = admitted;
+        let Admitted { identity, device, generation, encoder, keep_alive_s, link, connected } = admitted;
         let mut clocks = Clocks::start(keep_alive_s);
         clocks.retry_at = connected.account().wait(clocks.now).map(|wait| clocks.now + wait);
         Self {
@@ -83,7 +85,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             wire,
             encoder,
             decoder,
-            in_flight,
+            in_flight: link.in_flight().clone(),
+            link,
             device,
             generation,
             births: Births::default(),
@@ -145,7 +148,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     fn check_stop(&self) -> Result<(), End> {
-        let (closing, is_draining) = self.in_flight.asked();
+        let (closing, is_draining) = self.link.asked();
         if let Some(closing) = closing {
             return Err(closing.into());
         }
@@ -157,7 +160,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     /// Handles what has been read, as far as there is room; says whether more may be read.
     fn advance(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        let (_, is_draining) = self.in_flight.asked();
+        let (_, is_draining) = self.link.asked();
         loop {
             // The device may have to wait for its account without a message that waits for room.
             if self.submit(cx)?.is_pending() || is_draining || self.clocks.retry_at.is_some() {

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
+use crate::device::connections::Closing;
 use crate::device::registry::Denied;
-use crate::durable::in_flight::Closing;
 use crate::mqtt::packet::{DisconnectReason, Refusal};
 
 /// How a session ends.
