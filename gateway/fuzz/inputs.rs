@@ -1,7 +1,9 @@
-//! What the fuzz targets share: dice that fall the same everywhere, changes of bytes, the corpus, and the count of rounds.
+//! What the fuzz targets share: dice that fall the same everywhere, changes of bytes, the corpus, and the
+//! count of rounds.
 //!
-//! Mutational, from a corpus, with generators that know the formats. Guided by coverage it is not: the compiler's
-//! instrumentation for that is in nightly builds alone, and this repository has one pinned stable toolchain.
+//! Mutational, from a corpus, with generators that know the formats. Guided by coverage it is not: the
+//! compiler's instrumentation for that is in nightly builds alone, and this repository has one pinned stable
+//! toolchain.
 
 // Compiled into the unit tests and into the integration tests; not everything here is used in both.
 #![allow(dead_code, reason = "each of the two test binaries uses its part")]
@@ -124,8 +126,8 @@ fn number_from_env(name: &str) -> Option<u64> {
 
 /// The numbers of the rounds of one target: `rounds` of them, or `FUZZ_ROUNDS`.
 ///
-/// `FUZZ_ROUND` is one round, again. `FUZZ_SECONDS` is as many as there is time for, from `FUZZ_FROM` on, and says now and then
-/// how far it is.
+/// `FUZZ_ROUND` is one round, again. `FUZZ_SECONDS` is as many as there is time for, from `FUZZ_FROM` on, and
+/// says now and then how far it is.
 pub(crate) struct Rounds {
     target: String,
     next: u64,
@@ -187,8 +189,8 @@ impl Rounds {
         );
     }
 
-    /// How many of the rounds had an input that was taken for good. A mutator that breaks everything would test nothing but
-    /// the first byte.
+    /// How many of the rounds had an input that was taken for good. A mutator that breaks everything would
+    /// test nothing but the first byte.
     pub(crate) fn accepted_percent(&self) -> f64 {
         100.0 * self.accepted as f64 / self.executions.max(1) as f64
     }

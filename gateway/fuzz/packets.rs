@@ -1,4 +1,5 @@
-//! Streams of MQTT packets: as a client sends them, and with lies about lengths, flags, ids and texts in them.
+//! Streams of MQTT packets: as a client sends them, and with lies about lengths, flags, ids and texts in
+//! them.
 
 use super::Dice;
 
@@ -38,7 +39,8 @@ struct Writer<'a> {
     is_v5: bool,
 }
 
-/// A CONNECT and up to seven packets after it. Without lies every one of them is a packet that the decoder must take.
+/// A CONNECT and up to seven packets after it. Without lies every one of them is a packet that the decoder
+/// must take.
 pub(crate) fn stream(dice: &mut Dice, is_v5: bool, lies: usize, sensor_id: &str) -> Vec<u8> {
     let mut writer = Writer { dice, lies, is_v5 };
     let mut stream = writer.connect();
@@ -51,7 +53,8 @@ pub(crate) fn after_connect(dice: &mut Dice, is_v5: bool, lies: usize, sensor_id
     Writer { dice, lies, is_v5 }.packets(sensor_id)
 }
 
-/// The bytes of the frame at the start of `stream`, if its length is there: MQTT 5, section 2.1.4, once more and by itself.
+/// The bytes of the frame at the start of `stream`, if its length is there: MQTT 5, section 2.1.4, once more
+/// and by itself.
 pub(crate) fn frame_bytes(stream: &[u8]) -> Option<usize> {
     let mut bytes = 0;
     for (n, byte) in stream.iter().skip(1).take(4).enumerate() {

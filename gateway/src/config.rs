@@ -29,19 +29,20 @@ pub struct Config {
     /// `JWT_…`: see [`auth::Settings::from_env`]; whose tokens stand in for a certificate over HTTP. Without
     /// `JWT_JWKS_FILE` and `JWT_JWKS_URL` a certificate is needed there, too.
     pub tokens: Option<auth::Settings>,
-    /// `TLS_CERT_FILE`, `TLS_KEY_FILE`, `TLS_CLIENT_CA_FILE`, and `TLS_CRL_FILE` if there is a list: PEM files, followed while
-    /// the gateway runs.
+    /// `TLS_CERT_FILE`, `TLS_KEY_FILE`, `TLS_CLIENT_CA_FILE`, and `TLS_CRL_FILE` if there is a list: PEM
+    /// files, followed while the gateway runs.
     pub tls: tls::Files,
     /// How much of everything.
     pub limits: Limits,
-    /// `SPOOL_…`: where records go that Kafka does not acknowledge in time; without it they wait, unacknowledged.
+    /// `SPOOL_…`: where records go that Kafka does not acknowledge in time; without it they wait,
+    /// unacknowledged.
     pub spool: Option<Spool>,
     /// `STALL_MS_MAX` (120,000): how long the table of devices may stand still while its topic has more and
     /// Kafka answers; and the spool's thread, the forwarder of the spool and the reader of the TLS files with
     /// nothing in their way. Then the gateway is not ready, and not live after twice the time.
     pub stall_max: Duration,
-    /// `READING_AGE_DAYS_MAX` (366) and `READING_FUTURE_S_MAX` (86,400): how far a device's clock may be off. A device
-    /// without a clock says 1970; a year lets a logger deliver what it stored over a winter.
+    /// `READING_AGE_DAYS_MAX` (366) and `READING_FUTURE_S_MAX` (86,400): how far a device's clock may be off.
+    /// A device without a clock says 1970; a year lets a logger deliver what it stored over a winter.
     pub timestamps: TimestampBounds,
 }
 
@@ -50,64 +51,72 @@ pub struct Config {
 pub struct Spool {
     /// `SPOOL_DIR`: its directory, on a disk that outlives the process. One gateway's own.
     pub dir: PathBuf,
-    /// `SPOOL_BYTES_MAX` (536,870,912): what its records may take of the disk; a million readings of 400 bytes.
+    /// `SPOOL_BYTES_MAX` (536,870,912): what its records may take of the disk; a million readings of 400
+    /// bytes.
     pub bytes_max: u64,
-    /// `SPOOL_PATIENCE_MS` (2,000): how long Kafka may take to acknowledge a record. Longer than the election of a leader
-    /// usually takes, and shorter than a device's own patience.
+    /// `SPOOL_PATIENCE_MS` (2,000): how long Kafka may take to acknowledge a record. Longer than the election
+    /// of a leader usually takes, and shorter than a device's own patience.
     pub patience: Duration,
 }
 
 /// Bounds of what clients may take. Each is a variable of the same name in capitals; times end in `_MS_MAX`.
 ///
-/// Who meets one is counted: connections, handshakes and CONNECT packets in `gateway_refusals_total`, packets that are too large
-/// and more in flight than was agreed in `gateway_sessions_ended_total`, rates, windows and budgets in
-/// `gateway_read_pauses_total`, requests in `gateway_http_requests_total`.
+/// Who meets one is counted: connections, handshakes and CONNECT packets in `gateway_refusals_total`, packets
+/// that are too large and more in flight than was agreed in `gateway_sessions_ended_total`, rates, windows
+/// and budgets in `gateway_read_pauses_total`, requests in `gateway_http_requests_total`.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// `CONNECTIONS_MAX` (20,000): MQTT sockets at a time; file descriptors and about 24 KiB each.
     pub connections_max: usize,
-    /// `HTTP_CONNECTIONS_MAX` (4,000): HTTPS sockets at a time. They have places of their own, because a handshake there needs no
-    /// certificate: strangers who take all of them take none of MQTT's.
+    /// `HTTP_CONNECTIONS_MAX` (4,000): HTTPS sockets at a time. They have places of their own, because a
+    /// handshake there needs no certificate: strangers who take all of them take none of MQTT's.
     pub http_connections_max: usize,
-    /// `CONNECTIONS_PER_ADDRESS_MAX` (2,000): sockets of one address, of MQTT and of HTTPS each; a site behind one NAT fits, a
-    /// single flooder does not take all.
+    /// `CONNECTIONS_PER_ADDRESS_MAX` (2,000): sockets of one address, of MQTT and of HTTPS each; a site
+    /// behind one NAT fits, a single flooder does not take all.
     pub connections_per_address_max: usize,
-    /// `CONNECTION_RATE_PER_ADDRESS_MAX` (200): new sockets of one address in a second, once `CONNECTIONS_PER_ADDRESS_MAX` have
-    /// come at once. A handshake is a millisecond of one core before anybody knows who comes, so that this is a fifth of one. One
-    /// whose device has as many as it may counts as ten.
+    /// `CONNECTION_RATE_PER_ADDRESS_MAX` (200): new sockets of one address in a second, once
+    /// `CONNECTIONS_PER_ADDRESS_MAX` have come at once. A handshake is a millisecond of one core before
+    /// anybody knows who comes, so that this is a fifth of one. One whose device has as many as it may counts
+    /// as ten.
     pub connection_rate_per_address_max: u32,
-    /// `CONNECTIONS_PER_DEVICE_MAX` (32): sockets of one certificate or token, MQTT and HTTPS together. A device has one or two, and
-    /// some that have died without a word.
+    /// `CONNECTIONS_PER_DEVICE_MAX` (32): sockets of one certificate or token, MQTT and HTTPS together. A
+    /// device has one or two, and some that have died without a word.
     pub connections_per_device_max: usize,
-    /// `HANDSHAKES_MAX` (16): TLS handshakes computed at a time. Each is a millisecond of one core, so a live connection waits
-    /// behind 16 ms of them at worst when a whole fleet comes back; one that waits for its peer holds no turn.
+    /// `HANDSHAKES_MAX` (16): TLS handshakes computed at a time. Each is a millisecond of one core, so a live
+    /// connection waits behind 16 ms of them at worst when a whole fleet comes back; one that waits for its
+    /// peer holds no turn.
     pub handshakes_max: usize,
-    /// `HANDSHAKE_MS_MAX` (10,000): from the accepted socket to the end of its handshake, waiting included. Three round trips of a
-    /// satellite link with its losses take five seconds; a silent peer costs a socket and a few KiB for so long.
+    /// `HANDSHAKE_MS_MAX` (10,000): from the accepted socket to the end of its handshake, waiting included.
+    /// Three round trips of a satellite link with its losses take five seconds; a silent peer costs a socket
+    /// and a few KiB for so long.
     pub handshake_time_max: Duration,
-    /// `CONNECT_MS_MAX` (10,000): from there to the whole CONNECT packet, which a client sends at once: one round trip, and the
-    /// 16 KiB that it may have at most on the slowest line.
+    /// `CONNECT_MS_MAX` (10,000): from there to the whole CONNECT packet, which a client sends at once: one
+    /// round trip, and the 16 KiB that it may have at most on the slowest line.
     pub connect_time_max: Duration,
     /// `PACKET_BYTES_MAX` (262,144): the largest packet, well below the megabyte that Kafka takes by default.
     pub packet_bytes_max: usize,
-    /// `IN_FLIGHT_MAX` (100): messages of one connection without their PUBACK; MQTT 5 is told it as Receive Maximum. A client that
-    /// sends more is read no further until there is room, in 3.1.1 as in 5.
+    /// `IN_FLIGHT_MAX` (100): messages of one connection without their PUBACK; MQTT 5 is told it as Receive
+    /// Maximum. A client that sends more is read no further until there is room, in 3.1.1 as in 5.
     pub in_flight_max: u16,
     /// `IN_FLIGHT_BYTES_MAX` (1,048,576): the same in bytes, with 1,024 more for each message.
     pub in_flight_bytes_max: usize,
-    /// `IN_FLIGHT_TOTAL_BYTES_MAX` (67,108,864): the same over all connections; half of the producer's own queue.
+    /// `IN_FLIGHT_TOTAL_BYTES_MAX` (67,108,864): the same over all connections; half of the producer's own
+    /// queue.
     pub in_flight_total_bytes_max: usize,
-    /// `IN_FLIGHT_DEVICE_BYTES_MAX` (4,194,304, or all of the total when that is less): the same over all connections and requests of
-    /// one device: a sixteenth, so that no device can take all; and room for the largest body and the events it becomes.
+    /// `IN_FLIGHT_DEVICE_BYTES_MAX` (4,194,304, or all of the total when that is less): the same over all
+    /// connections and requests of one device: a sixteenth, so that no device can take all; and room for the
+    /// largest body and the events it becomes.
     pub in_flight_device_bytes_max: usize,
     /// `HTTP_BODY_BYTES_MAX` (1,048,576): the largest body of a request; a thousand readings of a kilobyte.
     pub http_body_bytes_max: usize,
-    /// `PUBLISH_RATE_MAX` (1,000): units of cost of one device in a second, over all its connections and requests. A reading is one,
-    /// and so is each KiB of a message or of the rows that it becomes; a PINGREQ, a topic filter and a refused topic are one, a
-    /// connection is ten; each KiB that cannot be decoded is four. A sensor has tens at most; beyond this it is a loop gone wild, whose socket then waits. A logger that
-    /// comes home with a year of minutes has delivered them in nine minutes.
+    /// `PUBLISH_RATE_MAX` (1,000): units of cost of one device in a second, over all its connections and
+    /// requests. A reading is one, and so is each KiB of a message or of the rows that it becomes; a PINGREQ,
+    /// a topic filter and a refused topic are one, a connection is ten; each KiB that cannot be decoded is
+    /// four. A sensor has tens at most; beyond this it is a loop gone wild, whose socket then waits. A logger
+    /// that comes home with a year of minutes has delivered them in nine minutes.
     pub publish_rate_max: u32,
-    /// `PUBLISH_BURST_MAX` (5,000): units that pass at once after quiet: what a device kept while it was out of reach for an hour.
+    /// `PUBLISH_BURST_MAX` (5,000): units that pass at once after quiet: what a device kept while it was out
+    /// of reach for an hour.
     pub publish_burst_max: u32,
     /// `DRAIN_MS_MAX` (10,000): how long a stopping gateway waits for acknowledgements that are under way.
     pub drain_time_max: Duration,

@@ -5,8 +5,8 @@ use std::task::{Context, Poll};
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// Wakes a task when its next deadline may have come. It is moved forward at once and backward only when it fires, so that a
-/// deadline which every packet pushes back costs nothing per packet.
+/// Wakes a task when its next deadline may have come. It is moved forward at once and backward only when it
+/// fires, so that a deadline which every packet pushes back costs nothing per packet.
 #[derive(Debug, Default)]
 pub(crate) struct Deadline {
     timer: Option<Pin<Box<Sleep>>>,

@@ -1,7 +1,7 @@
 //! A device's payload → readings, by the codec the device is registered with.
 //!
-//! Pure: no clock, no I/O. A codec is one file and one line in [`decode`]. What cannot be decoded is for the dead letter:
-//! the device would only send the same again.
+//! Pure: no clock, no I/O. A codec is one file and one line in [`decode`]. What cannot be decoded is for the
+//! dead letter: the device would only send the same again.
 
 mod binary;
 mod builder;
@@ -22,8 +22,8 @@ pub use sparkplug::{BORN_MAX, Births};
 pub use timestamp::Bounds as TimestampBounds;
 pub use undecodable::{Name, Undecodable};
 
-/// Metrics of the largest reading. A reading is one moment of one device; more than this is a batch in disguise, and
-/// each metric becomes a row.
+/// Metrics of the largest reading. A reading is one moment of one device; more than this is a batch in
+/// disguise, and each metric becomes a row.
 pub const METRICS_MAX: usize = 256;
 /// Attributes of the largest reading: they travel with every row it becomes.
 pub const ATTRIBUTES_MAX: usize = 64;
@@ -31,12 +31,14 @@ pub const ATTRIBUTES_MAX: usize = 64;
 pub const ATTRIBUTE_NAME_BYTES_MAX: usize = 128;
 /// How deep objects may be nested; sensors' payloads are flat or nearly so.
 pub const DEPTH_MAX: usize = 8;
-/// Readings of the largest message: a quarter of an hour, one a second, with room. Each is an event of its own.
+/// Readings of the largest message: a quarter of an hour, one a second, with room. Each is an event of its
+/// own.
 pub const READINGS_MAX: usize = 1_024;
 /// Bytes of the longest event id that a publisher may choose; a UUID has 36.
 pub const EVENT_ID_BYTES_MAX: usize = 256;
 
-/// How the payloads of one device are read: its codec, with what the registry adds to it. Made once per registration.
+/// How the payloads of one device are read: its codec, with what the registry adds to it. Made once per
+/// registration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Format {
     /// Codec `json`.
@@ -56,8 +58,9 @@ pub enum Format {
 }
 
 impl Format {
-    /// Reads the columns `codec` and `codec_layout` of a device. What cannot be used is a [`Format::Unusable`], so that a
-    /// wrong registration costs its own device's readings a dead letter each, and nobody anything else.
+    /// Reads the columns `codec` and `codec_layout` of a device. What cannot be used is a
+    /// [`Format::Unusable`], so that a wrong registration costs its own device's readings a dead letter each,
+    /// and nobody anything else.
     pub fn of(codec: &str, layout: Option<&str>) -> Self {
         match Codec::from_name(codec) {
             Some(Codec::Json) => Self::Json,
@@ -96,10 +99,11 @@ pub struct Message<'a> {
     pub payload: &'a [u8],
 }
 
-/// Decodes a payload. `births` is what earlier messages of the same connection have declared; only `sparkplug-b` uses it.
+/// Decodes a payload. `births` is what earlier messages of the same connection have declared; only
+/// `sparkplug-b` uses it.
 ///
-/// Shape: readings in the order of time, no two of one instant. None at all is a message that was understood and measures
-/// nothing, as a Sparkplug birth or death may: it needs no record, only its acknowledgement.
+/// Shape: readings in the order of time, no two of one instant. None at all is a message that was understood
+/// and measures nothing, as a Sparkplug birth or death may: it needs no record, only its acknowledgement.
 ///
 /// # Errors
 /// [`Undecodable`] (dead letter).

@@ -6,8 +6,9 @@
 //! again after any other answer is the same event, if it has a `timestamp`; an `eventId` alone does not make
 //! it so, because the row's key holds the time (ADR 0004).
 //!
-//! A device is known by its client certificate or, without one, by a token of role `device` whose `sub` is its sensor id.
-//! A handshake needs neither, so a stranger's connection ends with its first answer, or after [`STRANGER_TIME_MAX`].
+//! A device is known by its client certificate or, without one, by a token of role `device` whose `sub` is
+//! its sensor id. A handshake needs neither, so a stranger's connection ends with its first answer, or after
+//! [`STRANGER_TIME_MAX`].
 
 mod body;
 mod patient;
@@ -47,12 +48,14 @@ use patient::Patient;
 use peer::{Peer, Sender};
 
 const PATH: &str = "/api/v1/readings";
-/// A request's head must be whole so soon after its connection is free for it, and a connection without any request is closed
-/// then.
+/// A request's head must be whole so soon after its connection is free for it, and a connection without any
+/// request is closed then.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
-/// Bytes of the largest head: what a token and a few headers take, twice over. A connection has a buffer of this size at most.
+/// Bytes of the largest head: what a token and a few headers take, twice over. A connection has a buffer of
+/// this size at most.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
-/// Life of a connection without any request of a registered device: the time for a head, and for the answer to be taken.
+/// Life of a connection without any request of a registered device: the time for a head, and for the answer
+/// to be taken.
 const STRANGER_TIME_MAX: Duration = Duration::from_secs(40);
 /// Longest time in which a client takes nothing of its answer, as in an MQTT session.
 const STALL_TIME_MAX: Duration = Duration::from_secs(30);

@@ -1,7 +1,7 @@
 //! A payload → records, and word when they are stored: one way for every front door.
 //!
-//! A front door knows who sends and how the bytes came. What they mean, in which form they are kept, and what becomes of those
-//! that nobody can read is decided here.
+//! A front door knows who sends and how the bytes came. What they mean, in which form they are kept, and what
+//! becomes of those that nobody can read is decided here.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -106,7 +106,8 @@ fn encode(reading: &ReadingCreatedEvent) -> Result<Record, Undecodable> {
     let mut event = Vec::with_capacity(EVENT_BYTES_USUAL);
     match serde_json::to_writer(&mut event, reading) {
         Ok(()) if event.len() <= EVENT_BYTES_MAX => Ok(Record::Reading(event)),
-        // A reading is plain data under text keys, which always encodes; if not, its size is not the reason to lose it.
+        // A reading is plain data under text keys, which always encodes; if not, its size is not the reason
+        // to lose it.
         Ok(()) | Err(_) => Err(Undecodable::EventTooLarge),
     }
 }
@@ -116,8 +117,8 @@ pub(crate) fn in_flight_bytes(record: &Record) -> usize {
     record.bytes() + RECORD_OVERHEAD_BYTES
 }
 
-/// Hands all records on and waits until every one of them is stored. `permit` holds their [`in_flight_bytes`]; what it has
-/// beyond them is given back at once.
+/// Hands all records on and waits until every one of them is stored. `permit` holds their
+/// [`in_flight_bytes`]; what it has beyond them is given back at once.
 ///
 /// # Errors
 /// [`NotStored`] (retry): some may be stored all the same.

@@ -1,4 +1,5 @@
-//! The sockets that devices connect to: limits first, then TLS, each connection in its own task. Knows no protocol behind TLS.
+//! The sockets that devices connect to: limits first, then TLS, each connection in its own task. Knows no
+//! protocol behind TLS.
 
 pub(crate) mod admission;
 pub(crate) mod handshake;
@@ -28,7 +29,8 @@ use crate::notices::Event;
 use admission::{Admission, ConnectionPermit, Protocol};
 use tls::{Loaded, Tls};
 
-/// Without traffic for so long, the kernel asks whether the peer is still there: a client may promise no keep-alive at all.
+/// Without traffic for so long, the kernel asks whether the peer is still there: a client may promise no
+/// keep-alive at all.
 const PEER_PROBE_AFTER: Duration = Duration::from_secs(60);
 /// The wait after a failed accept: out of file descriptors, most likely.
 const ACCEPT_RETRY_WAIT: Duration = Duration::from_millis(100);
@@ -200,8 +202,9 @@ async fn shake_hands(
     }
 }
 
-/// Polls `work` only while it has a permit, and gives the permit back while the peer is to speak: computing is limited, and a
-/// silent peer keeps nobody waiting. `waits` is told of every permit that is not there at once.
+/// Polls `work` only while it has a permit, and gives the permit back while the peer is to speak: computing
+/// is limited, and a silent peer keeps nobody waiting. `waits` is told of every permit that is not there at
+/// once.
 async fn with_permits<F: Future>(handshake_permits: &Arc<Semaphore>, work: F, waits: impl Fn()) -> F::Output {
     let mut work = pin!(work);
     let mut asked = None;

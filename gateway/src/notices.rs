@@ -1,7 +1,7 @@
 //! Lines in the log about what peers do, a few of them.
 //!
-//! Peers decide how often they fail, so each event has one line for each reason and minute, with the number of those in
-//! between. The metrics count every one.
+//! Peers decide how often they fail, so each event has one line for each reason and minute, with the number
+//! of those in between. The metrics count every one.
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -1,8 +1,9 @@
-//! What goes on by itself, and must not stand still unseen: the spool's thread, the forwarder, the reader of TLS files.
+//! What goes on by itself, and must not stand still unseen: the spool's thread, the forwarder, the reader of
+//! TLS files.
 //!
-//! Each says how many steps it has made, whether it has one to make, and whether that waits for nobody else. One that stands
-//! still for `STALL_MS_MAX` with nothing in its way makes the gateway unready, and after twice the time not live: a restart is
-//! what helps a thread that hangs in a system call.
+//! Each says how many steps it has made, whether it has one to make, and whether that waits for nobody else.
+//! One that stands still for `STALL_MS_MAX` with nothing in its way makes the gateway unready, and after
+//! twice the time not live: a restart is what helps a thread that hangs in a system call.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -9,7 +9,8 @@ use tokio::net::TcpStream;
 use crate::raw::{Client, PINGREQ, PINGRESP, disconnect_reason, puback, publish, subscribe};
 use crate::stack::{QUIET, Stack, next_reading};
 
-/// In TLS 1.3 a client hears of its refused certificate only after its own handshake: then nothing answers its CONNECT.
+/// In TLS 1.3 a client hears of its refused certificate only after its own handshake: then nothing answers
+/// its CONNECT.
 async fn is_refused_by_tls(client: std::io::Result<Client>) -> bool {
     match client {
         Err(_) => true,

@@ -1,5 +1,5 @@
-//! A thousand clients flood while Kafka stands still: memory stays within what is written down, who has room is answered, and
-//! what was acknowledged is there in the end.
+//! A thousand clients flood while Kafka stands still: memory stays within what is written down, who has room
+//! is answered, and what was acknowledged is there in the end.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -25,8 +25,8 @@ const MESSAGES: u16 = 60;
 const TEXT_BYTES: usize = 2_000;
 /// `IN_FLIGHT_TOTAL_BYTES_MAX`.
 const BUDGET_BYTES: usize = 16 << 20;
-/// What a connection may take beside its records, where an idle one takes 24 KiB: a chunk of 16 KiB that is read and finds no
-/// room, in a buffer of up to twice that, and a record of TLS that is not whole yet.
+/// What a connection may take beside its records, where an idle one takes 24 KiB: a chunk of 16 KiB that is
+/// read and finds no room, in a buffer of up to twice that, and a record of TLS that is not whole yet.
 const CONNECTION_BYTES: usize = 48 << 10;
 /// Messages of the client that is held back: more than its share of a window.
 const HELD_MESSAGES: u16 = 120;

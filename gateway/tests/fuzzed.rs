@@ -1,5 +1,5 @@
-//! Whole sessions under fuzz: whatever comes over a socket, before, in the place of, or after a handshake and a CONNECT, the
-//! gateway ends that connection, serves the others meanwhile, and its readings stay readings.
+//! Whole sessions under fuzz: whatever comes over a socket, before, in the place of, or after a handshake and
+//! a CONNECT, the gateway ends that connection, serves the others meanwhile, and its readings stay readings.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -128,7 +128,8 @@ async fn without_kafka_devices_connect_by_the_last_table_and_a_new_gateway_waits
     ready(&stack).await;
     let device = stack.register("a-1").await;
     let stranger = stack.register_as("b-1", DeviceStatus::Suspended).await;
-    // Who is let in shows that the table is loaded; without that, the gateway would wait for Kafka as a new one does.
+    // Who is let in shows that the table is loaded; without that, the gateway would wait for Kafka as a new
+    // one does.
     stack.dial(&device).await.enter(4, "before").await;
     wait::until("Kafka is there", async || (stack.metric("gateway_kafka_up") == 1.0).then_some(())).await;
     broker.kill().await;

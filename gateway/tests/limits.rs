@@ -114,7 +114,8 @@ async fn will_is_dropped_and_mqtt_5_is_told() {
         client.send(&connect(5, flags)).await;
         assert_eq!(client.frame().await.unwrap()[3], reason, "retain and QoS 2 are not offered");
     }
-    // 3.1.1 has no words for what is not offered: the will is dropped all the same, and the flag of a message ignored.
+    // 3.1.1 has no words for what is not offered: the will is dropped all the same, and the flag of a message
+    // ignored.
     for flags in [0x2e, 0x16] {
         let mut client = stack.dial(&device).await;
         client.send(&connect(4, flags)).await;

@@ -74,7 +74,8 @@ impl Client {
         (status, head, String::from_utf8(body).unwrap())
     }
 
-    /// Sends chunks while it listens, ends its own side, and returns all that came until the gateway has ended the other.
+    /// Sends chunks while it listens, ends its own side, and returns all that came until the gateway has
+    /// ended the other.
     pub(crate) async fn exchange(self, chunks: &[&[u8]]) -> Vec<u8> {
         exchange(self.stream, chunks).await
     }
@@ -150,7 +151,8 @@ pub(crate) async fn exchange(stream: impl AsyncRead + AsyncWrite, chunks: &[&[u8
     let (_, read) = timeout(PATIENCE, async { tokio::join!(send, reader.read_to_end(&mut received)) })
         .await
         .expect("waited in vain for the end of a connection");
-    // A gateway that has heard enough resets the connection or ends it without TLS's good-bye; either is an end.
+    // A gateway that has heard enough resets the connection or ends it without TLS's good-bye; either is an
+    // end.
     drop(read);
     received
 }

@@ -1,4 +1,5 @@
-//! Kafka refuses for good what was acknowledged from the spool: it is kept elsewhere, and what is behind it goes on.
+//! Kafka refuses for good what was acknowledged from the spool: it is kept elsewhere, and what is behind it
+//! goes on.
 
 use std::path::Path;
 
@@ -11,7 +12,8 @@ use crate::raw::{Client, puback, publish};
 use crate::spooling::{ready, spool_settings};
 use crate::stack::{Registered, Stack, letter_of, next_reading};
 
-/// What a record may have at most; lz4 does not make the large one that small, because its text does not repeat.
+/// What a record may have at most; lz4 does not make the large one that small, because its text does not
+/// repeat.
 const BYTES_MAX: usize = 5_000;
 
 /// Text that the gateway takes as an attribute, and that nothing compresses to a third.
@@ -19,7 +21,8 @@ fn text() -> String {
     (0..1_900_u32).map(|number| format!("{:x}", number.wrapping_mul(2_654_435_761))).collect()
 }
 
-/// Publishes numbered readings while Kafka is frozen, the third of each five too large, and has all acknowledged.
+/// Publishes numbered readings while Kafka is frozen, the third of each five too large, and has all
+/// acknowledged.
 async fn publish_frozen(broker: &Broker, stack: &Stack, client: &mut Client, device: &Registered, from: u16) {
     broker.freeze();
     for number in from..from + 5 {

@@ -1,5 +1,5 @@
-//! A Sparkplug B edge node and a device behind it, over whole connections. The messages are encoded here, by a schema of this
-//! test's own, so that the decoder is not held against itself.
+//! A Sparkplug B edge node and a device behind it, over whole connections. The messages are encoded here, by
+//! a schema of this test's own, so that the decoder is not held against itself.
 
 use prost::Message;
 use schema::topics;
@@ -81,7 +81,8 @@ impl Node {
         Self { client, topic: device.mqtt_topic(), now_ms, sent: 0 }
     }
 
-    /// Publishes one message at QoS 1 and waits for its PUBACK, which comes whatever is decoded; each is a second later.
+    /// Publishes one message at QoS 1 and waits for its PUBACK, which comes whatever is decoded; each is a
+    /// second later.
     async fn send(&mut self, below: &str, mut metrics: Vec<Metric>) -> Vec<u8> {
         self.sent += 1;
         let timestamp = self.now_ms + 1_000 * u64::from(self.sent);

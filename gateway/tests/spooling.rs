@@ -79,8 +79,8 @@ async fn burst(client: &mut Client, mqtt_topic: &str, after: u32) {
     }
 }
 
-/// Reads until every sensor has its readings 1 to n; returns how many came again. Their order is that of publishing, and what comes
-/// again has the same event id.
+/// Reads until every sensor has its readings 1 to n; returns how many came again. Their order is that of
+/// publishing, and what comes again has the same event id.
 async fn find_all(readings: &Reader, expected: &HashMap<String, u32>) -> usize {
     let (mut last, mut ids, mut again) = (HashMap::<String, u32>::new(), HashMap::new(), 0);
     let mut distinct = HashSet::new();

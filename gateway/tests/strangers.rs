@@ -19,7 +19,8 @@ const STRANGERS: usize = 300;
 const FIRST: usize = 120;
 /// Strangers at a time.
 const ABREAST: usize = 8;
-/// Series that may appear late: reasons of a fixed set that nobody was refused for before, such as a time that ran out.
+/// Series that may appear late: reasons of a fixed set that nobody was refused for before, such as a time
+/// that ran out.
 const SERIES_MAX: usize = 5;
 /// What memory may differ by before and after, whoever came: pages that the allocator keeps.
 const MEMORY_BYTES_MAX: usize = 16 << 20;

@@ -113,8 +113,9 @@ impl ReadingsByTime {
 
     /// Makes the readings, in the order of time.
     ///
-    /// What is said of an instant at which nothing was measured goes with the reading before it, or else with the first.
-    /// The instants differ, so an event id from the payload differs by them; one from the publisher, by their order.
+    /// What is said of an instant at which nothing was measured goes with the reading before it, or else with
+    /// the first. The instants differ, so an event id from the payload differs by them; one from the
+    /// publisher, by their order.
     pub(super) fn finish(self, message: &Message<'_>) -> Result<Vec<ReadingCreatedEvent>, Undecodable> {
         let mut measured: Vec<(Timestamp, ReadingBuilder)> = Vec::new();
         let mut said_before = ReadingBuilder::default();

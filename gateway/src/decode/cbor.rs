@@ -1,7 +1,8 @@
 //! Codec `cbor`: one map, read by the rules of [`super::fields`] like the object of codec `json`.
 //!
-//! Names are text, or whole numbers, which are named by their digits. Bytes are an attribute, in base64; `undefined` is
-//! `null`; tags change nothing, except that a decimal fraction is a number. Arrays and what is in them count as depth too.
+//! Names are text, or whole numbers, which are named by their digits. Bytes are an attribute, in base64;
+//! `undefined` is `null`; tags change nothing, except that a decimal fraction is a number. Arrays and what is
+//! in them count as depth too.
 
 use schema::ReadingCreatedEvent;
 use serde_json::{Map, Number, Value};

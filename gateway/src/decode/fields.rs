@@ -1,7 +1,8 @@
 //! The rules of the codecs that are one object of named fields, whatever its encoding.
 //!
-//! Numbers are metrics, under their dotted path when nested; everything else is an attribute. At the top, `timestamp` is
-//! the device's clock and `eventId` its own id of the event. A codec walks its encoding once and calls these.
+//! Numbers are metrics, under their dotted path when nested; everything else is an attribute. At the top,
+//! `timestamp` is the device's clock and `eventId` its own id of the event. A codec walks its encoding once
+//! and calls these.
 
 use std::fmt;
 
@@ -97,7 +98,8 @@ impl Fields {
         self.path.truncate(parent_bytes);
     }
 
-    /// Gives a refusal the name of the field that it was met at, where the encoding's reader could not know it.
+    /// Gives a refusal the name of the field that it was met at, where the encoding's reader could not know
+    /// it.
     pub(super) fn named(&self, undecodable: Undecodable) -> Undecodable {
         match undecodable {
             Undecodable::NotFinite(_) if !self.path.is_empty() => {

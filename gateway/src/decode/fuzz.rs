@@ -1,4 +1,5 @@
-//! Every decoder under mutated payloads: none panics, and what it lets through keeps every promise of a reading.
+//! Every decoder under mutated payloads: none panics, and what it lets through keeps every promise of a
+//! reading.
 
 use schema::Codec;
 

@@ -1,7 +1,7 @@
 //! CBOR, one item at a time, for the codecs that are encoded in it.
 //!
-//! A pull reader over the payload: nothing is allocated for a length before its bytes are there, and only the caller
-//! recurses, which bounds its own depth.
+//! A pull reader over the payload: nothing is allocated for a length before its bytes are there, and only the
+//! caller recurses, which bounds its own depth.
 
 use std::borrow::Cow;
 
@@ -14,7 +14,8 @@ use serde_json::{Number, Value};
 use super::Undecodable;
 use super::undecodable::Name;
 
-/// One item, its tags stripped. The content of an array or a map is read next, under the control of [`Items::more`].
+/// One item, its tags stripped. The content of an array or a map is read next, under the control of
+/// [`Items::more`].
 #[derive(Debug)]
 pub(super) enum Item<'b> {
     Whole(i128),
@@ -39,8 +40,8 @@ impl<'b> Items<'b> {
         Self(Decoder::new(payload))
     }
 
-    /// Reads the next item. Tags say how to read what they enclose; two matter here, the others change nothing: a text or a
-    /// number that is tagged as a time is a time by its place already.
+    /// Reads the next item. Tags say how to read what they enclose; two matter here, the others change
+    /// nothing: a text or a number that is tagged as a time is a time by its place already.
     pub(super) fn next(&mut self) -> Result<Item<'b>, Undecodable> {
         while self.kind()? == Type::Tag {
             let tag = self.0.tag();
@@ -119,8 +120,8 @@ impl<'b> Items<'b> {
         if self.0.position() == self.0.input().len() { Ok(()) } else { Err(self.refuse()) }
     }
 
-    /// RFC 8949, section 3.4.4: an array of a power of ten and a mantissa. Read as the decimal number that it stands for, so
-    /// that it is rounded once.
+    /// RFC 8949, section 3.4.4: an array of a power of ten and a mantissa. Read as the decimal number that it
+    /// stands for, so that it is rounded once.
     fn decimal(&mut self) -> Result<Item<'b>, Undecodable> {
         let count = self.0.array();
         if self.take(count)? != Some(2) {
@@ -150,7 +151,8 @@ impl<'b> Items<'b> {
     }
 }
 
-/// Writes bytes as the text that JSON can hold: base64 with the URL-safe alphabet, as RFC 8949 (section 6.1) proposes.
+/// Writes bytes as the text that JSON can hold: base64 with the URL-safe alphabet, as RFC 8949 (section 6.1)
+/// proposes.
 pub(super) fn bytes_to_text(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }

@@ -1,5 +1,5 @@
-//! Codec `json`: one object, flat or nearly so, by the rules of [`super::fields`]. The payload is walked once, without a
-//! tree.
+//! Codec `json`: one object, flat or nearly so, by the rules of [`super::fields`]. The payload is walked
+//! once, without a tree.
 
 use std::fmt;
 
@@ -32,8 +32,8 @@ struct Walked {
     stopped: Option<Undecodable>,
 }
 
-/// A number too large for a double is the one complaint of the parser that is about a value, not about syntax, and only its
-/// text tells it apart.
+/// A number too large for a double is the one complaint of the parser that is about a value, not about
+/// syntax, and only its text tells it apart.
 pub(super) fn refuse(error: &serde_json::Error) -> Undecodable {
     if error.to_string().starts_with("number out of range") {
         Undecodable::NotFinite(Name::unknown())

@@ -1,13 +1,14 @@
 //! Codecs `senml+json` and `senml+cbor`: a pack of records, RFC 8428.
 //!
-//! * A record's metric is the last part of its full name, after the last `/` or `:`. A name that ends in no quantity, because
-//!   it is the device's own (`urn:dev:ow:10e2073a01080063`), a number (`/3303/0/5700`) or empty, leaves it to the unit:
-//!   `lon`, `Cel`, `RH` for `%RH`, and `value` when the unit is no name either. Who measured is the certificate's to say, not
-//!   the name's: a pack with one quantity of two devices is refused as a field that comes twice.
-//! * A sum is the metric `<name>.sum`. Texts, booleans and data (as base64) are attributes. The units are one attribute,
-//!   `units`: metric to unit.
-//! * Records of one instant are one reading. Times below 2^28 are relative to the arrival, so a resend of them cannot be
-//!   recognised without an event id beside the payload.
+//! * A record's metric is the last part of its full name, after the last `/` or `:`. A name that ends in no
+//!   quantity, because it is the device's own (`urn:dev:ow:10e2073a01080063`), a number (`/3303/0/5700`) or
+//!   empty, leaves it to the unit: `lon`, `Cel`, `RH` for `%RH`, and `value` when the unit is no name either.
+//!   Who measured is the certificate's to say, not the name's: a pack with one quantity of two devices is
+//!   refused as a field that comes twice.
+//! * A sum is the metric `<name>.sum`. Texts, booleans and data (as base64) are attributes. The units are one
+//!   attribute, `units`: metric to unit.
+//! * Records of one instant are one reading. Times below 2^28 are relative to the arrival, so a resend of
+//!   them cannot be recognised without an event id beside the payload.
 //! * Unknown fields are passed over, unless their name ends in `_`.
 //!
 //! The two encodings fill one [`Record`] after the other; this module resolves them.

@@ -1,26 +1,30 @@
 //! Codec `sparkplug-b`: Eclipse Sparkplug B payloads, version 3.0.0.
 //!
 //! The certificate holder is the edge node, and the topic below its readings carries Sparkplug's own levels:
-//! `devices/{id}/readings/NBIRTH`, `…/NDATA`, `…/NDEATH` for the node, `…/DBIRTH/{device}`, `…/DDATA/{device}`,
-//! `…/DDEATH/{device}` for a device behind it, whose name then stands before its metrics; without a `{device}` the metrics
-//! are the node's own.
+//! `devices/{id}/readings/NBIRTH`, `…/NDATA`, `…/NDEATH` for the node, `…/DBIRTH/{device}`,
+//! `…/DDATA/{device}`, `…/DDEATH/{device}` for a device behind it, whose name then stands before its metrics;
+//! without a `{device}` the metrics are the node's own.
 //!
 //! * Names: `/` becomes `.`, and every other character that no metric may have `_`: `Temperature/Zone 1` is
-//!   `Temperature.Zone_1`. A name that starts with no letter gets `m_` before it. Two names that become one are refused.
-//! * A birth declares names, aliases and datatypes for its connection ([`Births`]), and is read as the state of its own time,
-//!   the payload's, whenever its values last changed. Its declarations count even when its values are refused.
-//! * Data are dated metric by metric, and so is in a birth what is historical. An alias, or a whole number without a datatype,
-//!   that no birth has declared makes the message undecodable: the node has to be told to be born again
-//!   (`Node Control/Rebirth`), or to reconnect.
-//! * Integers are signed or not by their datatype, sign-extended or not to the width that they are transmitted in. **A boolean
-//!   is a metric, 0 or 1:** a door or a pump is then counted, averaged over an hour to the share of it that it was open or ran,
-//!   and met by thresholds, none of which an attribute can be. Texts are attributes, a date and time is one in RFC 3339.
-//! * A value whose property `Quality` is not good (192) is an attribute with its quality, not a metric: an average should not
-//!   hold what its own device does not believe.
-//! * Passed over is what is null or transient, `bdSeq`, what a host sets below `Node Control/` and `Device Control/`, and bytes,
-//!   data sets, templates and arrays.
-//! * A birth that measures nothing, a death, and data that are all passed over are no reading and no fault. Data that say
-//!   something and measure nothing are undecodable here as in every codec: a reading has a metric.
+//!   `Temperature.Zone_1`. A name that starts with no letter gets `m_` before it. Two names that become one
+//!   are refused.
+//! * A birth declares names, aliases and datatypes for its connection ([`Births`]), and is read as the state
+//!   of its own time, the payload's, whenever its values last changed. Its declarations count even when its
+//!   values are refused.
+//! * Data are dated metric by metric, and so is in a birth what is historical. An alias, or a whole number
+//!   without a datatype, that no birth has declared makes the message undecodable: the node has to be told to
+//!   be born again (`Node Control/Rebirth`), or to reconnect.
+//! * Integers are signed or not by their datatype, sign-extended or not to the width that they are
+//!   transmitted in. **A boolean is a metric, 0 or 1:** a door or a pump is then counted, averaged over an
+//!   hour to the share of it that it was open or ran, and met by thresholds, none of which an attribute can
+//!   be. Texts are attributes, a date and time is one in RFC 3339.
+//! * A value whose property `Quality` is not good (192) is an attribute with its quality, not a metric: an
+//!   average should not hold what its own device does not believe.
+//! * Passed over is what is null or transient, `bdSeq`, what a host sets below `Node Control/` and `Device
+//!   Control/`, and bytes, data sets, templates and arrays.
+//! * A birth that measures nothing, a death, and data that are all passed over are no reading and no fault.
+//!   Data that say something and measure nothing are undecodable here as in every codec: a reading has a
+//!   metric.
 
 mod births;
 mod payload;
@@ -69,7 +73,8 @@ fn kind(subtopic: &str) -> Result<(Kind, &str), Undecodable> {
 
 /// Decodes a message, and learns from it when it is a birth.
 ///
-/// Shape: no reading at all for a death, for a birth that measures nothing, and for data that are all passed over.
+/// Shape: no reading at all for a death, for a birth that measures nothing, and for data that are all passed
+/// over.
 pub(super) fn decode(
     message: &Message<'_>,
     bounds: &TimestampBounds,
@@ -175,8 +180,8 @@ fn date(millis: u64, name: &str, builder: &mut ReadingBuilder) -> Result<(), Und
     builder.attribute(name, from_millis(millis)?.to_string().into())
 }
 
-/// Reads an integer by its datatype. Encoders write a negative one either in its own width or sign-extended to that of the
-/// field; any other bit beyond its width is an error.
+/// Reads an integer by its datatype. Encoders write a negative one either in its own width or sign-extended
+/// to that of the field; any other bit beyond its width is an error.
 #[expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_wrap,

@@ -37,7 +37,8 @@ impl fmt::Display for Name {
     }
 }
 
-/// Says why a payload is no reading. [`Undecodable::reason`] is the short name that dead letters and metrics carry.
+/// Says why a payload is no reading. [`Undecodable::reason`] is the short name that dead letters and metrics
+/// carry.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Undecodable {
     /// The registry names a codec that this gateway does not have.

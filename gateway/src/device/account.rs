@@ -1,14 +1,15 @@
 //! What one device may cost, over all its connections and requests, MQTT and HTTP alike. No I/O.
 //!
-//! An [`Account`] has three parts: a bucket of cost that fills with time, a number of connections, and a share of the bytes
-//! that all devices together may have in flight. Whatever a device sends is charged: readings, bytes, refused topics, SUBSCRIBE
-//! and PINGREQ, connections. Nothing is dropped for it: a device that has overdrawn its account is not read meanwhile.
+//! An [`Account`] has three parts: a bucket of cost that fills with time, a number of connections, and a
+//! share of the bytes that all devices together may have in flight. Whatever a device sends is charged:
+//! readings, bytes, refused topics, SUBSCRIBE and PINGREQ, connections. Nothing is dropped for it: a device
+//! that has overdrawn its account is not read meanwhile.
 //!
-//! A bucket is one number: the time at which it would be full again (the generic cell rate algorithm). A unit of cost moves it
-//! by one interval; while it lies further ahead than the burst allows, the device waits.
+//! A bucket is one number: the time at which it would be full again (the generic cell rate algorithm). A unit
+//! of cost moves it by one interval; while it lies further ahead than the burst allows, the device waits.
 //!
-//! Bounds: an account lives as long as somebody draws from it, or owes it something: one for each device that is connected or
-//! was within the last minute.
+//! Bounds: an account lives as long as somebody draws from it, or owes it something: one for each device that
+//! is connected or was within the last minute.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,16 +25,19 @@ use crate::durable::budget::{Budget, DeviceBudget};
 
 /// Accounts that are kept before the first look for those that need not be.
 const ACCOUNTS_MIN: usize = 1_024;
-/// Longest wait of a device that has overdrawn its account. One packet costs no more than this, unless it subscribes to tens
-/// of thousands of topics; who pays by connecting again and again is slowed down by as much for each connection.
+/// Longest wait of a device that has overdrawn its account. One packet costs no more than this, unless it
+/// subscribes to tens of thousands of topics; who pays by connecting again and again is slowed down by as
+/// much for each connection.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 /// Bytes that cost as much as a reading does.
 const UNIT_BYTES: usize = 1_024;
 /// Bytes of a row beside its attributes, in memory and on disk.
 const ROW_BYTES: usize = 64;
-/// What a byte that nobody can use costs, in bytes: it is kept as it came, beside the readings, for an operator to look at.
+/// What a byte that nobody can use costs, in bytes: it is kept as it came, beside the readings, for an
+/// operator to look at.
 const UNDECODABLE_FACTOR: usize = 4;
-/// Cost of a connection: its handshake is a thousand times the work of a message, but devices on bad lines connect often.
+/// Cost of a connection: its handshake is a thousand times the work of a message, but devices on bad lines
+/// connect often.
 pub(crate) const CONNECT_COST: u64 = 10;
 
 /// The cost of `count` readings, filters or other things that came in so many bytes.
@@ -41,8 +45,9 @@ pub(crate) fn cost(count: usize, bytes: usize) -> u64 {
     (count.max(1) + bytes / UNIT_BYTES) as u64
 }
 
-/// The cost of a message that was decoded: by what came, or by the rows that it becomes when they are larger. Each row holds
-/// all attributes of its reading, so that one small message could be megabytes in the database.
+/// The cost of a message that was decoded: by what came, or by the rows that it becomes when they are larger.
+/// Each row holds all attributes of its reading, so that one small message could be megabytes in the
+/// database.
 pub(crate) fn cost_of_rows(readings: usize, bytes: usize, row_bytes: usize) -> u64 {
     cost(readings, bytes.max(row_bytes))
 }
@@ -151,7 +156,8 @@ impl Account {
         positive(full_at(before).saturating_sub(allowed))
     }
 
-    /// Charges a cost if the device need not wait for it; otherwise charges nothing, and says when to ask again.
+    /// Charges a cost if the device need not wait for it; otherwise charges nothing, and says when to ask
+    /// again.
     ///
     /// More than a burst passes when the bucket is full: it could never pass otherwise.
     pub(crate) fn charge_now(&self, cost: u64, at: Instant) -> Result<(), Duration> {
@@ -168,7 +174,8 @@ impl Account {
             .map_err(|before| Duration::from_nanos(full_at(before).saturating_sub(allowed)))
     }
 
-    /// Says how long the device must wait before anything of it is read; none when its account is not overdrawn.
+    /// Says how long the device must wait before anything of it is read; none when its account is not
+    /// overdrawn.
     pub(crate) fn wait(&self, at: Instant) -> Option<Duration> {
         let allowed = self.accounts.ns(at).saturating_add(self.accounts.burst_ns);
         positive(self.state.full_at_ns.load(Ordering::Relaxed).saturating_sub(allowed))
@@ -177,7 +184,8 @@ impl Account {
     /// Charges one more connection and takes a place for it; none when the device has as many as it may.
     pub(crate) fn connect(&self, at: Instant) -> Option<Connected> {
         let connections_max = self.accounts.connections_max;
-        // What it must wait for, its first packet waits for. A handshake that ends in a refusal was no less work.
+        // What it must wait for, its first packet waits for. A handshake that ends in a refusal was no less
+        // work.
         let _ = self.charge(CONNECT_COST, at);
         self.state
             .connections

@@ -72,7 +72,8 @@ impl Link {
     }
 }
 
-/// Live connections by sensor id. The client id tells those of one device apart, and never reaches another device's.
+/// Live connections by sensor id. The client id tells those of one device apart, and never reaches another
+/// device's.
 #[derive(Debug, Default)]
 pub(crate) struct Connections {
     live: Mutex<HashMap<Arc<str>, Vec<Connection>>>,

@@ -1,7 +1,8 @@
 //! A device's certificate → who it is: subject CN, SHA-256 of the DER, what a revocation list would call it,
 //! and until when.
 //!
-//! Pure. TLS has verified the chain before; this only reads names, and refuses a certificate whose name is not a sensor id.
+//! Pure. TLS has verified the chain before; this only reads names, and refuses a certificate whose name is
+//! not a sensor id.
 
 use std::fmt;
 use std::sync::Arc;
@@ -42,7 +43,8 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-/// Issuer and serial number of a certificate, in 32 bytes: a revocation list knows certificates by these two alone.
+/// Issuer and serial number of a certificate, in 32 bytes: a revocation list knows certificates by these two
+/// alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Issue([u8; 32]);
 

@@ -1,6 +1,7 @@
 //! Bytes in flight: of one device, and of all of them together.
 //!
-//! Whoever takes bytes takes them of both, of its device first, so that what one device cannot have keeps nobody else waiting.
+//! Whoever takes bytes takes them of both, of its device first, so that what one device cannot have keeps
+//! nobody else waiting.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -116,8 +117,8 @@ impl Permit {
 
 /// A share that is asked for, or held until a record takes it along.
 ///
-/// A connection never asks for more while it holds a share, and nobody who has bytes of all waits for those of a device, so
-/// that connections cannot wait for each other in a circle.
+/// A connection never asks for more while it holds a share, and nobody who has bytes of all waits for those
+/// of a device, so that connections cannot wait for each other in a circle.
 #[derive(Default)]
 pub(crate) enum PermitRequest {
     /// Not asked for.
@@ -130,7 +131,8 @@ pub(crate) enum PermitRequest {
 }
 
 impl PermitRequest {
-    /// Ready when a share is held: `bytes` of it, or whatever is held already. `on_wait` is told when it must wait, and what for.
+    /// Ready when a share is held: `bytes` of it, or whatever is held already. `on_wait` is told when it must
+    /// wait, and what for.
     pub(crate) fn poll(
         &mut self,
         cx: &mut Context<'_>,

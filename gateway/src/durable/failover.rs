@@ -1,12 +1,13 @@
 //! Which way a record goes: to Kafka directly, or to the spool. Knows no Kafka.
 //!
-//! Directly while Kafka acknowledges, with a copy kept here until it does. When the oldest copy is older than the patience,
-//! or a report says that Kafka did not take one, everything goes to the spool: first all copies, in the order of producing,
-//! then what is new. When Kafka takes spooled records again, a sensor goes directly once none of its records is spooled; when
-//! the last of the spool are under way, it waits for that.
+//! Directly while Kafka acknowledges, with a copy kept here until it does. When the oldest copy is older than
+//! the patience, or a report says that Kafka did not take one, everything goes to the spool: first all
+//! copies, in the order of producing, then what is new. When Kafka takes spooled records again, a sensor goes
+//! directly once none of its records is spooled; when the last of the spool are under way, it waits for that.
 //!
-//! Per sensor, records become readable in their order, but for repetitions of one that was there before: what Kafka got of the
-//! copies is the beginning of each partition's queue (the rest is purged), and the spool forwards all of them in order.
+//! Per sensor, records become readable in their order, but for repetitions of one that was there before: what
+//! Kafka got of the copies is the beginning of each partition's queue (the rest is purged), and the spool
+//! forwards all of them in order.
 //!
 //! Locks: the table, then the spool's or a window's; never the other way round.
 
@@ -41,10 +42,12 @@ pub(crate) struct Failover {
     all_reported: Notify,
 }
 
-/// Copies of what Kafka has not acknowledged. Bounded by the budget of all connections, since each has an open handle.
+/// Copies of what Kafka has not acknowledged. Bounded by the budget of all connections, since each has an
+/// open handle.
 #[derive(Default)]
 struct Table {
-    /// While it is set, unacknowledged records are those that the spool has not taken yet: new records wait until there are none.
+    /// While it is set, unacknowledged records are those that the spool has not taken yet: new records wait
+    /// until there are none.
     is_spooling: bool,
     /// How often the way changed to the spool.
     switches: u64,
@@ -98,8 +101,9 @@ impl Failover {
         &self.spool
     }
 
-    /// Tells whether a record of a sensor has a way now; `bytes` is what the spool would count of it. Asked before the record is
-    /// made, so that who waits for room copies nothing meanwhile. Another may take the room before [`Failover::produce`].
+    /// Tells whether a record of a sensor has a way now; `bytes` is what the spool would count of it. Asked
+    /// before the record is made, so that who waits for room copies nothing meanwhile. Another may take the
+    /// room before [`Failover::produce`].
     pub(crate) fn has_room(&self, sensor_id: &str, bytes: u64) -> bool {
         let table = self.table.lock();
         if table.is_spooling {
@@ -152,7 +156,8 @@ impl Failover {
         }
     }
 
-    /// Kafka has the record. Of one that is spooled meanwhile, this is no news: it is forwarded with the same event id.
+    /// Kafka has the record. Of one that is spooled meanwhile, this is no news: it is forwarded with the same
+    /// event id.
     pub(crate) fn acknowledged(&self, seq: DirectSeq) {
         let kept = self.table.lock().take(seq);
         if let Some(kept) = kept {
@@ -234,7 +239,8 @@ impl Failover {
                 table.unacked.push_front(Some(Unacked { record, handle, since }));
                 return;
             }
-            // Neither Kafka nor the disk: the handle fails, and its client publishes again, here or elsewhere.
+            // Neither Kafka nor the disk: the handle fails, and its client publishes again, here or
+            // elsewhere.
         }
         if table.unacked.capacity() > KEPT_UNACKED_MAX {
             table.unacked = VecDeque::new();
@@ -296,8 +302,8 @@ impl Failover {
         }
     }
 
-    /// Kafka takes records again: those of sensors that have none in the spool go directly, unless the way has changed since
-    /// `switches`, or copies still wait for the spool.
+    /// Kafka takes records again: those of sensors that have none in the spool go directly, unless the way
+    /// has changed since `switches`, or copies still wait for the spool.
     pub(crate) fn resume(&self, switches: u64) {
         let mut table = self.table.lock();
         if table.is_spooling && table.switches == switches && table.unacked.is_empty() {
@@ -307,8 +313,8 @@ impl Failover {
         }
     }
 
-    /// The end of the spool is under way to Kafka: who is held by it waits for that, for as long as the patience lasts. A sensor
-    /// that publishes all the time would be held for ever otherwise.
+    /// The end of the spool is under way to Kafka: who is held by it waits for that, for as long as the
+    /// patience lasts. A sensor that publishes all the time would be held for ever otherwise.
     pub(crate) fn begin_return(&self) {
         let mut table = self.table.lock();
         if !table.is_spooling {

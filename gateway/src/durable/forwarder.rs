@@ -1,7 +1,8 @@
 //! Spool → Kafka, in order. One task, from the start of the gateway: a former run may have left records.
 //!
-//! What Kafka refuses for itself, another try would not change: it is sent again with fewer others, because a refusal is about
-//! what the producer has put into one request, and when it is refused alone it goes where [`crate::durable::refused`] says.
+//! What Kafka refuses for itself, another try would not change: it is sent again with fewer others, because a
+//! refusal is about what the producer has put into one request, and when it is refused alone it goes where
+//! [`crate::durable::refused`] says.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -26,7 +27,8 @@ const BATCH_RECORDS_MAX: usize = 1000;
 const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 /// How long purged copies may take to be reported before they are purged again.
 const PURGE_WAIT: Duration = Duration::from_secs(1);
-/// With nothing to forward, Kafka is tried with new records after so long: the spool had failed, or all was reported in time.
+/// With nothing to forward, Kafka is tried with new records after so long: the spool had failed, or all was
+/// reported in time.
 const IDLE_WAIT: Duration = Duration::from_secs(1);
 /// Failed batches are tried again after 0.1 s, and up to 5 s later each time.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
@@ -96,8 +98,8 @@ impl Forwarder {
                 Ok(Some(batch)) => batch,
                 Ok(None) => continue,
                 Err(_) => {
-                    // Said once, with the readiness; nothing can be read before the disk is back. Sensors that have nothing
-                    // on it need not wait for that while Kafka is well.
+                    // Said once, with the readiness; nothing can be read before the disk is back. Sensors
+                    // that have nothing on it need not wait for that while Kafka is well.
                     if self.producer.is_kafka_up() {
                         failover.resume(switches);
                     }

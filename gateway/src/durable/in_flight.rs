@@ -1,8 +1,9 @@
 //! What one connection has sent and not yet had acknowledged.
 //!
-//! The connection opens a [`AckHandle`] per record, in PUBLISH order; whoever makes the record durable completes it, in any
-//! order; the connection takes acknowledgements from the front only, so they leave in PUBLISH order (MQTT-4.6.0-2).
-//! A handle that is dropped counts as failed: nothing is ever acknowledged by accident.
+//! The connection opens a [`AckHandle`] per record, in PUBLISH order; whoever makes the record durable
+//! completes it, in any order; the connection takes acknowledgements from the front only, so they leave in
+//! PUBLISH order (MQTT-4.6.0-2). A handle that is dropped counts as failed: nothing is ever acknowledged by
+//! accident.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -15,8 +16,8 @@ use tokio::time::{Duration, Instant};
 
 use crate::durable::budget::Permit;
 
-/// What a message in flight costs beside its own bytes: the envelope of its event, its headers, and what the producer and
-/// the window keep about it.
+/// What a message in flight costs beside its own bytes: the envelope of its event, its headers, and what the
+/// producer and the window keep about it.
 pub(crate) const RECORD_OVERHEAD_BYTES: usize = 1024;
 
 /// A window that was once this full gives its memory back when it is empty again.

@@ -1,8 +1,8 @@
-//! Records → Kafka, or the spool. A record's handle is completed by Kafka's delivery report (acks=all) or by the spool's group
-//! that is on disk, not before.
+//! Records → Kafka, or the spool. A record's handle is completed by Kafka's delivery report (acks=all) or by
+//! the spool's group that is on disk, not before.
 //!
-//! Delivery reports come in on the producer's own thread, which completes the handle directly: no future, no channel and no
-//! task per message.
+//! Delivery reports come in on the producer's own thread, which completes the handle directly: no future, no
+//! channel and no task per message.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,7 +61,8 @@ impl Producer {
         let reports = Reports::new(health.clone(), metrics.clone(), failover.clone());
         let mut config = settings.producer();
         if failover.is_some() {
-            // The patience says when a record is given up. A producer that gave up one by itself could still deliver the next.
+            // The patience says when a record is given up. A producer that gave up one by itself could still
+            // deliver the next.
             config.set("message.timeout.ms", "0");
         }
         let client =
@@ -192,7 +193,8 @@ impl Producer {
         &self.metrics
     }
 
-    /// Asks a broker for both topics; with no traffic, this is what opens the latch. Blocks for up to [`PROBE_WAIT`] each.
+    /// Asks a broker for both topics; with no traffic, this is what opens the latch. Blocks for up to
+    /// [`PROBE_WAIT`] each.
     pub(crate) fn probe(&self) {
         for topic in [&self.readings, &self.dead_letters] {
             match self.client.client().fetch_metadata(Some(topic), PROBE_WAIT) {

@@ -1,8 +1,9 @@
-//! Spooled records that Kafka refuses for good: acknowledged, so they must be somewhere, and in the way of all behind them, so
-//! they must not stay.
+//! Spooled records that Kafka refuses for good: acknowledged, so they must be somewhere, and in the way of
+//! all behind them, so they must not stay.
 //!
-//! The dead letters come first, with the reason. What is refused there, too, becomes a file beside the spool, for an operator.
-//! Neither loses the record, and only the file needs room on this disk: files are bounded, and beyond the bound the spool waits.
+//! The dead letters come first, with the reason. What is refused there, too, becomes a file beside the spool,
+//! for an operator. Neither loses the record, and only the file needs room on this disk: files are bounded,
+//! and beyond the bound the spool waits.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -26,7 +27,8 @@ const FILES_MAX: usize = 1_000;
 /// The reason in a dead letter's header.
 const REASON: &str = "kafka-refused";
 
-/// Keeps a record that Kafka refused when it came alone; false when that has to be tried again. `spool` is its directory.
+/// Keeps a record that Kafka refused when it came alone; false when that has to be tried again. `spool` is
+/// its directory.
 pub(super) async fn set_aside(
     producer: &Producer,
     spool: &Path,

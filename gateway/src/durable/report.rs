@@ -1,4 +1,5 @@
-//! Delivery reports: what each is about, and what it says about Kafka. They come in on the producer's own thread.
+//! Delivery reports: what each is about, and what it says about Kafka. They come in on the producer's own
+//! thread.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -1,16 +1,24 @@
-//! Records on disk while Kafka does not take them. Durable when [`Spool::append`] returns; read back in the order of appending.
+//! Records on disk while Kafka does not take them. Durable when [`Spool::append`] returns; read back in the
+//! order of appending.
 //!
 //! In:         [`Record`]s, from any thread.
 //! Out:        the same, by [`Spool::read`], until [`Spool::remove_through`].
-//! Guarantee:  what was acknowledged survives kill -9 and power loss until it is removed. A torn tail is what was never
-//!             acknowledged, and is cut off. A record may come back after its removal: removals are written with the next group,
-//!             so a crash between Kafka's acknowledgement and the removal forwards it twice. Event ids are deterministic, so
-//!             that adds no row and no alert. An append that failed may come back too: it was not acknowledged, not undone.
-//! On failure: full → [`Error::Full`] until there is room. Disk fails → [`Error::Failing`], while the spool tries again by
-//!             itself. Neither discards anything. Damaged file → [`OpenError::Damaged`]: nobody but an operator moves it.
+//! Guarantee:  what was acknowledged survives kill -9 and power loss until it is removed. A torn tail is what
+//! was never
+//!             acknowledged, and is cut off. A record may come back after its removal: removals are written
+//!             with the next group,
+//!             so a crash between Kafka's acknowledgement and the removal forwards it twice. Event ids are
+//!             deterministic, so
+//!             that adds no row and no alert. An append that failed may come back too: it was not
+//!             acknowledged, not undone.
+//! On failure: full → [`Error::Full`] until there is room. Disk fails → [`Error::Failing`], while the spool
+//! tries again by
+//!             itself. Neither discards anything. Damaged file → [`OpenError::Damaged`]: nobody but an
+//!             operator moves it.
 //!
-//! One thread owns the file (redb: copy-on-write, every page under a checksum; ADR 0008). It takes all appends that wait and
-//! writes them as one group in one transaction, so the slower the disk, the larger the group.
+//! One thread owns the file (redb: copy-on-write, every page under a checksum; ADR 0008). It takes all
+//! appends that wait and writes them as one group in one transaction, so the slower the disk, the larger the
+//! group.
 
 mod record;
 mod sensors;
@@ -41,11 +49,12 @@ pub use status::{Error, Health, OpenError, Refused, Status};
 use store::Total;
 use worker::{Append, Command, Worker};
 
-/// Number of a record, from 1, in the order of appending; gaps are appends that failed. It means nothing after a restart.
+/// Number of a record, from 1, in the order of appending; gaps are appends that failed. It means nothing
+/// after a restart.
 pub type Seq = u64;
 
-/// Called with an append's numbers when it is durable, or with why it is not; on the spool's thread, so it must not block.
-/// Dropped uncalled when the spool is closed first: then it is not durable.
+/// Called with an append's numbers when it is durable, or with why it is not; on the spool's thread, so it
+/// must not block. Dropped uncalled when the spool is closed first: then it is not durable.
 pub type Done = Box<dyn FnOnce(Result<RangeInclusive<Seq>, Error>) + Send>;
 
 /// Bytes of one record: above what Kafka takes by default (1 MiB), with headers.
@@ -58,14 +67,15 @@ pub const QUEUE_APPENDS_MAX: usize = 8192;
 const GROUP_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// Bytes that one read returns, but for the last record.
 const READ_BYTES_MAX: u64 = 4 * 1024 * 1024;
-/// A full spool takes records again when this share of it is in use: readiness does not flap with each removal.
+/// A full spool takes records again when this share of it is in use: readiness does not flap with each
+/// removal.
 const ROOM_PERCENT: u64 = 90;
 
 /// How much the spool may hold.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// The sum of [`Record::bytes`] of what is stored or waits: what they take of the disk, to a few per cent, and up to two
-    /// groups more while one is rewritten. The file is longer, but the rest is holes.
+    /// The sum of [`Record::bytes`] of what is stored or waits: what they take of the disk, to a few per
+    /// cent, and up to two groups more while one is rewritten. The file is longer, but the rest is holes.
     pub bytes_max: u64,
 }
 
@@ -125,7 +135,8 @@ impl Shared {
 }
 
 impl Spool {
-    /// Opens the spool in `dir`, which is made if need be. Reads all of it, more than once: seconds for each gigabyte.
+    /// Opens the spool in `dir`, which is made if need be. Reads all of it, more than once: seconds for each
+    /// gigabyte.
     ///
     /// # Errors
     /// Stop: see [`OpenError`].
@@ -177,7 +188,8 @@ impl Spool {
         }
     }
 
-    /// Queues an append and calls `done` when it is durable or has failed. Never blocks; made for delivery reports.
+    /// Queues an append and calls `done` when it is durable or has failed. Never blocks; made for delivery
+    /// reports.
     ///
     /// [`Spool::holds`] is true of its sensors from now on.
     ///
@@ -219,14 +231,15 @@ impl Spool {
         Ok(())
     }
 
-    /// Tells whether [`Spool::submit`] would take a record of so many [`Record::bytes`] now, before it is made.
+    /// Tells whether [`Spool::submit`] would take a record of so many [`Record::bytes`] now, before it is
+    /// made.
     pub(crate) fn has_room(&self, bytes: u64) -> bool {
         self.status().health != Health::Failing
             && self.shared.check_room(&self.shared.state.lock(), bytes).is_ok()
     }
 
-    /// Reads durable records from `from` on that are not removed, in order: at most `records_max`, fewer when they are large.
-    /// Empty: there are none yet, see [`Spool::wait_for`].
+    /// Reads durable records from `from` on that are not removed, in order: at most `records_max`, fewer when
+    /// they are large. Empty: there are none yet, see [`Spool::wait_for`].
     ///
     /// # Errors
     /// [`Error::Failing`] (retry).
@@ -243,7 +256,8 @@ impl Spool {
         let _ = self.shared.status.subscribe().wait_for(is_there).await;
     }
 
-    /// Forgets the records up to this one: Kafka has them. Their room is free when the next group is written, at once when idle.
+    /// Forgets the records up to this one: Kafka has them. Their room is free when the next group is written,
+    /// at once when idle.
     pub fn remove_through(&self, seq: Seq) {
         self.shared.state.lock().sensors.remove_through(seq);
         // A full queue: the thread is busy and will see it.
@@ -270,7 +284,8 @@ impl Spool {
         self.shared.status.subscribe()
     }
 
-    /// Returns how many steps the thread has begun or ended; odd while one is under way. A disk that does not answer holds it there.
+    /// Returns how many steps the thread has begun or ended; odd while one is under way. A disk that does not
+    /// answer holds it there.
     pub fn steps(&self) -> u64 {
         self.shared.steps.load(Ordering::Relaxed)
     }

@@ -20,11 +20,12 @@ const TIME_BASE: Duration = Duration::from_secs(10);
 const BYTES_PER_S_MIN: usize = 8 * 1024;
 /// Room that a body takes with its first byte; it doubles whenever it is full.
 const ROOM_BYTES_MIN: usize = 16 * 1024;
-/// Bodies of the largest size that are let go by after a refusal, so that a client which writes all of its body before it reads
-/// hears of the refusal. A larger one is cut off.
+/// Bodies of the largest size that are let go by after a refusal, so that a client which writes all of its
+/// body before it reads hears of the refusal. A larger one is cut off.
 const BODIES_LET_BY_MAX: usize = 16;
 
-/// A body that nobody may have asked for yet: with `Expect: 100-continue`, its first read is what asks the client for it.
+/// A body that nobody may have asked for yet: with `Expect: 100-continue`, its first read is what asks the
+/// client for it.
 pub(super) struct Body {
     incoming: Incoming,
     is_expected: bool,
@@ -86,8 +87,8 @@ impl Body {
         Ok(received)
     }
 
-    /// Reads on after a refusal and keeps nothing, beside the answer: a client that is still writing would lose the answer with its
-    /// connection. What is let by is charged to the device, when it is known.
+    /// Reads on after a refusal and keeps nothing, beside the answer: a client that is still writing would
+    /// lose the answer with its connection. What is let by is charged to the device, when it is known.
     pub(super) fn let_by(self, gateway: &Gateway, account: Option<Account>) {
         let Self { mut incoming, is_expected, is_asked_for } = self;
         // Nobody writes what was not asked for, and to read it now would ask.

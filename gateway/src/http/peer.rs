@@ -44,7 +44,8 @@ impl Peer {
         self.is_known.load(Ordering::Relaxed)
     }
 
-    /// Says whose request this is. Every request is asked anew, so that a device which was suspended since is refused.
+    /// Says whose request this is. Every request is asked anew, so that a device which was suspended since is
+    /// refused.
     pub(super) async fn authenticate(&self, gateway: &Gateway, head: &Parts) -> Result<Sender, Problem> {
         let denied = |denied: Denied| Problem::new(StatusCode::FORBIDDEN, denied.to_string());
         let (sensor_id, device) = match &self.identity {

@@ -1,7 +1,7 @@
 //! The body of a request → encoded events, or every reason why not.
 //!
-//! Pure. The rules of a reading are those of codec `json` and are written there alone: a field that breaks one is found by
-//! decoding it by itself.
+//! Pure. The rules of a reading are those of codec `json` and are written there alone: a field that breaks
+//! one is found by decoding it by itself.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -16,7 +16,8 @@ use crate::decode::{Births, Format, TimestampBounds, Undecodable};
 use crate::ingest::{Encoded, Payload, Sender};
 use chassis::problem::Problem;
 
-/// Readings of the largest request: a quarter of an hour, one a second, with room. Each becomes an event of its own.
+/// Readings of the largest request: a quarter of an hour, one a second, with room. Each becomes an event of
+/// its own.
 const READINGS_MAX: usize = 1_024;
 /// What a body with more of them is told.
 const TOO_MANY: &str = "the array holds more than 1024 readings";
@@ -56,8 +57,9 @@ pub(super) fn decode(body: &[u8], sender: &Sender<'_>, bounds: &TimestampBounds)
     Err(Problem::new(StatusCode::BAD_REQUEST, detail).with_errors(errors))
 }
 
-/// Cuts the body into its readings, each with its own bytes: the event id of a reading without one is made of them. It stops at
-/// the first reading that is too many, so that a body of nothing but commas costs no memory.
+/// Cuts the body into its readings, each with its own bytes: the event id of a reading without one is made of
+/// them. It stops at the first reading that is too many, so that a body of nothing but commas costs no
+/// memory.
 fn readings(body: &[u8]) -> Result<Vec<&RawValue>, Problem> {
     let bad = |detail: String| Problem::new(StatusCode::BAD_REQUEST, detail);
     let not_json = |error: serde_json::Error| {

@@ -14,11 +14,12 @@ use crate::Limits;
 /// Addresses that are kept before the first look for those that need not be.
 const ADDRESSES_MIN: usize = 1_024;
 
-/// Connections that one counts as whose device has as many as it may: no device comes to that by itself, and one that goes on
-/// would have a fifth of a core computing handshakes.
+/// Connections that one counts as whose device has as many as it may: no device comes to that by itself, and
+/// one that goes on would have a fifth of a core computing handshakes.
 const VAIN_CONNECTIONS: u32 = 10;
 
-/// What newcomers share: the limits of connections, of MQTT and of HTTPS apart, and the permits of handshakes.
+/// What newcomers share: the limits of connections, of MQTT and of HTTPS apart, and the permits of
+/// handshakes.
 pub(crate) struct Admission {
     mqtt: Arc<ConnectionLimit>,
     http: Arc<ConnectionLimit>,

@@ -1,9 +1,10 @@
 //! TLS files that change under a running gateway → settings for new connections, and the end of revoked ones.
 //!
-//! The files are looked at four times a second, rather than on a signal: a secret that is mounted into a container changes
-//! without one. Live connections keep what they have agreed on, except that one whose certificate is on a newly loaded list
-//! is closed. An authority that is taken out of the bundle signs nobody in any more, but closes nobody: the registry pins
-//! every certificate by its fingerprint, so that a stolen authority opens no door by itself.
+//! The files are looked at four times a second, rather than on a signal: a secret that is mounted into a
+//! container changes without one. Live connections keep what they have agreed on, except that one whose
+//! certificate is on a newly loaded list is closed. An authority that is taken out of the bundle signs nobody
+//! in any more, but closes nobody: the registry pins every certificate by its fingerprint, so that a stolen
+//! authority opens no door by itself.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -21,7 +22,8 @@ use crate::watchdog::Standing;
 
 /// How often the files are looked at: a revoked connection is to be closed within a second.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
-/// Two writes so close together can have one time stamp; a file younger than this is read again, whatever its stamp says.
+/// Two writes so close together can have one time stamp; a file younger than this is read again, whatever its
+/// stamp says.
 const STAMP_TRUST_AFTER: Duration = Duration::from_secs(2);
 
 /// Files, and what was last seen of them.

@@ -1,7 +1,8 @@
 //! TLS as the gateway speaks it: client certificates are required, and nothing is resumed.
 //!
-//! Without resumption each connection costs a whole handshake: about a millisecond of one core, and two kilobytes more on
-//! the wire. A device connects for hours, and a resumed session would not be asked for its certificate again.
+//! Without resumption each connection costs a whole handshake: about a millisecond of one core, and two
+//! kilobytes more on the wire. A device connects for hours, and a resumed session would not be asked for its
+//! certificate again.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -31,7 +32,8 @@ pub struct Files {
     pub key: PathBuf,
     /// The authorities that sign device certificates.
     pub client_ca: PathBuf,
-    /// Their revocation lists. When given, each authority needs one: a device whose authority has none is refused.
+    /// Their revocation lists. When given, each authority needs one: a device whose authority has none is
+    /// refused.
     pub crl: Option<PathBuf>,
 }
 
@@ -135,8 +137,9 @@ impl Contents {
 
     /// Makes settings for new connections; the present ones keep theirs.
     ///
-    /// Guarantee: a client with a certificate of another authority, or with a revoked one, does not get through the
-    /// handshake. Connections are not resumed, because a resumed one would not be asked for its certificate again.
+    /// Guarantee: a client with a certificate of another authority, or with a revoked one, does not get
+    /// through the handshake. Connections are not resumed, because a resumed one would not be asked for its
+    /// certificate again.
     ///
     /// # Errors
     /// A file holds something else, or a revocation list is not signed by its authority.
@@ -149,7 +152,8 @@ impl Contents {
                 .context("read the revocation lists")?,
             None => Vec::new(),
         };
-        // Without any list nothing would be checked: an empty file must not open the door that it is there to close.
+        // Without any list nothing would be checked: an empty file must not open the door that it is there to
+        // close.
         ensure!(self.crl.is_none() || !lists.is_empty(), "the file of revocation lists holds none");
         let revoked = revoked(&lists, &authorities).context("use the revocation lists")?;
         let chain = certificates(&self.cert).context("read the gateway's certificate")?;
@@ -219,8 +223,8 @@ fn certificates(pem: &[u8]) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     Ok(certificates)
 }
 
-/// Lists what the lists revoke. A list of an authority of the bundle must be signed by it: a forged one would lock out every
-/// device, and rustls looks at signatures only when a device comes.
+/// Lists what the lists revoke. A list of an authority of the bundle must be signed by it: a forged one would
+/// lock out every device, and rustls looks at signatures only when a device comes.
 fn revoked(
     lists: &[CertificateRevocationListDer<'_>],
     authorities: &[CertificateDer<'_>],

@@ -1,7 +1,7 @@
 //! Bytes of a device's socket ⇄ MQTT packets, for MQTT 3.1.1 and 5.
 //!
-//! This is the only module that touches `rumqttd::protocol`. The crate decodes and encodes; what it does not check is
-//! checked here first, so that a frame it would panic on, swallow or misread never reaches it:
+//! This is the only module that touches `rumqttd::protocol`. The crate decodes and encodes; what it does not
+//! check is checked here first, so that a frame it would panic on, swallow or misread never reaches it:
 //!
 //! | the crate | here |
 //! |---|---|
@@ -12,7 +12,8 @@
 //! | decoded payloads are slices that keep the whole read buffer alive | payloads are copied out: PUBLISH is read here alone |
 //! | `matches` cuts a topic at byte 1 and panics on `été/x` | never called; see `topic` |
 //!
-//! A CONNECT password must be UTF-8, because the crate reads it as text. Devices are known by certificate, so none is needed.
+//! A CONNECT password must be UTF-8, because the crate reads it as text. Devices are known by certificate, so
+//! none is needed.
 
 mod decode;
 mod encode;

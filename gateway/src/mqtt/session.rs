@@ -1,9 +1,10 @@
 //! One connection after its CONNECT: packets in, records out, acknowledgements back.
 //!
-//! One task, no channels. A step takes what is completed from the window, hands on what has been read, writes, and reads more; when a
-//! message finds no room (in the window, in the budgets, or in the producer's queue), or the device has overdrawn its account,
-//! nothing more is read from the socket until it may be, so backpressure reaches the device. A client that keeps to its Receive
-//! Maximum is still read, and its PINGREQ answered, while all its messages wait for Kafka; one that does not is not cut off.
+//! One task, no channels. A step takes what is completed from the window, hands on what has been read,
+//! writes, and reads more; when a message finds no room (in the window, in the budgets, or in the producer's
+//! queue), or the device has overdrawn its account, nothing more is read from the socket until it may be, so
+//! backpressure reaches the device. A client that keeps to its Receive Maximum is still read, and its PINGREQ
+//! answered, while all its messages wait for Kafka; one that does not is not cut off.
 
 mod clocks;
 mod end;
@@ -31,7 +32,8 @@ use clocks::{Clocks, Due};
 pub(crate) use end::End;
 use publish::Pending;
 
-/// A frame up to this size is read without asking the budget; a larger one gets its share before the rest is read.
+/// A frame up to this size is read without asking the budget; a larger one gets its share before the rest is
+/// read.
 const FREE_FRAME_BYTES_MAX: usize = 16 * 1024;
 /// With more output than this, nothing is read: the client asks faster than it listens.
 const OUTPUT_BYTES_MAX: usize = 16 * 1024;

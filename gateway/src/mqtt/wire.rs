@@ -14,7 +14,8 @@ const CHUNK_BYTES: usize = 16 * 1024;
 const KEPT_BYTES_MAX: usize = 256;
 
 thread_local! {
-    /// Every read of a thread goes through this one buffer, so that ten thousand idle connections do not hold one each.
+    /// Every read of a thread goes through this one buffer, so that ten thousand idle connections do not hold
+    /// one each.
     static CHUNK: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK_BYTES].into_boxed_slice());
 }
 

@@ -1,4 +1,5 @@
-//! curl, what is at hand where there is no MQTT. It asks with `Expect: 100-continue` before it sends a large body.
+//! curl, what is at hand where there is no MQTT. It asks with `Expect: 100-continue` before it sends a large
+//! body.
 
 use std::process::Stdio;
 

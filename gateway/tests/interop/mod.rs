@@ -1,4 +1,5 @@
-//! Clients that others wrote, doing what sensors do: each in MQTT 3.1.1 and 5, or over HTTPS, with their certificates.
+//! Clients that others wrote, doing what sensors do: each in MQTT 3.1.1 and 5, or over HTTPS, with their
+//! certificates.
 //!
 //! What a client is told is held against what the gateway should say; what it published, against the topics.
 

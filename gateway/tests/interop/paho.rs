@@ -1,4 +1,5 @@
-//! paho-mqtt, the client that most firmware prototypes start with. `tests/paho/device.py` does it and says what it was told.
+//! paho-mqtt, the client that most firmware prototypes start with. `tests/paho/device.py` does it and says
+//! what it was told.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -65,7 +66,8 @@ async fn play(stack: &Stack, device: &Registered, version: &str) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// What is the same in both versions: the window, its acknowledgements, the malformed message, and what Kafka has of all.
+/// What is the same in both versions: the window, its acknowledgements, the malformed message, and what Kafka
+/// has of all.
 async fn assert_published(stack: &Stack, told: &Value) {
     assert_eq!(told["sent"].as_array().unwrap().len(), MESSAGES);
     assert_eq!(told["acknowledged"], told["sent"], "in PUBLISH order");

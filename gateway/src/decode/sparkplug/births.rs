@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, HashMap};
 use super::payload::Metric;
 use super::{NODE, Name, Undecodable};
 
-/// Metrics that one connection may have declared at once, over its node and all its devices. Their names stay in memory as
-/// long as the connection: some 500 KiB at most.
+/// Metrics that one connection may have declared at once, over its node and all its devices. Their names stay
+/// in memory as long as the connection: some 500 KiB at most.
 pub const BORN_MAX: usize = 2_048;
 
-/// The declarations of one connection's births. A new connection starts with none, as Sparkplug demands of its nodes.
+/// The declarations of one connection's births. A new connection starts with none, as Sparkplug demands of
+/// its nodes.
 ///
 /// Bounds: [`BORN_MAX`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,7 +28,8 @@ struct Scope {
 }
 
 impl Births {
-    /// Takes the declarations of a birth in the place of earlier ones. A node's birth ends all its devices' too.
+    /// Takes the declarations of a birth in the place of earlier ones. A node's birth ends all its devices'
+    /// too.
     ///
     /// # Errors
     /// Then nothing of this scope is declared: a guess would label values wrongly.

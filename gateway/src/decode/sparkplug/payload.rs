@@ -1,6 +1,7 @@
 //! The part of a Sparkplug B payload that readings are made of; protobuf passes over the rest by itself.
 //!
-//! Source: Sparkplug 3.0.0, section 6.4.1 for the numbers of the fields, 6.4.9 for quality, 6.4.16 for the numbers of the datatypes.
+//! Source: Sparkplug 3.0.0, section 6.4.1 for the numbers of the fields, 6.4.9 for quality, 6.4.16 for the
+//! numbers of the datatypes.
 
 use prost::bytes::Bytes;
 
@@ -10,7 +11,8 @@ pub(super) struct Payload {
     /// Milliseconds since the epoch.
     #[prost(uint64, optional, tag = "1")]
     pub(super) timestamp: Option<u64>,
-    /// Each a [`Metric`], decoded only when there are not too many: undecoded, a metric of two bytes costs 32, not 200.
+    /// Each a [`Metric`], decoded only when there are not too many: undecoded, a metric of two bytes costs
+    /// 32, not 200.
     #[prost(bytes = "bytes", repeated, tag = "2")]
     pub(super) metrics: Vec<Bytes>,
 }

@@ -108,7 +108,8 @@ fn bytes_that_another_encoder_wrote_are_read() {
     let read = node.send("NDATA", &hex::decode(data).unwrap()).unwrap();
     assert_eq!(read[0].values["Supply_Voltage"].to_bits(), f64::from(12.3_f32).to_bits());
     assert_eq!(read[0].reading_at.to_string(), "2017-02-03T17:55:02.122000Z");
-    // With an alias, metadata, properties, a data set, a payload's uuid and body, and -23 as Int8, sign-extended.
+    // With an alias, metadata, properties, a data set, a payload's uuid and body, and -23 as Int8,
+    // sign-extended.
     let birth = concat!(
         "08eaf2f5a8a02b121f0a0454656d70100718eaf2f5a8a02b20012801420208014a0050e9ffffff0f",
         "12150a03536574100818eaf2f5a8a02b20108a0102080212140a054c6576656c1009200a69000000",

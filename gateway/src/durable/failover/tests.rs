@@ -1,7 +1,8 @@
 //! The way of records against a model of Kafka and of devices, under any sequence of what can happen.
 //!
-//! The spool is a real one. The model's producer has a queue for each partition; Kafka takes its beginning, reports it now or
-//! later, or loses the report when the queue is purged. Devices publish numbers, hold what finds no room, and send again what failed.
+//! The spool is a real one. The model's producer has a queue for each partition; Kafka takes its beginning,
+//! reports it now or later, or loses the report when the queue is purged. Devices publish numbers, hold what
+//! finds no room, and send again what failed.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::path::Path;
@@ -270,7 +271,8 @@ impl World {
         }
     }
 
-    /// PUBACKs, in the order of publishing; after a failure the device connects again and sends the rest once more.
+    /// PUBACKs, in the order of publishing; after a failure the device connects again and sends the rest once
+    /// more.
     fn take_acknowledgements(&mut self) {
         for device in &mut self.devices {
             let mut has_failed = false;

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-/// Bytes that the store needs to keep a record beside its encoding: key, offsets and its share of the tree's inner pages.
+/// Bytes that the store needs to keep a record beside its encoding: key, offsets and its share of the tree's
+/// inner pages.
 const OVERHEAD_BYTES: usize = 64;
 /// The store's page. What does not fit one takes a page of the next power of two.
 const PAGE_BYTES: usize = 4096;
@@ -39,7 +40,8 @@ impl Record {
         disk_bytes(12 + topic.len() + sensor_id.len() + headers + payload_bytes)
     }
 
-    /// Appends the encoding: every part as its length (u32, little endian) and its bytes, the payload last without a length.
+    /// Appends the encoding: every part as its length (u32, little endian) and its bytes, the payload last
+    /// without a length.
     pub(super) fn encode(&self, to: &mut Vec<u8>) {
         put(to, self.topic.as_bytes());
         put(to, self.sensor_id.as_bytes());
@@ -69,7 +71,8 @@ impl Record {
     }
 }
 
-/// Returns what an encoding of this length takes of the disk: its share of a page that several fit, or pages of its own.
+/// Returns what an encoding of this length takes of the disk: its share of a page that several fit, or pages
+/// of its own.
 pub(super) fn disk_bytes(encoded: usize) -> u64 {
     let bytes = encoded + OVERHEAD_BYTES;
     (if bytes > PAGE_BYTES { bytes.next_power_of_two() } else { PAGE_BYTES / (PAGE_BYTES / bytes) }) as u64

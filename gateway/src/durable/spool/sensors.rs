@@ -1,7 +1,7 @@
 //! Which sensors have records in the spool. Pure.
 //!
-//! A sensor's last number is enough: it has records as long as that is not removed. So a removal need not know whose records
-//! it removes, and memory grows with sensors, not with records.
+//! A sensor's last number is enough: it has records as long as that is not removed. So a removal need not
+//! know whose records it removes, and memory grows with sensors, not with records.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -44,7 +44,8 @@ impl Sensors {
         self.removed_through
     }
 
-    /// Forgets all sensors: nothing is stored and nothing waits. Numbers of appends that failed go this way too.
+    /// Forgets all sensors: nothing is stored and nothing waits. Numbers of appends that failed go this way
+    /// too.
     pub(super) fn clear(&mut self) {
         self.last = HashMap::new();
     }

@@ -17,8 +17,8 @@ pub enum Error {
     /// The disk fails, or the spool is closed (retry when [`Status::health`] says so).
     #[error("the spool's disk fails: {0}")]
     Failing(io::ErrorKind),
-    /// A record is larger than [`RECORD_BYTES_MAX`](super::RECORD_BYTES_MAX), or an append than the whole spool (refuse it: it
-    /// will never fit).
+    /// A record is larger than [`RECORD_BYTES_MAX`](super::RECORD_BYTES_MAX), or an append than the whole
+    /// spool (refuse it: it will never fit).
     #[error("a record is larger than the spool takes")]
     TooLarge,
 }

@@ -1,7 +1,8 @@
 //! Records in one redb file, by sequence number. Blocking: the spool's own thread alone uses it.
 //!
-//! The file is made under another name and renamed when it is whole, so what stands under its own name was whole once.
-//! Opening reads from the disk, not from the page cache: after a failed fsync the cache shows what the disk never got.
+//! The file is made under another name and renamed when it is whole, so what stands under its own name was
+//! whole once. Opening reads from the disk, not from the page cache: after a failed fsync the cache shows
+//! what the disk never got.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -68,7 +69,8 @@ impl Total {
 impl Store {
     /// Opens the directory's file, or makes an empty one; `disk` is what redb reads and writes.
     ///
-    /// Guarantee: every page was read back from the disk and fits its checksum; a commit that the disk has only in part is cut off.
+    /// Guarantee: every page was read back from the disk and fits its checksum; a commit that the disk has
+    /// only in part is cut off.
     pub(super) fn open<D: StorageBackend>(
         dir: &Path,
         disk: &impl Fn(File) -> Result<D, DatabaseError>,
@@ -78,7 +80,8 @@ impl Store {
             Self::make(dir, disk)?;
         }
         let file = OpenOptions::new().read(true).write(true).open(&path)?;
-        // redb trusts what it wrote itself when it closed the file, and panics when that is not what it reads.
+        // redb trusts what it wrote itself when it closed the file, and panics when that is not what it
+        // reads.
         let opened = catch_unwind(AssertUnwindSafe(|| {
             let was_repaired = Rc::new(Cell::new(false));
             let mut database = database(file, disk, was_repaired.clone())?;
@@ -126,7 +129,8 @@ impl Store {
         Ok(contents)
     }
 
-    /// Removes the records up to `remove_through` and appends others, in one transaction; returns what was removed.
+    /// Removes the records up to `remove_through` and appends others, in one transaction; returns what was
+    /// removed.
     pub(super) fn commit<'a>(
         &self,
         remove_through: Seq,
@@ -150,7 +154,8 @@ impl Store {
         Ok(removed)
     }
 
-    /// Reads records from `from` on, in order: at most `records_max`, and no more after `bytes_max` is reached.
+    /// Reads records from `from` on, in order: at most `records_max`, and no more after `bytes_max` is
+    /// reached.
     pub(super) fn read(
         &self,
         from: Seq,
@@ -189,8 +194,8 @@ impl Store {
 
 /// Begins a transaction whose commit the disk has before the header points at it: two fsyncs.
 ///
-/// With one, redb takes any commit whose pages do not fit their checksums for a torn one and goes back to the one before it;
-/// with two, it knows that the last commit was whole once, and calls it damaged.
+/// With one, redb takes any commit whose pages do not fit their checksums for a torn one and goes back to the
+/// one before it; with two, it knows that the last commit was whole once, and calls it damaged.
 fn begin(database: &Database) -> Result<WriteTransaction, Error> {
     let mut transaction = database.begin_write()?;
     transaction.set_two_phase_commit(true);

@@ -9,8 +9,8 @@ use super::Refusal::{self, Malformed, Protocol};
 use super::walk::{self, Fields};
 use super::{Connect, Packet, Publish, Qos, Version};
 
-/// Bytes of the largest CONNECT. It holds a client id, a will and properties, and is read before anything is known about
-/// the session, so it gets less room than a reading.
+/// Bytes of the largest CONNECT. It holds a client id, a will and properties, and is read before anything is
+/// known about the session, so it gets less room than a reading.
 const CONNECT_BYTES_MAX: usize = 16 * 1024;
 
 /// Packet types: the high nibble of a packet's first byte.
@@ -23,7 +23,8 @@ const DISCONNECT: u8 = 14;
 
 /// Decodes the packets of one connection.
 ///
-/// Shape: the first packet is a CONNECT and no later one is. After a refusal the stream is of no use any more.
+/// Shape: the first packet is a CONNECT and no later one is. After a refusal the stream is of no use any
+/// more.
 #[derive(Debug)]
 pub struct Decoder {
     version: Option<Version>,
@@ -41,7 +42,8 @@ impl Decoder {
         self.version
     }
 
-    /// Takes the next packet off `stream`, or nothing (and leaves it as it is) while the packet is incomplete.
+    /// Takes the next packet off `stream`, or nothing (and leaves it as it is) while the packet is
+    /// incomplete.
     ///
     /// # Errors
     /// A refusal of what the bytes are; the connection must be closed.
@@ -268,7 +270,8 @@ fn topic_name(name: &str) -> Result<(), Refusal> {
     if name.contains(['+', '#']) { Err(Malformed("a topic name with a wildcard")) } else { Ok(()) }
 }
 
-/// The walk that checks a PUBLISH meets all that is wanted of it, so the crate is not asked to read it a second time.
+/// The walk that checks a PUBLISH meets all that is wanted of it, so the crate is not asked to read it a
+/// second time.
 fn publish(version: Version, frame: &[u8], header_len: usize) -> Result<Publish, Refusal> {
     let first = frame[0];
     let qos = qos((first >> 1) & 0b11);

@@ -7,10 +7,12 @@ use rumqttd::protocol::{self, ConnAck, ConnAckProperties, ConnectReturnCode, Pac
 
 use super::{Connect, Version};
 
-/// Bytes of the longest reason string; a longer one is cut. Long enough for a sentence, short enough for any client.
+/// Bytes of the longest reason string; a longer one is cut. Long enough for a sentence, short enough for any
+/// client.
 const REASON_BYTES_MAX: usize = 200;
 
-/// A client that takes no packet of this size gets a welcome without a note: the rest of it stays below a hundred bytes.
+/// A client that takes no packet of this size gets a welcome without a note: the rest of it stays below a
+/// hundred bytes.
 const NOTED_BYTES_MIN: usize = 256;
 
 /// Bytes of the longest variable byte integer.
@@ -307,8 +309,8 @@ impl Encoder {
         debug_assert!(written.is_ok(), "every packet built here has a length its header can carry");
     }
 
-    /// A v5 packet of fixed fields, at most one property, Reason String (31), and what follows it. The string is left out when
-    /// it is empty or the client could not take the packet with it (MQTT-3.1.2-24).
+    /// A v5 packet of fixed fields, at most one property, Reason String (31), and what follows it. The string
+    /// is left out when it is empty or the client could not take the packet with it (MQTT-3.1.2-24).
     fn put_with_reason(&self, first: u8, fields: &[u8], text: &str, rest: &[u8], out: &mut BytesMut) {
         let text = &text[..text.floor_char_boundary(REASON_BYTES_MAX)];
         let property_bytes = 3 + text.len();

@@ -1,5 +1,5 @@
-//! The codec under mutated streams: nothing panics, stalls or depends on how the network cuts a stream, and what is let
-//! through keeps what [`super::Publish`] and its kind promise.
+//! The codec under mutated streams: nothing panics, stalls or depends on how the network cuts a stream, and
+//! what is let through keeps what [`super::Publish`] and its kind promise.
 
 use bytes::BytesMut;
 use rumqttd::protocol::{self, Protocol as _, v4::V4, v5::V5};
@@ -65,7 +65,8 @@ fn check(packets: &[Packet], bytes: usize) {
     }
 }
 
-/// Answers every packet in every way that there is: each answer is whole frames, and never larger than the client takes.
+/// Answers every packet in every way that there is: each answer is whole frames, and never larger than the
+/// client takes.
 fn answer(packets: &[Packet], dice: &mut Dice) {
     let Some(Packet::Connect(connect)) = packets.first() else { return };
     let encoder = Encoder::new(connect);
@@ -127,8 +128,8 @@ fn check_by_the_crate(version: Version, frame: &[u8], publish: &Publish) {
     assert_eq!((alias, event_id), (publish.topic_alias, publish.event_id.as_deref()));
 }
 
-/// Decodes a stream whole and frame by frame, by a count of its own: the decoder takes exactly whole frames, and does not wait
-/// for more bytes when a frame is there.
+/// Decodes a stream whole and frame by frame, by a count of its own: the decoder takes exactly whole frames,
+/// and does not wait for more bytes when a frame is there.
 fn check_frames(stream: &[u8], packets: &[Packet], refusal: Option<Refusal>) {
     let mut decoder = Decoder::new(PACKET_BYTES_MAX);
     let mut input = BytesMut::from(stream);

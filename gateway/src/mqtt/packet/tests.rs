@@ -1,5 +1,5 @@
-//! What the codec reads and writes, against any bytes, and against any split of a stream. The known bad frames are the corpus of
-//! [`super::fuzz`].
+//! What the codec reads and writes, against any bytes, and against any split of a stream. The known bad
+//! frames are the corpus of [`super::fuzz`].
 
 use bytes::BytesMut;
 use proptest::prelude::*;

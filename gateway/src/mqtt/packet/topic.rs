@@ -1,6 +1,8 @@
-//! Decides what a device may publish and subscribe to: its own branch, `devices/{sensor_id}/`, and nothing else.
+//! Decides what a device may publish and subscribe to: its own branch, `devices/{sensor_id}/`, and nothing
+//! else.
 //!
-//! Pure string comparison. A sensor id holds neither `/` nor wildcards, so no filter can reach beyond the branch.
+//! Pure string comparison. A sensor id holds neither `/` nor wildcards, so no filter can reach beyond the
+//! branch.
 
 const BRANCH: &str = "devices/";
 

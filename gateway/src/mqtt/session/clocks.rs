@@ -1,4 +1,5 @@
-//! What a session waits for by the clock: word from the client, the rest of a frame, room in the socket, another try.
+//! What a session waits for by the clock: word from the client, the rest of a frame, room in the socket,
+//! another try.
 
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -9,14 +10,15 @@ use crate::deadline::Deadline;
 
 /// A client that takes none of its output for so long is gone.
 const STALL_TIME_MAX: Duration = Duration::from_secs(30);
-/// A frame may take so long, and one second more for every [`FRAME_BYTES_PER_S_MIN`]: it may hold a share of the budget of all
-/// connections meanwhile, and the largest frame of a 64 kbit/s line is there after 32 s.
+/// A frame may take so long, and one second more for every [`FRAME_BYTES_PER_S_MIN`]: it may hold a share of
+/// the budget of all connections meanwhile, and the largest frame of a 64 kbit/s line is there after 32 s.
 const FRAME_TIME_BASE: Duration = Duration::from_secs(10);
-/// A sensor on the slowest line that carries MQTT is faster than this; one that dribbles its frame on purpose is not.
+/// A sensor on the slowest line that carries MQTT is faster than this; one that dribbles its frame on purpose
+/// is not.
 const FRAME_BYTES_PER_S_MIN: usize = 8 * 1024;
 
-/// Wait before a full producer queue or spool is tried again; each further wait is twice as long, so that twenty thousand
-/// connections do not keep asking a Kafka or a disk that is in trouble.
+/// Wait before a full producer queue or spool is tried again; each further wait is twice as long, so that
+/// twenty thousand connections do not keep asking a Kafka or a disk that is in trouble.
 const RETRY_WAIT_MIN: Duration = Duration::from_millis(5);
 /// Longest of these waits.
 const RETRY_WAIT_MAX: Duration = Duration::from_millis(250);
@@ -24,8 +26,8 @@ const RETRY_WAIT_MAX: Duration = Duration::from_millis(250);
 /// The clocks of one session.
 pub(super) struct Clocks {
     keep_alive: Option<Duration>,
-    /// When the session was woken, or read last: near enough for all that is counted in milliseconds, and asked once for many
-    /// packets.
+    /// When the session was woken, or read last: near enough for all that is counted in milliseconds, and
+    /// asked once for many packets.
     pub(super) now: Instant,
     /// When the client was heard of last, or the gateway began to read again.
     pub(super) heard_at: Instant,
@@ -87,8 +89,9 @@ impl Clocks {
         self.retry_wait = RETRY_WAIT_MIN;
     }
 
-    /// Ready when somebody's time has come, else the task is woken by then. While the gateway itself does not read, it does not
-    /// hold the client's silence against it. `frame_bytes` is the length of the frame that is under way.
+    /// Ready when somebody's time has come, else the task is woken by then. While the gateway itself does not
+    /// read, it does not hold the client's silence against it. `frame_bytes` is the length of the frame that
+    /// is under way.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, is_reading: bool, frame_bytes: usize) -> Poll<Due> {
         let frame_time = FRAME_TIME_BASE + Duration::from_secs((frame_bytes / FRAME_BYTES_PER_S_MIN) as u64);
         let silence = self.keep_alive.filter(|_| is_reading).map(|keep_alive| self.heard_at + keep_alive);

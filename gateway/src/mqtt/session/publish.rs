@@ -15,7 +15,8 @@ use crate::durable::record::{NotTaken, Record};
 use crate::ingest::{self, Encoded, Payload, Sender};
 use crate::mqtt::packet::{DisconnectReason, Publish, Qos, Version, topic};
 
-/// A PUBLISH whose records have not all been handed on, or whose answer has not found its place among the others.
+/// A PUBLISH whose records have not all been handed on, or whose answer has not found its place among the
+/// others.
 #[derive(Debug)]
 pub(super) struct Pending {
     records: VecDeque<Record>,
@@ -69,8 +70,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Ok(())
     }
 
-    /// Holds a PUBLISH against what CONNACK announced. 3.1.1 has no such words: there retain is ignored and QoS 2 ends the
-    /// connection, without a PUBREC that would promise what is not kept.
+    /// Holds a PUBLISH against what CONNACK announced. 3.1.1 has no such words: there retain is ignored and
+    /// QoS 2 ends the connection, without a PUBREC that would promise what is not kept.
     fn check_offer(&self, publish: &Publish) -> Result<(), End> {
         let is_v5 = self.encoder.version() == Version::V5;
         if publish.qos == Qos::ExactlyOnce {
@@ -88,8 +89,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Ok(())
     }
 
-    /// The readings of a message, or the one dead letter that stands for it; nothing, if it was understood and measures
-    /// nothing. The device is charged for any of them.
+    /// The readings of a message, or the one dead letter that stands for it; nothing, if it was understood
+    /// and measures nothing. The device is charged for any of them.
     fn records(&mut self, publish: Publish) -> VecDeque<Record> {
         let sender = Sender {
             sensor_id: &self.identity.sensor_id,
@@ -146,7 +147,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Ok(Poll::Ready(()))
     }
 
-    /// Tells whether the window takes one more message, of so many bytes with all that it costs. An empty one takes any.
+    /// Tells whether the window takes one more message, of so many bytes with all that it costs. An empty one
+    /// takes any.
     fn has_room(&self, bytes: usize) -> bool {
         let (load, limits) = (self.in_flight.load(), &self.gateway.limits);
         let has_room = load.records == 0

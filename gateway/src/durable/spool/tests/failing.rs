@@ -1,4 +1,5 @@
-//! A disk that refuses: by faults put between redb and a real file, and by the kernel's own limit on a file's length.
+//! A disk that refuses: by faults put between redb and a real file, and by the kernel's own limit on a file's
+//! length.
 
 use std::fs::File;
 use std::io::{self, Write};

@@ -1,5 +1,5 @@
-//! What the spool's thread does about a disk that fails: it closes the file, reads it again as the disk has it, and tries
-//! from time to time whether it takes writes. Reads go on meanwhile, as far as the disk allows.
+//! What the spool's thread does about a disk that fails: it closes the file, reads it again as the disk has
+//! it, and tries from time to time whether it takes writes. Reads go on meanwhile, as far as the disk allows.
 
 use std::fs::{self, File};
 use std::io;
@@ -13,7 +13,8 @@ use super::super::Error;
 use super::super::store::{Contents, FILE, Store};
 use super::Worker;
 
-/// A file longer than this is made anew when it is empty: redb gives freed pages back to itself, not to the disk.
+/// A file longer than this is made anew when it is empty: redb gives freed pages back to itself, not to the
+/// disk.
 const EMPTY_FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// The first wait while the disk fails.
 const RETRY_WAIT: Duration = Duration::from_secs(1);
@@ -23,8 +24,8 @@ const RETRY_WAIT_MAX: Duration = Duration::from_secs(30);
 /// The disk takes no writes.
 pub(super) struct Failing {
     pub(super) error: Error,
-    /// Bytes of the largest write that failed. A disk with room for less would only be found to fail again, and whoever published
-    /// meanwhile would be sent away.
+    /// Bytes of the largest write that failed. A disk with room for less would only be found to fail again,
+    /// and whoever published meanwhile would be sent away.
     bytes: usize,
     backoff: Backoff,
     pub(super) retry_at: Instant,
@@ -35,7 +36,8 @@ where
     D: StorageBackend,
     F: Fn(File) -> Result<D, DatabaseError>,
 {
-    /// Closes the file and opens it again for reading, as the disk has it; a write of so many bytes is tried again later.
+    /// Closes the file and opens it again for reading, as the disk has it; a write of so many bytes is tried
+    /// again later.
     pub(super) fn fail(&mut self, error: &redb::Error, bytes: usize) -> Error {
         let kind = match error {
             redb::Error::Io(error) => error.kind(),
