@@ -4,17 +4,13 @@
 //! In:         [`Record`]s, from any thread.
 //! Out:        the same, by [`Spool::read`], until [`Spool::remove_through`].
 //! Guarantee:  what was acknowledged survives kill -9 and power loss until it is removed. A torn tail is what
-//! was never
-//!             acknowledged, and is cut off. A record may come back after its removal: removals are written
-//!             with the next group,
-//!             so a crash between Kafka's acknowledgement and the removal forwards it twice. Event ids are
-//!             deterministic, so
-//!             that adds no row and no alert. An append that failed may come back too: it was not
-//!             acknowledged, not undone.
+//!             was never acknowledged, and is cut off. A record may come back after its removal: removals are
+//!             written with the next group, so a crash between Kafka's acknowledgement and the removal forwards
+//!             it twice. Event ids are deterministic, so that adds no row and no alert. An append that failed
+//!             may come back too: it was not acknowledged, not undone.
 //! On failure: full → [`Error::Full`] until there is room. Disk fails → [`Error::Failing`], while the spool
-//! tries again by
-//!             itself. Neither discards anything. Damaged file → [`OpenError::Damaged`]: nobody but an
-//!             operator moves it.
+//!             tries again by itself. Neither discards anything. Damaged file → [`OpenError::Damaged`]: nobody
+//!             but an operator moves it.
 //!
 //! One thread owns the file (redb: copy-on-write, every page under a checksum; ADR 0008). It takes all
 //! appends that wait and writes them as one group in one transaction, so the slower the disk, the larger the
