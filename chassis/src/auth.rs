@@ -7,16 +7,10 @@ mod settings;
 pub use settings::Settings;
 
 use crate::Chassis;
-use crate::http::Problem;
-use actix_web::dev::Payload;
-use actix_web::http::StatusCode;
-use actix_web::http::header::AUTHORIZATION;
-use actix_web::{FromRequest, HttpRequest, web};
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use keys::Keys;
 use serde::Deserialize;
-use std::pin::Pin;
 
 /// Tolerance for the clocks of others when `exp` and `nbf` are checked, in seconds.
 const CLOCK_SKEW_S_MAX: u64 = 30;
@@ -173,25 +167,6 @@ impl Caller {
         }
         Err(Error::Forbidden(format!("needs one of the roles {any_of:?}").to_lowercase()))
     }
-}
-
-impl FromRequest for Caller {
-    type Error = Problem;
-    type Future = Pin<Box<dyn Future<Output = Result<Self, Problem>>>>;
-
-    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let request = request.clone();
-        Box::pin(async move { authenticate(&request).await })
-    }
-}
-
-async fn authenticate(request: &HttpRequest) -> Result<Caller, Problem> {
-    let verifier = request
-        .app_data::<web::Data<Verifier>>()
-        .ok_or_else(|| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "no verifier is configured"))?;
-    let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let token = header.and_then(bearer).ok_or(Error::Absent)?;
-    Ok(verifier.verify(token).await?)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! request metrics, a server that drains.
 
 mod accept;
+mod caller;
 mod change;
 mod etag;
 mod fields;
