@@ -5,7 +5,7 @@ use crate::batch::{Batch, Span};
 use crate::consumer::ReadingsConsumer;
 use crate::failure::Failure;
 use crate::metrics::Metrics;
-use crate::session::Shared;
+use crate::shared::Shared;
 use anyhow::Context;
 use chassis::kafka::TransactionalProducer;
 use rdkafka::consumer::ConsumerGroupMetadata;

@@ -2,7 +2,7 @@
 
 use crate::GROUP;
 use crate::failure::Failure;
-use crate::session::Shared;
+use crate::shared::Shared;
 use anyhow::{Context, anyhow};
 use chassis::kafka::{Change, Member, Monitor, REPORT_INTERVAL_MS, partitions};
 use rdkafka::consumer::{BaseConsumer, Consumer};

@@ -55,6 +55,7 @@ mod failure;
 mod metrics;
 mod restore;
 mod session;
+mod shared;
 mod thresholds;
 
 pub use config::Config;
@@ -65,7 +66,7 @@ use chassis::kafka::{Assignment, Watch, WatchMetrics, Watched, table};
 use metrics::Metrics;
 use rules::Rules;
 use schema::topics;
-use session::Shared;
+use shared::Shared;
 use std::sync::{Arc, RwLock};
 use thresholds::Thresholds;
 use tokio::sync::oneshot;

@@ -1,24 +1,21 @@
 //! One session: consume → evaluate → commit, until the shutdown or a failure ends it. Blocks, so it has a
 //! thread of its own.
 
-use crate::Config;
 use crate::commit::Transaction;
 use crate::consumer::ReadingsConsumer;
 use crate::failure::Failure;
-use crate::metrics::Metrics;
 use crate::restore::Restorer;
+use crate::shared::Shared;
 use anyhow::{Context, anyhow};
-use chassis::Chassis;
-use chassis::kafka::{Assignment, Change};
+use chassis::kafka::Change;
 use chassis::retry::{Supervisor, Try};
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::message::{BorrowedMessage, Message};
-use rules::{Dedup, DedupKey, Rules, evaluate};
+use rules::{Dedup, DedupKey, evaluate};
 use schema::{Alert, Mode, ReadingCreatedEvent, Timestamp, topics};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
-use tokio_util::sync::CancellationToken;
 
 /// Longest wait for a reading while a partition is restored, which goes on no sooner than this is over.
 const RESTORE_WAIT: Duration = Duration::from_millis(5);
@@ -29,18 +26,6 @@ const REFUSALS_MAX: u32 = 200;
 const REFUSAL_PAUSE: Duration = Duration::from_millis(20);
 /// Age of a session from which its failure counts as a new one, and the backoff begins again.
 const WORKED_AFTER: Duration = Duration::from_secs(60);
-
-/// Holds what every session of the process shares.
-#[derive(Clone)]
-pub(crate) struct Shared {
-    pub(crate) config: Config,
-    pub(crate) chassis: Chassis,
-    pub(crate) metrics: Metrics,
-    pub(crate) rules: Arc<RwLock<Rules>>,
-    pub(crate) assignment: Assignment,
-    /// Ends the sessions: the shutdown, or the end of the table reader.
-    pub(crate) stop: CancellationToken,
-}
 
 struct Session<'a> {
     shared: &'a Shared,
