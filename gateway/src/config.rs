@@ -1,15 +1,13 @@
 //! Settings of the gateway, from the environment.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::time::Duration;
-
-use chassis::config::Env;
-use chassis::{auth, kafka};
-
 use crate::decode::TimestampBounds;
 use crate::durable::in_flight::RECORD_OVERHEAD_BYTES;
 use crate::listener::tls;
+use chassis::config::Env;
+use chassis::{auth, kafka};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
 
 /// What the largest number of readings in a request costs beside its own bytes: 2 KiB for each of 1,024.
 const HTTP_EVENTS_BYTES_MAX: usize = 2 << 20;
@@ -61,9 +59,10 @@ pub struct Spool {
 
 /// Bounds of what clients may take. Each is a variable of the same name in capitals; times end in `_MS_MAX`.
 ///
-/// Who meets one is counted: connections, handshakes and CONNECT packets in `gateway_refusals_total`, packets
-/// that are too large and more in flight than was agreed in `gateway_sessions_ended_total`, rates, windows
-/// and budgets in `gateway_read_pauses_total`, requests in `gateway_http_requests_total`.
+/// A client that meets one is counted: connections, handshakes and CONNECT packets in
+/// `gateway_refusals_total`, packets that are too large and more in flight than was agreed in
+/// `gateway_sessions_ended_total`, rates, windows and budgets in `gateway_read_pauses_total`, requests in
+/// `gateway_http_requests_total`.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// `CONNECTIONS_MAX` (20,000): MQTT sockets at a time; file descriptors and about 24 KiB each.
@@ -88,7 +87,7 @@ pub struct Limits {
     pub handshakes_max: usize,
     /// `HANDSHAKE_MS_MAX` (10,000): from the accepted socket to the end of its handshake, waiting included.
     /// Three round trips of a satellite link with its losses take five seconds; a silent peer costs a socket
-    /// and a few KiB for so long.
+    /// and a few KiB meanwhile.
     pub handshake_time_max: Duration,
     /// `CONNECT_MS_MAX` (10,000): from there to the whole CONNECT packet, which a client sends at once: one
     /// round trip, and the 16 KiB that it may have at most on the slowest line.

@@ -2,7 +2,6 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
-
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// Wakes a task when its next deadline may have come. It is moved forward at once and backward only when it
@@ -13,7 +12,8 @@ pub(crate) struct Deadline {
 }
 
 impl Deadline {
-    /// Ready when `next` has come; otherwise the task is woken by then. No deadline is never ready.
+    /// Polls for `next`: ready when it has come; otherwise the task is woken by then. No deadline is never
+    /// ready.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, next: Option<Instant>) -> Poll<()> {
         let Some(next) = next else { return Poll::Pending };
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(next)));

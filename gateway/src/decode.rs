@@ -1,7 +1,7 @@
 //! A device's payload → readings, by the codec the device is registered with.
 //!
-//! Pure: no clock, no I/O. A codec is one file and one line in [`decode`]. What cannot be decoded is for the
-//! dead letter: the device would only send the same again.
+//! Pure: no clock, no I/O. A codec is one file and one line in [`decode`]. A payload that cannot be decoded
+//! becomes a dead letter: the device would only send the same again.
 
 mod binary;
 mod builder;
@@ -58,9 +58,9 @@ pub enum Format {
 }
 
 impl Format {
-    /// Reads the columns `codec` and `codec_layout` of a device. What cannot be used is a
-    /// [`Format::Unusable`], so that a wrong registration costs its own device's readings a dead letter each,
-    /// and nobody anything else.
+    /// Reads the columns `codec` and `codec_layout` of a device. Columns that cannot be used
+    /// give [`Format::Unusable`], so that a wrong registration costs its own device's readings a dead letter
+    /// each, and nobody anything else.
     pub fn of(codec: &str, layout: Option<&str>) -> Self {
         match Codec::from_name(codec) {
             Some(Codec::Json) => Self::Json,
@@ -83,7 +83,7 @@ impl Format {
 /// One message of one device, with what the registry says about it.
 #[derive(Clone, Copy, Debug)]
 pub struct Message<'a> {
-    /// Who sent it.
+    /// The sender.
     pub sensor_id: &'a str,
     /// As registered now.
     pub device_type: &'a str,

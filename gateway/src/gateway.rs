@@ -1,14 +1,12 @@
 //! What all connections share. Imports what has no part in a connection of its own.
 
-use std::sync::Arc;
-
-use chassis::auth::Verifier;
-use tokio_util::sync::CancellationToken;
-
 use crate::config::Limits;
 use crate::device::{account, connections, registry};
 use crate::durable::producer;
 use crate::{decode, metrics, notices};
+use chassis::auth::Verifier;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 
 /// What every connection shares.
 pub(crate) struct Gateway {

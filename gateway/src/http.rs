@@ -2,9 +2,9 @@
 //!
 //! The body is one JSON object or an array of them, each read as codec `json` reads a payload, whatever codec
 //! the device is registered with. All of them are durable before the 202, or nothing is said; one that cannot
-//! be read refuses all, because here the caller is there to hear of it: there is no dead letter. What is sent
-//! again after any other answer is the same event, if it has a `timestamp`; an `eventId` alone does not make
-//! it so, because the row's key holds the time (ADR 0004).
+//! be read refuses all, because here the caller is there to hear of it: there is no dead letter. A body that
+//! is sent again after any other answer is the same event, if it has a `timestamp`; an `eventId` alone does
+//! not make it so, because the row's key holds the time (ADR 0004).
 //!
 //! A device is known by its client certificate or, without one, by a token of role `device` whose `sub` is
 //! its sensor id. A handshake needs neither, so a stranger's connection ends with its first answer, or after
@@ -16,12 +16,13 @@ mod peer;
 mod problem;
 mod request;
 
-use std::convert::Infallible;
-use std::pin::pin;
-use std::sync::Arc;
-use std::time::Duration;
-
+use crate::device::account::{self, Connected};
+use crate::device::identity::Identity;
+use crate::gateway::Gateway;
+use crate::ingest::{self, Encoded, NotStored};
+use body::{Body, Received};
 use bytes::Bytes;
+use chassis::problem::Problem;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
@@ -30,26 +31,22 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use patient::Patient;
+use peer::{Peer, Sender};
 use schema::Timestamp;
 use serde_json::json;
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 use tokio_rustls::server::TlsStream;
 use uuid::Uuid;
 
-use crate::device::account::{self, Connected};
-use crate::device::identity::Identity;
-use crate::gateway::Gateway;
-use crate::ingest::{self, Encoded, NotStored};
-
-use body::{Body, Received};
-use chassis::problem::Problem;
-use patient::Patient;
-use peer::{Peer, Sender};
-
 const PATH: &str = "/api/v1/readings";
-/// A request's head must be whole so soon after its connection is free for it, and a connection without any
-/// request is closed then.
+/// Longest wait for a whole request head on a free connection; a connection without any request is closed
+/// then.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
 /// Bytes of the largest head: what a token and a few headers take, twice over. A connection has a buffer of
 /// this size at most.
@@ -120,7 +117,7 @@ async fn answer(gateway: &Gateway, peer: &Peer, request: Request<Incoming>) -> R
             response.header(CONTENT_TYPE, "application/json").body(Full::from(body)).unwrap_or_default()
         }
         Err(problem) => {
-            // Who was too slow already is not waited for once more.
+            // The body already timed out: do not wait for the rest.
             if problem.status() != StatusCode::REQUEST_TIMEOUT.as_u16() {
                 body.let_by(gateway, account);
             }

@@ -3,14 +3,6 @@
 //! A front door knows who sends and how the bytes came. What they mean, in which form they are kept, and what
 //! becomes of those that nobody can read is decided here.
 
-use std::collections::VecDeque;
-use std::future::poll_fn;
-use std::sync::Arc;
-use std::task::Poll;
-
-use schema::dead_letter::DeadLetter;
-use schema::{ReadingCreatedEvent, Timestamp};
-
 use crate::decode::{self, Births, Format, Message, TimestampBounds, Undecodable};
 use crate::device::account;
 use crate::device::registry::Device;
@@ -18,13 +10,19 @@ use crate::durable::budget::Permit;
 use crate::durable::in_flight::{AckKind, InFlight, Outcome, RECORD_OVERHEAD_BYTES};
 use crate::durable::producer::Producer;
 use crate::durable::record::{NotTaken, Record};
+use schema::dead_letter::DeadLetter;
+use schema::{ReadingCreatedEvent, Timestamp};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
 
 /// Bytes of the largest event: below the million that a Kafka client takes by default, headers and all.
 const EVENT_BYTES_MAX: usize = 900_000;
 /// Bytes that the event of a few metrics fits into.
 const EVENT_BYTES_USUAL: usize = 512;
 
-/// Who sends, and when it came.
+/// The sender, and when it came.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sender<'a> {
     pub(crate) sensor_id: &'a str,

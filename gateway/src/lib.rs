@@ -2,18 +2,19 @@
 //!
 //! In:         MQTT 3.1.1 and 5, `devices/{sensor_id}/readings` and below; `POST /api/v1/readings`; topic
 //!             `iot-device-updates`, all of it; TLS files, followed while it runs.
-//! Out:        topic `iot-reading-topic`, key `sensor_id`; topic `iot-producer-dlq` for what cannot be decoded.
+//! Out:        topic `iot-reading-topic`, key `sensor_id`; topic `iot-producer-dlq` for what cannot be
+//!             decoded.
 //! Guarantee:  a PUBACK means that Kafka has the reading (acks=all), or the spool's disk; acknowledgements
-//!             leave in PUBLISH order. A device publishes as its certificate's CN, and only while the registry
-//!             says that it may.
+//!             leave in PUBLISH order. A device publishes as its certificate's CN, and only while the
+//!             registry says that it may.
 //! On failure: Kafka away → the spool takes over ([`durable::spool`]), and Kafka gets all of it, in order per
-//!             sensor, when it is back; some of it twice, with the same event id. Spool full, failing, or none
-//!             → no PUBACK, then no reading from sockets; what fails is never acknowledged and its connection
-//!             ends. A spooled record that Kafka refuses for good → dead letter, or a file
+//!             sensor, when it is back; some of it twice, with the same event id. Spool full, failing, or
+//!             none → no PUBACK, then no reading from sockets; what fails is never acknowledged and its
+//!             connection ends. A spooled record that Kafka refuses for good → dead letter, or a file
 //!             ([`durable::refused`]). Undecodable → dead letter, then PUBACK. Unregistered, suspended,
 //!             retired → refused, or closed while connected.
 //!
-//! What MQTT has and the gateway has not: QoS 2 (MQTT 5 is told so; in 3.1.1 such a PUBLISH ends the
+//! Not supported: QoS 2 (MQTT 5 is told so; in 3.1.1 such a PUBLISH ends the
 //! connection), retained messages (3.1.1: the flag is ignored), wills (read and dropped: ADR 0009), sessions
 //! that outlive a connection, topic aliases. A SUBSCRIBE below `devices/{sensor_id}/` is granted, but nothing
 //! is delivered there yet.
@@ -36,21 +37,6 @@ mod metrics;
 mod notices;
 mod watchdog;
 
-use std::net::SocketAddr;
-use std::pin::pin;
-use std::sync::Arc;
-use std::time::Duration;
-
-use anyhow::{Context, bail};
-use chassis::Chassis;
-use chassis::auth::Verifier;
-use chassis::kafka::{self, Assignment, Watch, WatchMetrics, Watched, table};
-use schema::topics;
-use tokio::net::TcpListener;
-use tokio::sync::Notify;
-use tokio::time::timeout;
-use tokio_util::task::TaskTracker;
-
 use crate::device::{account, connections, registry, updates};
 use crate::durable::failover::Failover;
 use crate::durable::forwarder::Forwarder;
@@ -58,6 +44,19 @@ use crate::durable::producer::Producer;
 use crate::durable::spool;
 use crate::gateway::Gateway;
 use crate::listener::{Arrived, Door, reload};
+use anyhow::{Context, bail};
+use chassis::Chassis;
+use chassis::auth::Verifier;
+use chassis::kafka::{self, Assignment, Watch, WatchMetrics, Watched, table};
+use schema::topics;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 
 pub use config::{Config, Limits, Spool as SpoolConfig};
 pub use listener::Listeners;

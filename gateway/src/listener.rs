@@ -6,13 +6,19 @@ pub(crate) mod handshake;
 pub(crate) mod reload;
 pub(crate) mod tls;
 
+use crate::config::Limits;
+use crate::device::account::Connected;
+use crate::device::identity::Identity;
+use crate::gateway::Gateway;
+use crate::notices::Event;
+use admission::{Admission, ConnectionPermit, Protocol};
+use socket2::{SockRef, TcpKeepalive};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::ready;
 use std::time::Duration;
-
-use socket2::{SockRef, TcpKeepalive};
+use tls::{Loaded, Tls};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
@@ -20,16 +26,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
 
-use crate::config::Limits;
-use crate::device::account::Connected;
-use crate::device::identity::Identity;
-use crate::gateway::Gateway;
-use crate::notices::Event;
-
-use admission::{Admission, ConnectionPermit, Protocol};
-use tls::{Loaded, Tls};
-
-/// Without traffic for so long, the kernel asks whether the peer is still there: a client may promise no
+/// Time without traffic after which the kernel asks whether the peer is still there: a client may promise no
 /// keep-alive at all.
 const PEER_PROBE_AFTER: Duration = Duration::from_secs(60);
 /// The wait after a failed accept: out of file descriptors, most likely.
@@ -153,7 +150,7 @@ fn arrive(
     }
 }
 
-/// TLS, with a time limit that includes the wait for permits; and who came, if there is a certificate.
+/// Runs TLS, with a time limit that includes the wait for permits; tells who came, if there is a certificate.
 async fn shake_hands(
     door: &Door,
     gateway: &Gateway,

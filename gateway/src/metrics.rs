@@ -73,7 +73,7 @@ impl Metrics {
             )?,
             sessions_ended: counters(
                 "gateway_sessions_ended_total",
-                "Sessions that ended, by reason.",
+                "MQTT sessions that ended, by reason.",
                 "reason",
             )?,
             publishes: ["0", "1", "2"].map(|qos| publishes.with_label_values(&[qos])),

@@ -3,10 +3,9 @@
 //! Peers decide how often they fail, so each event has one line for each reason and minute, with the number
 //! of those in between. The metrics count every one.
 
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::time::Duration;
-
-use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// Wait between two lines with one reason: rare enough for a flood, often enough for somebody who looks on.

@@ -5,13 +5,12 @@
 //! One that stands still for `STALL_MS_MAX` with nothing in its way makes the gateway unready, and after
 //! twice the time not live: a restart is what helps a thread that hangs in a system call.
 
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
-
 use chassis::Chassis;
 use chassis::admin::{Latch, Liveness};
 use chassis::kafka::{Look, Progress};
 use prometheus::IntGaugeVec;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 use tokio::time::{MissedTickBehavior, interval};
 
 /// Interval between two looks.

@@ -1,13 +1,12 @@
-//! Who comes in, who stays, and where they may publish.
+//! Admission, its end, and where a device may publish.
 
+use crate::raw::{Client, PINGREQ, PINGRESP, disconnect_reason, puback, publish, subscribe};
+use crate::stack::{QUIET, Stack, next_reading};
 use schema::{DeviceStatus, topics};
 use testkit::pki::TestPki;
 use testkit::wait;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-
-use crate::raw::{Client, PINGREQ, PINGRESP, disconnect_reason, puback, publish, subscribe};
-use crate::stack::{QUIET, Stack, next_reading};
 
 /// In TLS 1.3 a client hears of its refused certificate only after its own handshake: then nothing answers
 /// its CONNECT.

@@ -1,11 +1,10 @@
 //! A PUBACK is a promise.
 
+use crate::raw::{PINGREQ, PINGRESP, disconnect_reason, puback, publish};
+use crate::stack::{QUIET, Stack, letter_of, next_reading};
 use schema::topics;
 use testkit::kafka::Kafka;
 use testkit::wait;
-
-use crate::raw::{PINGREQ, PINGRESP, disconnect_reason, puback, publish};
-use crate::stack::{QUIET, Stack, letter_of, next_reading};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_puback_before_kafka_has_the_reading() {

@@ -1,8 +1,7 @@
 //! TLS files that change while devices are connected.
 
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
-
+use crate::raw::{Client, PINGREQ, PINGRESP, disconnect_reason};
+use crate::stack::Stack;
 use gateway::device::identity::Fingerprint;
 use iotctl::pki::DeviceCertificate;
 use rcgen::{
@@ -12,13 +11,12 @@ use rcgen::{
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use schema::DeviceStatus;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use testkit::pki::TestPki;
 use testkit::wait;
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate};
-
-use crate::raw::{Client, PINGREQ, PINGRESP, disconnect_reason};
-use crate::stack::Stack;
 
 /// A loaded machine may be late; the design says one second, and the figure is printed.
 const CLOSED_WITHIN: Duration = Duration::from_secs(3);

@@ -1,13 +1,12 @@
 //! `docs/devices.md` says what the gateway does.
 
-use std::collections::BTreeSet;
-use std::time::Duration;
-
 use chassis::config::Env;
 use gateway::Config;
 use gateway::decode::{Births, Format, Message, TimestampBounds, decode};
 use schema::{Codec, Timestamp};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::time::Duration;
 
 const PAGE: &str = include_str!("../../docs/devices.md");
 
@@ -114,7 +113,7 @@ fn every_reason_of_a_dead_letter_is_explained() {
 fn every_code_of_mqtt_5_is_explained() {
     let source = include_str!("../src/mqtt/packet/encode.rs");
     let codes = source.match_indices("0x").map(|(at, _)| &source[at..at + 4]);
-    // What is no reason is a first byte of a packet, a mask, or success.
+    // A code that is no reason is a first byte of a packet, a mask, or success.
     let no_reason = ["0x90", "0x40", "0x20", "0xE0", "0x80", "0x7f", "0x00"];
     let known: BTreeSet<_> = codes.filter(|code| !no_reason.contains(code)).collect();
     let table: Vec<_> = rows(section("## What the gateway says no with")).collect();

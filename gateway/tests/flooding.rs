@@ -1,24 +1,22 @@
 //! A thousand clients flood while Kafka stands still: memory stays within what is written down, who has room
 //! is answered, and what was acknowledged is there in the end.
 
+use crate::process::{Process, set_limit};
+use crate::raw::{Client, PINGREQ, PINGRESP, puback, publish};
+use crate::spooling::spool_settings;
+use crate::stack::{Registered, Stack, next_reading};
+use futures::future::join_all;
+use schema::topics;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-
-use futures::future::join_all;
-use schema::topics;
 use testkit::broker::Broker;
 use testkit::wait;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 
-use crate::process::{Process, set_limit};
-use crate::raw::{Client, PINGREQ, PINGRESP, puback, publish};
-use crate::spooling::spool_settings;
-use crate::stack::{Registered, Stack, next_reading};
-
 const CLIENTS: usize = 1_000;
-/// Each has so many clients: the rate limit, by device, is not what this is about.
+/// Clients of each device: the rate limit, by device, is not what this is about.
 const CLIENTS_OF_A_DEVICE: usize = 20;
 /// Messages of a client, and the text in each: 130 MB of all, eight times the budget.
 const MESSAGES: u16 = 60;

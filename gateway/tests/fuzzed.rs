@@ -1,18 +1,16 @@
 //! Whole sessions under fuzz: whatever comes over a socket, before, in the place of, or after a handshake and
 //! a CONNECT, the gateway ends that connection, serves the others meanwhile, and its readings stay readings.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use futures::future::join_all;
-use schema::topics;
-use testkit::wait;
-use tokio::net::TcpStream;
-
 use crate::fuzz::packets::{self, TOKENS, frame_bytes};
 use crate::fuzz::{Dice, Round, Rounds, Seed, mutate, seeds};
 use crate::raw::{Client, exchange, puback, publish};
 use crate::stack::{Registered, Stack, next_reading};
+use futures::future::join_all;
+use schema::topics;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use testkit::wait;
+use tokio::net::TcpStream;
 
 /// Rounds unless the environment says otherwise: some seconds.
 const ROUNDS: u64 = 1_000;
@@ -24,7 +22,7 @@ const CUTS_MAX: usize = 4;
 const REQUEST: &[u8] =
     b"POST /api/v1/readings HTTP/1.1\r\nhost: localhost\r\ncontent-length: 14\r\n\r\n{\"n\":1,\"m\":2.5}";
 
-/// Who is fuzzed with what.
+/// Targets, and the inputs for each.
 struct Target {
     stack: Stack,
     devices: Vec<Registered>,
@@ -33,7 +31,7 @@ struct Target {
 
 impl Target {
     async fn start() -> Self {
-        // What a device may cost is not what this is about.
+        // This is not about the cost of a device.
         let settings = [
             ("HTTP_LISTEN", "127.0.0.1:0"),
             ("PUBLISH_RATE_MAX", "1000000"),

@@ -1,20 +1,18 @@
 //! A disk without room, a registry that cannot be followed, and the end of a process with messages in flight.
 
-use std::collections::HashSet;
-use std::fs::{self, File};
-use std::path::Path;
-use std::time::Duration;
-
-use nix::sys::signal::Signal;
-use schema::{DeviceStatus, topics};
-use testkit::broker::Broker;
-use testkit::wait;
-use tokio::time::timeout;
-
 use crate::process::{PROGRAM, Process, set_limit};
 use crate::raw::{Client, disconnect_reason, puback, publish};
 use crate::spooling::{ready, spool_settings};
 use crate::stack::{QUIET, Registered, Stack, next_reading};
+use nix::sys::signal::Signal;
+use schema::{DeviceStatus, topics};
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::path::Path;
+use std::time::Duration;
+use testkit::broker::Broker;
+use testkit::wait;
+use tokio::time::timeout;
 
 /// Publishes one numbered reading of `bytes` and says whether there was a PUBACK before the connection ended.
 async fn offer(client: &mut Client, device: &Registered, number: u16, bytes: usize) -> bool {
@@ -128,8 +126,8 @@ async fn without_kafka_devices_connect_by_the_last_table_and_a_new_gateway_waits
     ready(&stack).await;
     let device = stack.register("a-1").await;
     let stranger = stack.register_as("b-1", DeviceStatus::Suspended).await;
-    // Who is let in shows that the table is loaded; without that, the gateway would wait for Kafka as a new
-    // one does.
+    // A device that is let in shows that the table is loaded; without that, the gateway would wait for Kafka
+    // as a new one does.
     stack.dial(&device).await.enter(4, "before").await;
     wait::until("Kafka is there", async || (stack.metric("gateway_kafka_up") == 1.0).then_some(())).await;
     broker.kill().await;

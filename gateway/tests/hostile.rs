@@ -1,13 +1,11 @@
 //! Peers that hold on to what others need.
 
+use crate::raw::{Client, PINGREQ, PINGRESP, puback, publish};
+use crate::stack::{Registered, Stack};
 use std::time::{Duration, Instant};
-
 use testkit::wait;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-
-use crate::raw::{Client, PINGREQ, PINGRESP, puback, publish};
-use crate::stack::{Registered, Stack};
 
 /// Half-open sockets of one attacker.
 const SOCKETS: usize = 1_000;

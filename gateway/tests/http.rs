@@ -1,16 +1,14 @@
 //! Readings over HTTPS.
 
-use std::time::Duration;
-
+use crate::raw::{Client, puback, publish};
+use crate::stack::{QUIET, Stack, next_reading};
 use iotctl::pki::DeviceCertificate;
 use iotctl::token::{AUDIENCE, ISSUER, Signer};
 use schema::{DeviceStatus, topics};
 use serde_json::Value;
+use std::time::Duration;
 use tempfile::TempDir;
 use testkit::wait;
-
-use crate::raw::{Client, puback, publish};
-use crate::stack::{QUIET, Stack, next_reading};
 
 /// What the gateway answered.
 pub(crate) struct Answer {
@@ -267,7 +265,7 @@ async fn device_has_its_share_of_what_may_be_in_flight_and_no_more() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refusal_of_a_body_that_is_too_large_arrives() {
-    // What is let by is charged, too.
+    // Bytes that are read and not kept are charged, too.
     let stack = Stack::with_http(&[("PUBLISH_RATE_MAX", "1000000")]).await;
     let device = stack.register("a-1").await;
     let head = |bytes: usize, more: &str| {

@@ -1,7 +1,7 @@
 //! Clients that others wrote, doing what sensors do: each in MQTT 3.1.1 and 5, or over HTTPS, with their
 //! certificates.
 //!
-//! What a client is told is held against what the gateway should say; what it published, against the topics.
+//! Answers to a client are held against what the gateway should say; its messages, against the topics.
 
 mod curl;
 mod mosquitto;
@@ -9,10 +9,9 @@ mod paho;
 mod rumqttc_v4;
 mod rumqttc_v5;
 
+use crate::stack::{Stack, next_reading};
 use schema::{ReadingCreatedEvent, topics};
 use testkit::kafka::Reader;
-
-use crate::stack::{Stack, next_reading};
 
 /// Messages of a test that fills windows. No client here has a window this large.
 const MESSAGES: usize = 100;

@@ -1,15 +1,12 @@
 //! How much one device may send, and how much of the gateway one peer may take.
 
-use std::time::{Duration, Instant};
-
+use crate::raw::{Client, PINGREQ, PINGRESP, disconnect_reason, frame, puback, publish, subscribe};
+use crate::stack::{QUIET, Stack, next_reading};
 use schema::topics;
-
+use std::time::{Duration, Instant};
 use testkit::wait;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-
-use crate::raw::{Client, PINGREQ, PINGRESP, disconnect_reason, frame, puback, publish, subscribe};
-use crate::stack::{QUIET, Stack, next_reading};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn device_that_publishes_too_fast_waits_and_loses_nothing() {

@@ -1,17 +1,15 @@
 //! The gateway as a process of its own, on the certificates and topics of a stack.
 
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
-
+use crate::raw::Client;
+use crate::stack::{Registered, Stack};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 use testkit::{free_port, wait};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-
-use crate::raw::Client;
-use crate::stack::{Registered, Stack};
 
 /// The program.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_gateway");

@@ -1,9 +1,8 @@
 //! What the gateway says to clients that go beyond what it offers.
 
-use schema::{DeviceStatus, topics};
-
 use crate::raw::{PINGREQ, PINGRESP, disconnect_reason, frame, puback, publish};
 use crate::stack::{QUIET, Stack};
+use schema::{DeviceStatus, topics};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn welcome_in_mqtt_5_tells_the_limits() {

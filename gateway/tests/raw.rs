@@ -1,10 +1,9 @@
 //! A client that sends bytes and sees frames: for what a well-behaved library would never do or show.
 
-use std::io;
-use std::sync::Arc;
-
 use iotctl::pki::DeviceCertificate;
 use rustls_pki_types::ServerName;
+use std::io;
+use std::sync::Arc;
 use testkit::wait::PATIENCE;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;

@@ -1,18 +1,16 @@
 //! Kafka refuses for good what was acknowledged from the spool: it is kept elsewhere, and what is behind it
 //! goes on.
 
-use std::path::Path;
-
-use schema::dead_letter::{Refused, RefusedFile};
-use schema::{ReadingCreatedEvent, topics};
-use testkit::broker::Broker;
-use testkit::wait;
-
 use crate::raw::{Client, puback, publish};
 use crate::spooling::{ready, spool_settings};
 use crate::stack::{Registered, Stack, letter_of, next_reading};
+use schema::dead_letter::{Refused, RefusedFile};
+use schema::{ReadingCreatedEvent, topics};
+use std::path::Path;
+use testkit::broker::Broker;
+use testkit::wait;
 
-/// What a record may have at most; lz4 does not make the large one that small, because its text does not
+/// Most bytes of a record; lz4 does not make the large one that small, because its text does not
 /// repeat.
 const BYTES_MAX: usize = 5_000;
 

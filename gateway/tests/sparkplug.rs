@@ -1,11 +1,10 @@
 //! A Sparkplug B edge node and a device behind it, over whole connections. The messages are encoded here, by
 //! a schema of this test's own, so that the decoder is not held against itself.
 
-use prost::Message;
-use schema::topics;
-
 use crate::raw::{Client, puback, publish};
 use crate::stack::{QUIET, Registered, Stack, next_reading};
+use prost::Message;
+use schema::topics;
 
 #[derive(Clone, PartialEq, Message)]
 struct Payload {

@@ -1,24 +1,22 @@
 //! Kafka stalls, for real: the readings are acknowledged all the same, and Kafka gets them in the end.
 
+use crate::process::Process;
+use crate::raw::{Client, puback, publish};
+use crate::stack::{Stack, next_reading};
+use nix::sys::signal::Signal;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use schema::topics;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
-
-use nix::sys::signal::Signal;
-use rdkafka::admin::{AdminClient, AdminOptions};
-use schema::topics;
 use testkit::broker::Broker;
 use testkit::kafka::{Kafka, Reader};
 use testkit::wait;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-
-use crate::process::Process;
-use crate::raw::{Client, puback, publish};
-use crate::stack::{Stack, next_reading};
 
 pub(crate) fn spool_settings(folder: &Path) -> [(&'static str, &str); 2] {
     [("SPOOL_DIR", folder.to_str().unwrap()), ("SPOOL_PATIENCE_MS", "300")]

@@ -1,7 +1,6 @@
 //! A gateway of one test's own, and the devices it knows.
 
-use std::time::Duration;
-
+use crate::raw::Client;
 use chassis::Chassis;
 use chassis::config::Env;
 use gateway::{Config, Listeners};
@@ -14,13 +13,12 @@ use schema::dead_letter::DeadLetter;
 use schema::{
     Change, DeviceKey, DeviceRow, DeviceStatus, Op, ReadingCreatedEvent, Source, Timestamp, topics,
 };
+use std::time::Duration;
 use testkit::kafka::{Kafka, Reader, Record, SCALED_PARTITIONS};
 use testkit::pki::TestPki;
 use testkit::wait;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-
-use crate::raw::Client;
 
 /// A running gateway with its own certificates and topics.
 pub(crate) struct Stack {

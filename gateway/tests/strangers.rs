@@ -2,16 +2,15 @@
 //!
 //! `STRANGERS=100000` says how many come; a few hundred unless it does.
 
+use crate::process::Process;
+use crate::raw::Client;
+use crate::stack::Stack;
 use futures::future::join_all;
 use testkit::free_port;
 use testkit::wait;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-
-use crate::process::Process;
-use crate::raw::Client;
-use crate::stack::Stack;
 
 /// Strangers unless the environment says otherwise: seconds.
 const STRANGERS: usize = 300;
@@ -53,7 +52,7 @@ async fn come(stack: &Stack, process: &Process, http_port: u16, number: usize) {
 /// Sends bytes over a bare socket, ends its own side, and listens to the end.
 async fn speak(port: u16, bytes: &[u8]) {
     let mut socket = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-    // Whatever becomes of it: the gateway may have heard enough.
+    // Its outcome does not matter: the gateway may have heard enough.
     let _ = socket.write_all(bytes).await;
     let _ = socket.shutdown().await;
     let _ = timeout(wait::PATIENCE, socket.read_to_end(&mut Vec::new())).await.expect("it ends");

@@ -1,13 +1,12 @@
 //! The reader of the table of devices, stuck for real.
 
-use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
-use std::time::Duration;
-
 use chassis::Chassis;
 use chassis::kafka::{Assignment, Watch, WatchMetrics, Watched, table};
 use parking_lot::Mutex;
 use schema::topics;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
 use testkit::kafka::Kafka;
 use testkit::wait;
 use tokio::task::JoinHandle;

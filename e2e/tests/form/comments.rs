@@ -1,6 +1,6 @@
 //! Comments are plain English sentences that end with their line.
 
-use crate::not_yet::hold;
+use crate::hold::hold;
 use crate::sources::{Comment, all, said};
 
 /// Where a line ends, in characters; `max_width` of rustfmt.toml binds code alone.

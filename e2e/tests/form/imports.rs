@@ -1,6 +1,6 @@
 //! One style of imports, one of module files, one of sizes.
 
-use crate::not_yet::hold;
+use crate::hold::hold;
 use crate::sources::{Source, all};
 
 /// Lines beyond which a file is cut.

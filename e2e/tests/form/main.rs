@@ -2,9 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
 mod comments;
+mod hold;
 mod imports;
 mod laws;
-mod not_yet;
 mod pure;
 mod sources;
 mod words;

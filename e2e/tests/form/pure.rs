@@ -1,6 +1,6 @@
 //! A file that calls itself pure names nothing that is not.
 
-use crate::not_yet::hold;
+use crate::hold::hold;
 use crate::sources::{all, said};
 
 /// Clocks, locks, clients, wakers and the libraries that have them.

@@ -1,6 +1,6 @@
 //! The field's words: a private noun stands in ARCHITECTURE.md's "Words", or goes.
 
-use crate::not_yet::hold;
+use crate::hold::hold;
 use crate::sources::{all, root};
 use std::fs;
 

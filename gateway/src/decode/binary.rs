@@ -1,9 +1,8 @@
 //! Codec `binary`: fixed fields at fixed places, as the registry's [`Layout`] says.
 
-use schema::{Layout, LayoutField, LayoutKind, LayoutNumber, ReadingCreatedEvent, Timestamp};
-
 use super::builder::ReadingsByTime;
 use super::{METRICS_MAX, Message, TimestampBounds, Undecodable};
+use schema::{Layout, LayoutField, LayoutKind, LayoutNumber, ReadingCreatedEvent, Timestamp};
 
 const _: () = assert!(schema::LAYOUT_FIELDS_MAX <= METRICS_MAX);
 

@@ -2,14 +2,12 @@
 //!
 //! A payload of one instant fills a [`ReadingBuilder`], one of several fills [`ReadingsByTime`].
 
-use std::collections::BTreeMap;
-
-use schema::{ReadingCreatedEvent, Timestamp};
-use serde_json::{Map, Value};
-use uuid::Uuid;
-
 use super::undecodable::Name;
 use super::{ATTRIBUTE_NAME_BYTES_MAX, ATTRIBUTES_MAX, METRICS_MAX, Message, READINGS_MAX, Undecodable};
+use schema::{ReadingCreatedEvent, Timestamp};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use uuid::Uuid;
 
 /// What was measured, and said beside it, at one instant.
 #[derive(Debug, Default)]
@@ -113,7 +111,7 @@ impl ReadingsByTime {
 
     /// Makes the readings, in the order of time.
     ///
-    /// What is said of an instant at which nothing was measured goes with the reading before it, or else with
+    /// Attributes of an instant at which nothing was measured go with the reading before it, or else with
     /// the first. The instants differ, so an event id from the payload differs by them; one from the
     /// publisher, by their order.
     pub(super) fn finish(self, message: &Message<'_>) -> Result<Vec<ReadingCreatedEvent>, Undecodable> {

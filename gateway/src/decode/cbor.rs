@@ -4,12 +4,11 @@
 //! `undefined` is `null`; tags change nothing, except that a decimal fraction is a number. Arrays and what is
 //! in them count as depth too.
 
-use schema::ReadingCreatedEvent;
-use serde_json::{Map, Number, Value};
-
 use super::fields::Fields;
 use super::items::{Item, Items, Left, bytes_to_text, whole_to_double, whole_to_value};
 use super::{DEPTH_MAX, Message, TimestampBounds, Undecodable};
+use schema::ReadingCreatedEvent;
+use serde_json::{Map, Number, Value};
 
 pub(super) fn decode(
     message: &Message<'_>,

@@ -4,14 +4,12 @@
 //! `timestamp` is the device's clock and `eventId` its own id of the event. A codec walks its encoding once
 //! and calls these.
 
-use std::fmt;
-
-use schema::{ReadingCreatedEvent, Timestamp};
-use serde_json::Value;
-
 use super::builder::ReadingBuilder;
 use super::undecodable::Name;
 use super::{DEPTH_MAX, EVENT_ID_BYTES_MAX, Message, TimestampBounds, Undecodable, timestamp};
+use schema::{ReadingCreatedEvent, Timestamp};
+use serde_json::Value;
+use std::fmt;
 
 /// What a walk has found so far, and where it stands.
 #[derive(Debug, Default)]

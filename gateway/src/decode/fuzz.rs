@@ -1,11 +1,10 @@
 //! Every decoder under mutated payloads: none panics, and what it lets through keeps every promise of a
 //! reading.
 
-use schema::Codec;
-
 use super::tests::{BOUNDS, message};
 use super::*;
 use crate::fuzz::{Dice, Round, Rounds, Seed, corpus, mutate, seeds};
+use schema::Codec;
 
 /// Rounds for each codec unless `FUZZ_ROUNDS` says otherwise: two seconds in all.
 const ROUNDS: u64 = 5_000;
@@ -21,7 +20,7 @@ fn layout() -> String {
     std::fs::read_to_string(corpus().join("binary/layout.json")).unwrap()
 }
 
-/// The corpus of a codec.
+/// Returns the corpus of a codec.
 fn payloads(codec: Codec) -> Vec<Payload> {
     let payload = |seed: Seed| {
         let kind = seed.what.split(['-', '.']).next().unwrap();
@@ -94,7 +93,7 @@ impl Target {
         Self { codec, payloads, seeds, layout }
     }
 
-    /// What an earlier message of the connection has declared, as far as it was none to refuse.
+    /// Returns what an earlier message of the connection has declared, as far as it was none to refuse.
     fn births(&self, dice: &mut Dice) -> Births {
         let mut births = Births::default();
         let declaring: Vec<_> =
@@ -106,7 +105,7 @@ impl Target {
                 mutate(dice, &self.seeds, &TOKENS, &mut bytes);
             }
             let message = Message { subtopic: &birth.subtopic, ..message(&bytes) };
-            // Whatever it is, its declarations are what the next message finds.
+            // The next message finds its declarations, mutated or not.
             let _ = decode(&Format::SparkplugB, &message, &mut births, &BOUNDS);
         }
         births
@@ -116,7 +115,7 @@ impl Target {
     fn round(&self, number: u64) -> bool {
         let mut dice = Dice(number);
         let mut chosen = dice.pick(&self.payloads);
-        // What is refused already is mostly refused again: three of four rounds begin with what is not.
+        // A refused payload is mostly refused again, so three of four rounds begin with one that is not.
         while chosen.seed.outcome != "ok" && !number.is_multiple_of(4) {
             chosen = dice.pick(&self.payloads);
         }

@@ -3,16 +3,14 @@
 //! A pull reader over the payload: nothing is allocated for a length before its bytes are there, and only the
 //! caller recurses, which bounds its own depth.
 
-use std::borrow::Cow;
-
+use super::Undecodable;
+use super::undecodable::Name;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use minicbor::data::{IanaTag, Type};
 use minicbor::decode::{Decoder, Error};
 use serde_json::{Number, Value};
-
-use super::Undecodable;
-use super::undecodable::Name;
+use std::borrow::Cow;
 
 /// One item, its tags stripped. The content of an array or a map is read next, under the control of
 /// [`Items::more`].
@@ -120,8 +118,8 @@ impl<'b> Items<'b> {
         if self.0.position() == self.0.input().len() { Ok(()) } else { Err(self.refuse()) }
     }
 
-    /// RFC 8949, section 3.4.4: an array of a power of ten and a mantissa. Read as the decimal number that it
-    /// stands for, so that it is rounded once.
+    /// Reads an array of a power of ten and a mantissa (RFC 8949, section 3.4.4) as the decimal number that
+    /// it stands for, so that it is rounded once.
     fn decimal(&mut self) -> Result<Item<'b>, Undecodable> {
         let count = self.0.array();
         if self.take(count)? != Some(2) {
@@ -145,7 +143,7 @@ impl<'b> Items<'b> {
         read.map_err(|_| self.refuse())
     }
 
-    /// What is at the current place, or just before it, is not CBOR.
+    /// Refuses what is at the current place, or just before it: it is not CBOR.
     fn refuse(&self) -> Undecodable {
         Undecodable::NotCbor { at: self.0.position() }
     }

@@ -1,15 +1,13 @@
 //! Codec `json`: one object, flat or nearly so, by the rules of [`super::fields`]. The payload is walked
 //! once, without a tree.
 
-use std::fmt;
-
-use schema::ReadingCreatedEvent;
-use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
-use serde_json::Value;
-
 use super::fields::Fields;
 use super::undecodable::Name;
 use super::{Message, TimestampBounds, Undecodable};
+use schema::ReadingCreatedEvent;
+use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
+use std::fmt;
 
 pub(super) fn decode(
     message: &Message<'_>,

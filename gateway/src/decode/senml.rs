@@ -3,7 +3,7 @@
 //! * A record's metric is the last part of its full name, after the last `/` or `:`. A name that ends in no
 //!   quantity, because it is the device's own (`urn:dev:ow:10e2073a01080063`), a number (`/3303/0/5700`) or
 //!   empty, leaves it to the unit: `lon`, `Cel`, `RH` for `%RH`, and `value` when the unit is no name either.
-//!   Who measured is the certificate's to say, not the name's: a pack with one quantity of two devices is
+//!   The certificate says which device measured, not the name: a pack with one quantity of two devices is
 //!   refused as a field that comes twice.
 //! * A sum is the metric `<name>.sum`. Texts, booleans and data (as base64) are attributes. The units are one
 //!   attribute, `units`: metric to unit.
@@ -16,11 +16,10 @@
 pub(super) mod cbor;
 pub(super) mod json;
 
-use schema::{ReadingCreatedEvent, Timestamp};
-use serde_json::Value;
-
 use super::builder::ReadingsByTime;
 use super::{ATTRIBUTE_NAME_BYTES_MAX, Message, TimestampBounds, Undecodable};
+use schema::{ReadingCreatedEvent, Timestamp};
+use serde_json::Value;
 
 /// The version that RFC 8428 defines; smaller ones were drafts of it.
 const VERSION: u64 = 10;
@@ -52,7 +51,7 @@ struct Record {
 }
 
 /// Where a field goes, by the type that it must have.
-enum Slot<'a> {
+enum Target<'a> {
     Number(&'a mut Option<f64>),
     Text(&'a mut Option<String>),
     Bool(&'a mut Option<bool>),
@@ -63,28 +62,28 @@ enum Slot<'a> {
 }
 
 impl Record {
-    fn slot(&mut self, label: &str) -> Result<Slot<'_>, Undecodable> {
+    fn target(&mut self, label: &str) -> Result<Target<'_>, Undecodable> {
         Ok(match label {
-            "bver" => Slot::Version(&mut self.bver),
-            "bn" => Slot::Text(&mut self.bn),
-            "bt" => Slot::Number(&mut self.bt),
-            "bu" => Slot::Text(&mut self.bu),
-            "bv" => Slot::Number(&mut self.bv),
-            "bs" => Slot::Number(&mut self.bs),
-            "n" => Slot::Text(&mut self.n),
-            "u" => Slot::Text(&mut self.u),
-            "v" => Slot::Number(&mut self.v),
-            "vs" => Slot::Text(&mut self.vs),
-            "vb" => Slot::Bool(&mut self.vb),
-            "vd" => Slot::Data(&mut self.vd),
-            "s" => Slot::Number(&mut self.s),
-            "t" => Slot::Number(&mut self.t),
+            "bver" => Target::Version(&mut self.bver),
+            "bn" => Target::Text(&mut self.bn),
+            "bt" => Target::Number(&mut self.bt),
+            "bu" => Target::Text(&mut self.bu),
+            "bv" => Target::Number(&mut self.bv),
+            "bs" => Target::Number(&mut self.bs),
+            "n" => Target::Text(&mut self.n),
+            "u" => Target::Text(&mut self.u),
+            "v" => Target::Number(&mut self.v),
+            "vs" => Target::Text(&mut self.vs),
+            "vb" => Target::Bool(&mut self.vb),
+            "vd" => Target::Data(&mut self.vd),
+            "s" => Target::Number(&mut self.s),
+            "t" => Target::Number(&mut self.t),
             _ if label.ends_with('_') => return Err(Undecodable::MandatoryField),
-            _ => Slot::Ignored,
+            _ => Target::Ignored,
         })
     }
 
-    /// Whether it holds base fields alone, and so measures nothing itself.
+    /// Tells whether it holds base fields alone, and so measures nothing itself.
     fn is_base_only(&self) -> bool {
         let has_value = self.v.is_some() || self.vs.is_some() || self.vb.is_some() || self.vd.is_some();
         !has_value && self.s.is_none() && self.n.is_none() && self.u.is_none() && self.t.is_none()
@@ -178,7 +177,7 @@ impl<'a> Pack<'a> {
     }
 }
 
-/// What a record measures, by its full name and its unit.
+/// Names what a record measures, by its full name and its unit.
 fn quantity<'a>(name: &'a str, unit: &'a str) -> &'a str {
     // RFC 9039: urn:dev:<type>:<device>, with nothing behind it.
     let is_device = name.strip_prefix("urn:dev:").is_some_and(|device| device.split([':', '/']).count() <= 2);

@@ -29,15 +29,14 @@
 mod births;
 mod payload;
 
-use prost::Message as _;
-use prost::bytes::Bytes;
-use schema::{ReadingCreatedEvent, Timestamp};
-use serde_json::json;
-
 use super::builder::{ReadingBuilder, ReadingsByTime};
 use super::undecodable::Name;
 use super::{Message, TimestampBounds, Undecodable};
 use payload::{Metric, Payload, Value};
+use prost::Message as _;
+use prost::bytes::Bytes;
+use schema::{ReadingCreatedEvent, Timestamp};
+use serde_json::json;
 
 pub use births::{BORN_MAX, Births};
 
@@ -123,12 +122,12 @@ pub(super) fn decode(
     }
 }
 
-/// What the names of ours begin with that a host sets.
+/// Returns the beginning of the names that a host sets.
 fn control(device: &str) -> Result<String, Undecodable> {
     name(device, CONTROLS[usize::from(device != NODE)])
 }
 
-/// The name of ours, given or by alias.
+/// Finds the metric, by its name or its alias.
 fn resolve(metric: &Metric, device: &str, births: &Births) -> Result<String, Undecodable> {
     match (&metric.name, metric.alias) {
         (Some(given), _) => name(device, given),
@@ -218,7 +217,7 @@ fn from_millis(millis: u64) -> Result<Timestamp, Undecodable> {
         .ok_or(Undecodable::TimestampOutOfBounds)
 }
 
-/// The metric that a name of Sparkplug becomes.
+/// Makes our metric of a name of Sparkplug.
 fn name(device: &str, given: &str) -> Result<String, Undecodable> {
     // One byte a character, and no metric is longer than this.
     if device.len() + given.len() > 4 * super::ATTRIBUTE_NAME_BYTES_MAX {

@@ -1,10 +1,8 @@
 //! A device's clock, in whatever unit it speaks, and how far it may be off.
 
-use std::time::Duration;
-
-use schema::Timestamp;
-
 use super::Undecodable;
+use schema::Timestamp;
+use std::time::Duration;
 
 /// Numbers below this are seconds; as seconds it is the year 5138, as milliseconds March 1973.
 const SECONDS_END: f64 = 1e11;

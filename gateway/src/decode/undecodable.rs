@@ -1,13 +1,11 @@
 //! Why a payload is no reading.
 
-use std::fmt;
-
-use schema::Unstorable;
-
 use super::{
     ATTRIBUTE_NAME_BYTES_MAX, ATTRIBUTES_MAX, BORN_MAX, DEPTH_MAX, EVENT_ID_BYTES_MAX, METRICS_MAX,
     READINGS_MAX,
 };
+use schema::Unstorable;
+use std::fmt;
 
 /// Characters of a name that a dead letter repeats.
 const NAME_CHARS_MAX: usize = 64;
@@ -150,7 +148,7 @@ pub enum Undecodable {
 }
 
 impl Undecodable {
-    /// The short name, fixed for ever: dead letters are grouped by it.
+    /// Returns the short name, fixed for ever: dead letters are grouped by it.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::CodecUnknown => "codec-unknown",

@@ -1,9 +1,9 @@
 //! What one device may cost, over all its connections and requests, MQTT and HTTP alike. No I/O.
 //!
 //! An [`Account`] has three parts: a bucket of cost that fills with time, a number of connections, and a
-//! share of the bytes that all devices together may have in flight. Whatever a device sends is charged:
-//! readings, bytes, refused topics, SUBSCRIBE and PINGREQ, connections. Nothing is dropped for it: a device
-//! that has overdrawn its account is not read meanwhile.
+//! share of the bytes that all devices together may have in flight. A device is charged for all that it
+//! sends: readings, bytes, refused topics, SUBSCRIBE and PINGREQ, connections. Nothing is dropped for it: a
+//! device that has overdrawn its account is not read meanwhile.
 //!
 //! A bucket is one number: the time at which it would be full again (the generic cell rate algorithm). A unit
 //! of cost moves it by one interval; while it lies further ahead than the burst allows, the device waits.
@@ -11,17 +11,15 @@
 //! Bounds: an account lives as long as somebody draws from it, or owes it something: one for each device that
 //! is connected or was within the last minute.
 
+use crate::config::Limits;
+use crate::durable::budget::{Budget, DeviceBudget};
+use parking_lot::Mutex;
+use schema::ReadingCreatedEvent;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
-
-use parking_lot::Mutex;
-use schema::ReadingCreatedEvent;
 use tokio::time::Instant;
-
-use crate::config::Limits;
-use crate::durable::budget::{Budget, DeviceBudget};
 
 /// Accounts that are kept before the first look for those that need not be.
 const ACCOUNTS_MIN: usize = 1_024;
@@ -40,24 +38,24 @@ const UNDECODABLE_FACTOR: usize = 4;
 /// connect often.
 pub(crate) const CONNECT_COST: u64 = 10;
 
-/// The cost of `count` readings, filters or other things that came in so many bytes.
+/// Returns the cost of `count` readings, filters or other things that came in `bytes`.
 pub(crate) fn cost(count: usize, bytes: usize) -> u64 {
     (count.max(1) + bytes / UNIT_BYTES) as u64
 }
 
-/// The cost of a message that was decoded: by what came, or by the rows that it becomes when they are larger.
+/// Returns the cost of a message that was decoded: by what came, or by its rows when they are larger.
 /// Each row holds all attributes of its reading, so that one small message could be megabytes in the
 /// database.
 pub(crate) fn cost_of_rows(readings: usize, bytes: usize, row_bytes: usize) -> u64 {
     cost(readings, bytes.max(row_bytes))
 }
 
-/// The cost of a message that is kept as a dead letter.
+/// Returns the cost of a message that is kept as a dead letter.
 pub(crate) fn cost_of_undecodable(bytes: usize) -> u64 {
     cost(1, UNDECODABLE_FACTOR * bytes)
 }
 
-/// The bytes of the rows that a reading becomes.
+/// Counts the bytes of the rows that a reading becomes.
 pub(crate) fn row_bytes(reading: &ReadingCreatedEvent) -> usize {
     reading.values.len() * (ROW_BYTES + schema::attributes_bytes(&reading.attributes))
 }
@@ -76,7 +74,7 @@ pub(crate) struct Accounts {
 #[derive(Debug)]
 struct Open {
     of_sensors: HashMap<Arc<str>, Arc<State>>,
-    /// With so many, those that need not be kept are dropped.
+    /// Number of accounts at which those that need not be kept are dropped.
     prune_at: usize,
 }
 
@@ -108,7 +106,7 @@ impl Accounts {
         }
     }
 
-    /// The account of a device: the same one as long as it is in use.
+    /// Opens the account of a device: the same one as long as it is in use.
     pub(crate) fn of(self: &Arc<Self>, sensor_id: &Arc<str>) -> Account {
         let mut open = self.open.lock();
         if let Some(state) = open.of_sensors.get(sensor_id) {
@@ -213,7 +211,7 @@ pub(crate) struct Connected {
 }
 
 impl Connected {
-    /// Whose it is.
+    /// Returns the account that it belongs to.
     pub(crate) fn account(&self) -> &Account {
         &self.account
     }

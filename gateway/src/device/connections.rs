@@ -1,15 +1,13 @@
-//! Who is connected: for take-over, for telling a live connection that its device may not publish any more or
-//! that its certificate has ended, and for the drain.
-
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
-
-use parking_lot::Mutex;
+//! The live connections: for take-over, for telling a live connection that its device may not publish any
+//! more or that its certificate has ended, and for the drain.
 
 use crate::device::identity::Identity;
 use crate::device::registry::Denied;
 use crate::durable::in_flight::InFlight;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 /// How late a connection may end after its certificate.
 const EXPIRY_LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -65,7 +63,7 @@ impl Link {
         self.in_flight.wake();
     }
 
-    /// What the connection has been asked.
+    /// Returns what the connection has been asked.
     pub(crate) fn asked(&self) -> (Option<Closing>, bool) {
         let asked = *self.asked.lock();
         (asked.closing, asked.is_draining)

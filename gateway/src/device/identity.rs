@@ -1,14 +1,13 @@
 //! A device's certificate → who it is: subject CN, SHA-256 of the DER, what a revocation list would call it,
 //! and until when.
 //!
-//! Pure. TLS has verified the chain before; this only reads names, and refuses a certificate whose name is
+//! No I/O: TLS has verified the chain before; this only reads names, and refuses a certificate whose name is
 //! not a sensor id.
 
+use sha2::{Digest, Sha256};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
-
-use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// SHA-256 of a certificate's DER.
@@ -81,7 +80,7 @@ impl NotAfter {
     }
 }
 
-/// Who holds a certificate. Whether it may publish is the registry's word.
+/// The holder of a certificate. The registry says whether it may publish.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The certificate's subject CN.

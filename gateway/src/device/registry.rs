@@ -5,16 +5,14 @@
 //! whenever the generation has moved, so that not one more message of a suspended device passes; idle
 //! connections are told by `sessions`.
 
+use crate::decode::Format;
+use crate::device::identity::{Fingerprint, Identity, Issue};
+use parking_lot::RwLock;
+use schema::{Change, ChangeError, DeviceRow, DeviceStatus, Order, Verdict};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
-
-use parking_lot::RwLock;
-use schema::{Change, ChangeError, DeviceRow, DeviceStatus, Order, Verdict};
-
-use crate::decode::Format;
-use crate::device::identity::{Fingerprint, Identity, Issue};
 
 /// What the gateway needs to know of a registered device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,7 +141,7 @@ impl Table {
 }
 
 impl From<DeviceRow> for Device {
-    /// A fingerprint that is not 64 hex digits matches no certificate and is left out.
+    /// Leaves out a fingerprint that is not 64 hex digits, which matches no certificate.
     fn from(row: DeviceRow) -> Self {
         Self {
             device_type: row.device_type,

@@ -1,10 +1,9 @@
 //! Topic `iot-device-updates` → the registry, and from there to live connections.
 
-use schema::{Change, DeviceRow};
-
 use crate::device::connections::Connections;
 use crate::device::registry::{Applied, Registry};
 use crate::metrics::Metrics;
+use schema::{Change, DeviceRow};
 
 /// Applies one record and closes the connections of a device that may not publish any more.
 pub(crate) fn apply(

@@ -1,12 +1,11 @@
 //! Bytes in flight: of one device, and of all of them together.
 //!
-//! Whoever takes bytes takes them of both, of its device first, so that what one device cannot have keeps
-//! nobody else waiting.
+//! Bytes are taken of both, of the device first, so that a device that can have no more keeps nobody else
+//! waiting.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
 type Waiting = Pin<Box<dyn Future<Output = Result<Permit, AcquireError>> + Send>>;
@@ -25,7 +24,7 @@ impl Budget {
         Self { of_all, device_bytes_max: units(device_bytes_max.min(total_bytes_max)) }
     }
 
-    /// One device's share of it.
+    /// Opens one device's share of it.
     pub(crate) fn of_device(&self) -> DeviceBudget {
         DeviceBudget {
             of_device: Arc::new(Semaphore::new(self.device_bytes_max as usize)),
@@ -39,7 +38,7 @@ fn units(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
-/// What a device may have of the bytes of all.
+/// A device's part of the bytes of all.
 #[derive(Clone, Debug)]
 pub(crate) struct DeviceBudget {
     of_device: Arc<Semaphore>,
@@ -57,7 +56,7 @@ pub(crate) enum Full {
 }
 
 impl Full {
-    /// The metric label.
+    /// Returns the metric label.
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Device => "device-budget",
@@ -96,7 +95,7 @@ pub(crate) struct Permit {
 }
 
 impl Permit {
-    /// How many it is.
+    /// Returns how many it holds.
     pub(crate) fn bytes(&self) -> usize {
         self.of_all.num_permits()
     }
@@ -107,7 +106,7 @@ impl Permit {
         self.of_all.merge(other.of_all);
     }
 
-    /// Parts with some of them; none when there are not so many.
+    /// Parts with some of them; none when it holds fewer.
     pub(crate) fn split(&mut self, bytes: usize) -> Option<Self> {
         let of_device = self.of_device.split(bytes)?;
         let of_all = self.of_all.split(bytes)?;
@@ -131,7 +130,7 @@ pub(crate) enum PermitRequest {
 }
 
 impl PermitRequest {
-    /// Ready when a share is held: `bytes` of it, or whatever is held already. `on_wait` is told when it must
+    /// Polls until `bytes` are held, or whatever is held already. `on_wait` is told when it must
     /// wait, and what for.
     pub(crate) fn poll(
         &mut self,

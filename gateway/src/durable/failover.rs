@@ -11,19 +11,17 @@
 //!
 //! Locks: the table, then the spool's or a window's; never the other way round.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
-
-use parking_lot::Mutex;
-use tokio::sync::Notify;
-use tokio::time::Instant;
-
 use crate::durable::in_flight::{AckHandle, Outcome};
 use crate::durable::record::NotTaken;
 use crate::durable::spool::{Done, Error, Record, Seq, Spool};
 use crate::metrics::Metrics;
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// Number of a record that is produced directly, in the order of producing.
 pub(crate) type DirectSeq = u64;
@@ -49,7 +47,7 @@ struct Table {
     /// While it is set, unacknowledged records are those that the spool has not taken yet: new records wait
     /// until there are none.
     is_spooling: bool,
-    /// How often the way changed to the spool.
+    /// Counts how often the way changed to the spool.
     switches: u64,
     /// Since when the end of the spool is under way to Kafka, while sensors that it holds wait for that.
     returning_since: Option<Instant>,
@@ -156,8 +154,8 @@ impl Failover {
         }
     }
 
-    /// Kafka has the record. Of one that is spooled meanwhile, this is no news: it is forwarded with the same
-    /// event id.
+    /// Notes that Kafka has the record. One that is spooled meanwhile is forwarded all the same, with the
+    /// same event id.
     pub(crate) fn acknowledged(&self, seq: DirectSeq) {
         let kept = self.table.lock().take(seq);
         if let Some(kept) = kept {
@@ -166,7 +164,7 @@ impl Failover {
         self.forget_copy();
     }
 
-    /// Kafka has not taken the record, and may later.
+    /// Notes that Kafka has not taken the record, and may later.
     pub(crate) fn failed(&self, seq: DirectSeq) {
         let mut table = self.table.lock();
         if table.get(seq).is_some_and(|kept| kept.is_some()) {
@@ -176,7 +174,7 @@ impl Failover {
         self.forget_copy();
     }
 
-    /// Kafka will never take the record: its client must hear of it.
+    /// Notes that Kafka will never take the record: its client must hear of it.
     pub(crate) fn refused(&self, seq: DirectSeq) {
         let kept = self.table.lock().take(seq);
         if let Some(kept) = kept {
@@ -270,7 +268,7 @@ impl Failover {
         self.switched.notified().await;
     }
 
-    /// How often the way changed to the spool.
+    /// Counts how often the way changed to the spool.
     pub(crate) fn switches(&self) -> u64 {
         self.table.lock().switches
     }
@@ -302,7 +300,7 @@ impl Failover {
         }
     }
 
-    /// Kafka takes records again: those of sensors that have none in the spool go directly, unless the way
+    /// Goes direct again for sensors that have none in the spool, since Kafka takes records, unless the way
     /// has changed since `switches`, or copies still wait for the spool.
     pub(crate) fn resume(&self, switches: u64) {
         let mut table = self.table.lock();
@@ -313,7 +311,7 @@ impl Failover {
         }
     }
 
-    /// The end of the spool is under way to Kafka: who is held by it waits for that, for as long as the
+    /// Holds the sensors whose last records are under way from the spool to Kafka, for as long as the
     /// patience lasts. A sensor that publishes all the time would be held for ever otherwise.
     pub(crate) fn begin_return(&self) {
         let mut table = self.table.lock();

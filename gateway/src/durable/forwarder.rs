@@ -4,15 +4,6 @@
 //! refusal is about what the producer has put into one request, and when it is refused alone it goes where
 //! [`crate::durable::refused`] says.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
-
-use chassis::admin::Latch;
-use chassis::retry::Backoff;
-use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
-
 use crate::durable::failover::Failover;
 use crate::durable::producer::Producer;
 use crate::durable::refused;
@@ -20,6 +11,13 @@ use crate::durable::report::Produced;
 use crate::durable::spool::{self, Health, Record, Seq, Spool};
 use crate::metrics::Metrics;
 use crate::watchdog::Standing;
+use chassis::admin::Latch;
+use chassis::retry::Backoff;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 /// Records that are forwarded together: a few milliseconds' worth, and few enough to repeat after a crash.
 const BATCH_RECORDS_MAX: usize = 1000;
@@ -27,7 +25,7 @@ const BATCH_RECORDS_MAX: usize = 1000;
 const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 /// How long purged copies may take to be reported before they are purged again.
 const PURGE_WAIT: Duration = Duration::from_secs(1);
-/// With nothing to forward, Kafka is tried with new records after so long: the spool had failed, or all was
+/// Wait with nothing to forward before Kafka is tried with new records: the spool had failed, or all was
 /// reported in time.
 const IDLE_WAIT: Duration = Duration::from_secs(1);
 /// Failed batches are tried again after 0.1 s, and up to 5 s later each time.
@@ -145,7 +143,7 @@ impl Forwarder {
         }
     }
 
-    /// The spool that it forwards.
+    /// Returns the spool that it forwards.
     pub(crate) fn spool(&self) -> &Spool {
         self.failover.spool()
     }

@@ -5,16 +5,14 @@
 //! PUBLISH order (MQTT-4.6.0-2). A handle that is dropped counts as failed: nothing is ever acknowledged by
 //! accident.
 
+use crate::durable::budget::Permit;
+use futures::task::AtomicWaker;
+use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::task::Waker;
-
-use futures::task::AtomicWaker;
-use parking_lot::Mutex;
 use tokio::time::{Duration, Instant};
-
-use crate::durable::budget::Permit;
 
 /// What a message in flight costs beside its own bytes: the envelope of its event, its headers, and what the
 /// producer and the window keep about it.
@@ -134,7 +132,7 @@ impl InFlight {
         }
     }
 
-    /// How full it is.
+    /// Tells how full it is.
     pub(crate) fn load(&self) -> Load {
         let state = self.state.lock();
         Load { records: state.entries.len(), bytes: state.bytes }

@@ -1,12 +1,15 @@
 //! Records → Kafka, or the spool. A record's handle is completed by Kafka's delivery report (acks=all) or by
 //! the spool's group that is on disk, not before.
 //!
-//! Delivery reports come in on the producer's own thread, which completes the handle directly: no future, no
-//! channel and no task per message.
+//! Reports of delivery come in on the producer's own thread, which completes the handle directly: no future,
+//! no channel and no task per message.
 
-use std::sync::Arc;
-use std::time::Duration;
-
+use crate::durable::failover::Failover;
+use crate::durable::in_flight::AckHandle;
+use crate::durable::record::{NotTaken, Record, letter_headers, reading_headers};
+use crate::durable::report::{Batch, DeliveryOf, Health, Produced, Reports};
+use crate::durable::spool::{self, Seq};
+use crate::metrics::Metrics;
 use anyhow::Context;
 use chassis::admin::Latch;
 use chassis::kafka::Settings;
@@ -15,14 +18,9 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, PurgeConfig, ThreadedProducer};
 use schema::topics;
+use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::sleep;
-
-use crate::durable::failover::Failover;
-use crate::durable::in_flight::AckHandle;
-use crate::durable::record::{NotTaken, Record, letter_headers, reading_headers};
-use crate::durable::report::{Batch, DeliveryOf, Health, Produced, Reports};
-use crate::durable::spool::{self, Seq};
-use crate::metrics::Metrics;
 
 /// How long the probe waits for a broker's answer.
 const PROBE_WAIT: Duration = Duration::from_secs(3);
@@ -174,7 +172,7 @@ impl Producer {
         batch.produced(records.len()).await
     }
 
-    /// The topic of what no reading can be made of.
+    /// Names the topic of payloads that are no reading.
     pub(crate) fn dead_letters(&self) -> &Arc<str> {
         &self.dead_letters
     }

@@ -1,9 +1,8 @@
 //! What is made durable: readings, and payloads that none could be made of. Pure.
 
+use crate::durable::in_flight::AckHandle;
 use schema::ReadingCreatedEvent;
 use schema::dead_letter::DeadLetter;
-
-use crate::durable::in_flight::AckHandle;
 
 /// What is to be made durable.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,20 +5,18 @@
 //! for an operator. Neither loses the record, and only the file needs room on this disk: files are bounded,
 //! and beyond the bound the spool waits.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::path::Path;
-
-use rdkafka::error::KafkaError;
-use schema::ReadingCreatedEvent;
-use schema::dead_letter::{DeadLetter, Origin, RefusedFile};
-use sha2::{Digest, Sha256};
-
 use crate::durable::private;
 use crate::durable::producer::Producer;
 use crate::durable::record::letter_headers;
 use crate::durable::report::Produced;
 use crate::durable::spool::Record;
+use rdkafka::error::KafkaError;
+use schema::ReadingCreatedEvent;
+use schema::dead_letter::{DeadLetter, Origin, RefusedFile};
+use sha2::{Digest, Sha256};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
 
 /// The folder in the spool's.
 const FOLDER: &str = "refused";
@@ -72,7 +70,7 @@ pub(super) async fn set_aside(
     }
 }
 
-/// The letter that stands for a record. A record that is a letter already stays the one that it is.
+/// Makes the letter that stands for a record. A record that is a letter already stays the one that it is.
 fn letter_of(record: &Record, dead_letters: &str, error: &KafkaError) -> DeadLetter {
     let headers = || record.headers.iter().map(|(name, value)| (name.as_str(), Some(value.as_slice())));
     if *record.topic == *dead_letters
@@ -89,7 +87,7 @@ fn letter_of(record: &Record, dead_letters: &str, error: &KafkaError) -> DeadLet
     }
 }
 
-/// A file's name: the same record makes the same file, however often it comes again.
+/// Names a record's file: the same record makes the same file, also when it comes again.
 fn name(record: &Record) -> String {
     let mut hash = Sha256::new();
     for part in [record.topic.as_bytes(), b"\0", record.sensor_id.as_bytes(), b"\0", &record.payload] {

@@ -1,9 +1,9 @@
-//! Delivery reports: what each is about, and what it says about Kafka. They come in on the producer's own
+//! Reports of delivery: what each is about, and what it says about Kafka. They come in on the producer's own
 //! thread.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-
+use crate::durable::failover::{DirectSeq, Failover};
+use crate::durable::in_flight::{AckHandle, Outcome};
+use crate::metrics::Metrics;
 use chassis::admin::Latch;
 use parking_lot::Mutex;
 use prometheus::IntGauge;
@@ -11,12 +11,10 @@ use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::ProducerContext;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-
-use crate::durable::failover::{DirectSeq, Failover};
-use crate::durable::in_flight::{AckHandle, Outcome};
-use crate::metrics::Metrics;
 
 /// What a delivery report is about.
 pub(crate) enum DeliveryOf {
@@ -44,7 +42,7 @@ struct Failure {
 
 /// How a batch ended.
 pub(crate) struct Produced {
-    /// So many records, from the first on, are in Kafka.
+    /// Number of records, from the first on, that are in Kafka.
     pub(crate) stored: usize,
     /// Why Kafka never takes the next one, as it was sent.
     pub(crate) refusal: Option<KafkaError>,
@@ -161,7 +159,7 @@ impl ProducerContext for Reports {
                 None
             }
             Err((error, _)) => {
-                // What is purged was given up before.
+                // A purged record was given up before.
                 if !is_purge(error) {
                     // Refusing one record does not mean that Kafka is down.
                     if !is_refusal(error) {

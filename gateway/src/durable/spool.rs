@@ -5,12 +5,12 @@
 //! Out:        the same, by [`Spool::read`], until [`Spool::remove_through`].
 //! Guarantee:  what was acknowledged survives kill -9 and power loss until it is removed. A torn tail is what
 //!             was never acknowledged, and is cut off. A record may come back after its removal: removals are
-//!             written with the next group, so a crash between Kafka's acknowledgement and the removal forwards
-//!             it twice. Event ids are deterministic, so that adds no row and no alert. An append that failed
-//!             may come back too: it was not acknowledged, not undone.
+//!             written with the next group, so a crash between Kafka's acknowledgement and the removal
+//!             forwards it twice. Event ids are deterministic, so that adds no row and no alert. An append
+//!             that failed may come back too: it was not acknowledged, not undone.
 //! On failure: full → [`Error::Full`] until there is room. Disk fails → [`Error::Failing`], while the spool
-//!             tries again by itself. Neither discards anything. Damaged file → [`OpenError::Damaged`]: nobody
-//!             but an operator moves it.
+//!             tries again by itself. Neither discards anything. Damaged file → [`OpenError::Damaged`]:
+//!             nobody but an operator moves it.
 //!
 //! One thread owns the file (redb: copy-on-write, every page under a checksum; ADR 0008). It takes all
 //! appends that wait and writes them as one group in one transaction, so the slower the disk, the larger the
@@ -24,6 +24,9 @@ mod store;
 mod tests;
 mod worker;
 
+use parking_lot::Mutex;
+use redb::backends::FileBackend;
+use redb::{DatabaseError, StorageBackend};
 use std::fs::File;
 use std::io;
 use std::ops::RangeInclusive;
@@ -32,10 +35,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
-
-use parking_lot::Mutex;
-use redb::backends::FileBackend;
-use redb::{DatabaseError, StorageBackend};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -227,7 +226,7 @@ impl Spool {
         Ok(())
     }
 
-    /// Tells whether [`Spool::submit`] would take a record of so many [`Record::bytes`] now, before it is
+    /// Tells whether [`Spool::submit`] would take a record of that many [`Record::bytes`] now, before it is
     /// made.
     pub(crate) fn has_room(&self, bytes: u64) -> bool {
         self.status().health != Health::Failing
@@ -291,7 +290,7 @@ impl Spool {
         self.shared.broken.cancelled().await;
     }
 
-    /// Writes what waits, then closes the file. Whatever is asked of any clone later fails.
+    /// Writes what waits, then closes the file. Later calls of any clone fail.
     pub async fn close(&self) {
         let (reply, closed) = oneshot::channel();
         if self.send(Command::Close(reply)).await.is_ok() {

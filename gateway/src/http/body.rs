@@ -1,18 +1,16 @@
 //! The body of a request: read into room that is taken as its bytes arrive, or let go by after a refusal.
 
-use std::time::Duration;
-
+use crate::device::account::{self, Account};
+use crate::durable::budget::{Full, Permit};
+use crate::gateway::Gateway;
+use chassis::problem::Problem;
 use http_body_util::BodyExt;
 use hyper::StatusCode;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::EXPECT;
 use hyper::http::request::Parts;
+use std::time::Duration;
 use tokio::time::{Instant, timeout};
-
-use crate::device::account::{self, Account};
-use crate::durable::budget::{Full, Permit};
-use crate::gateway::Gateway;
-use chassis::problem::Problem;
 
 /// Time that a body may take, and one second more for every [`BYTES_PER_S_MIN`], as an MQTT packet may.
 const TIME_BASE: Duration = Duration::from_secs(10);
@@ -88,7 +86,7 @@ impl Body {
     }
 
     /// Reads on after a refusal and keeps nothing, beside the answer: a client that is still writing would
-    /// lose the answer with its connection. What is let by is charged to the device, when it is known.
+    /// lose the answer with its connection. The device is charged for it, when it is known.
     pub(super) fn let_by(self, gateway: &Gateway, account: Option<Account>) {
         let Self { mut incoming, is_expected, is_asked_for } = self;
         // Nobody writes what was not asked for, and to read it now would ask.
@@ -115,7 +113,7 @@ impl Body {
     }
 }
 
-/// Has a request hold room for so many bytes in all.
+/// Has a request hold room for `bytes` in all.
 pub(super) fn grow(
     gateway: &Gateway,
     account: &Account,

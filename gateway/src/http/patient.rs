@@ -1,14 +1,12 @@
 //! A stream whose peer must take what it is sent.
 
+use crate::deadline::Deadline;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
-
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
-
-use crate::deadline::Deadline;
 
 /// Fails a write that makes no progress for a time. Reads pass as they are.
 pub(super) struct Patient<S> {

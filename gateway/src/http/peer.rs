@@ -1,20 +1,18 @@
-//! Who is at the other end of a connection, as far as its requests have shown.
-
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use chassis::auth::{self, Role};
-use hyper::StatusCode;
-use hyper::header::AUTHORIZATION;
-use hyper::http::request::Parts;
-use parking_lot::Mutex;
-use tokio::time::Instant;
+//! The other end of a connection, as far as its requests have shown who it is.
 
 use crate::device::account::{Account, Connected};
 use crate::device::identity::Identity;
 use crate::device::registry::{Denied, Device};
 use crate::gateway::Gateway;
+use chassis::auth::{self, Role};
 use chassis::problem::Problem;
+use hyper::StatusCode;
+use hyper::header::AUTHORIZATION;
+use hyper::http::request::Parts;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::time::Instant;
 
 /// The device that a request is of.
 pub(super) struct Sender {
@@ -63,7 +61,7 @@ impl Peer {
         Ok(Sender { sensor_id, device, account })
     }
 
-    /// The account of the device that the connection now speaks for, and a place in it.
+    /// Opens the account of the device that the connection now speaks for, and takes a place in it.
     fn account(&self, gateway: &Gateway, sensor_id: &Arc<str>) -> Result<Account, Problem> {
         let mut place = self.place.lock();
         if let Some((of, connected)) = &*place
@@ -82,7 +80,7 @@ impl Peer {
     }
 }
 
-/// The sensor id of a device's token.
+/// Reads the sensor id of a device's token.
 async fn subject(gateway: &Gateway, head: &Parts) -> Result<String, Problem> {
     let verifier = gateway.tokens.as_ref().ok_or_else(|| {
         Problem::unauthorized(

@@ -3,25 +3,23 @@
 //! Pure. The rules of a reading are those of codec `json` and are written there alone: a field that breaks
 //! one is found by decoding it by itself.
 
-use std::collections::VecDeque;
-use std::fmt;
-
+use crate::decode::{Births, Format, TimestampBounds, Undecodable};
+use crate::ingest::{Encoded, Payload, Sender};
 use chassis::http::FieldError;
+use chassis::problem::Problem;
 use hyper::StatusCode;
 use schema::ReadingCreatedEvent;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
-
-use crate::decode::{Births, Format, TimestampBounds, Undecodable};
-use crate::ingest::{Encoded, Payload, Sender};
-use chassis::problem::Problem;
+use std::collections::VecDeque;
+use std::fmt;
 
 /// Readings of the largest request: a quarter of an hour, one a second, with room. Each becomes an event of
 /// its own.
 const READINGS_MAX: usize = 1_024;
 /// What a body with more of them is told.
 const TOO_MANY: &str = "the array holds more than 1024 readings";
-/// A problem names so many bad fields at most; who has more of them has one mistake in each reading.
+/// Most bad fields that a problem names; a body with more of them has one mistake in each reading.
 const ERRORS_MAX: usize = 256;
 
 /// Decodes a body, whole or not at all.
@@ -250,7 +248,7 @@ mod tests {
         let too_many = decoded(body_of(READINGS_MAX + 1).as_bytes()).unwrap_err();
         assert_eq!(too_many.status(), StatusCode::PAYLOAD_TOO_LARGE.as_u16());
         assert!(TOO_MANY.contains(&READINGS_MAX.to_string()));
-        // What comes after the last that fits is not looked at: there is no end to this array.
+        // Readings after the last that fits are not looked at: there is no end to this array.
         let endless = format!("[{}", "0,".repeat(READINGS_MAX + 1));
         assert_eq!(decoded(endless.as_bytes()).unwrap_err().status(), StatusCode::PAYLOAD_TOO_LARGE.as_u16());
     }

@@ -1,15 +1,13 @@
 //! Permits of newcomers: connections in total and by address, and handshakes that compute at a time.
 
+use crate::Limits;
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
-
-use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
-
-use crate::Limits;
 
 /// Addresses that are kept before the first look for those that need not be.
 const ADDRESSES_MIN: usize = 1_024;
@@ -66,7 +64,7 @@ pub(super) struct ConnectionLimit {
 struct Taken {
     total: usize,
     by_address: HashMap<IpAddr, Address>,
-    /// With so many, those that need not be kept are dropped.
+    /// Number of addresses at which those that need not be kept are dropped.
     prune_at: usize,
 }
 
@@ -114,7 +112,7 @@ impl ConnectionLimit {
     }
 }
 
-/// What one subscriber line has: an IPv4 address, or the /64 that an IPv6 host can move about in.
+/// Returns what one subscriber line has: an IPv4 address, or the /64 that an IPv6 host can move about in.
 fn subscriber(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {

@@ -1,8 +1,7 @@
 //! TLS handshakes that fail: why, as a metric label. Pure.
 
-use std::io;
-
 use rustls::{CertificateError, Error};
+use std::io;
 
 /// Says why a handshake failed, as a metric label. The set is fixed.
 pub(crate) fn reason(error: &io::Error) -> &'static str {

@@ -6,19 +6,17 @@
 //! in any more, but closes nobody: the registry pins every certificate by its fingerprint, so that a stolen
 //! authority opens no door by itself.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
-
-use anyhow::Context;
-
 use crate::gateway::Gateway;
 use crate::listener::Door;
 use crate::listener::tls::{Contents, Ends, Files, Loaded};
 use crate::metrics::Metrics;
 use crate::watchdog::Standing;
+use anyhow::Context;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 /// How often the files are looked at: a revoked connection is to be closed within a second.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
@@ -31,7 +29,7 @@ pub(crate) struct Watch {
     files: Files,
     stamps: Vec<Stamp>,
     digest: Option<[u8; 32]>,
-    /// What was said last about files that cannot be used.
+    /// The last message about files that cannot be used.
     said: Option<String>,
     /// Looks that have ended.
     looks: Arc<AtomicU64>,
@@ -85,7 +83,7 @@ impl Watch {
             Ok(Some(contents)) => contents,
             Ok(None) => return Ok(None),
             Err(error) => {
-                // Whatever can be read next is news, though it be what was there before.
+                // The next readable contents are news, even when they are what was there before.
                 (self.stamps, self.digest) = (Vec::new(), None);
                 return Err(error);
             }

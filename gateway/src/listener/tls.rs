@@ -4,10 +4,7 @@
 //! kilobytes more on the wire. A device connects for hours, and a resumed session would not be asked for its
 //! certificate again.
 
-use std::collections::HashSet;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
+use crate::device::identity::Issue;
 use anyhow::{Context, ensure};
 use parking_lot::RwLock;
 use rustls::RootCertStore;
@@ -18,10 +15,11 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::revocation_list::CertificateRevocationList;
-
-use crate::device::identity::Issue;
 
 /// Where the gateway's own certificate is, and whose devices it believes. PEM.
 #[derive(Clone, Debug)]
@@ -38,7 +36,7 @@ pub struct Files {
 }
 
 impl Files {
-    /// All that are given.
+    /// Lists all that are given.
     pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
         [&self.cert, &self.key, &self.client_ca].into_iter().chain(&self.crl).map(PathBuf::as_path)
     }
@@ -83,8 +81,8 @@ pub(crate) struct Loaded {
 /// A certificate that has ended, the gateway's own or an authority's, lets nobody in any more. A list past
 /// its `nextUpdate` stays in force: to refuse every device because one file is late would be the worse
 /// failure, and the registry, which names every certificate by its fingerprint, can shut out a device without
-/// any list. What is revoked meanwhile is not known here, so the time is a metric, and the runbook has an
-/// entry.
+/// any list. A certificate revoked meanwhile is not known here, so the time is a metric, and the runbook has
+/// an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ends {
     /// `notAfter` of the gateway's certificate and of what leads from it to a root.
@@ -114,7 +112,7 @@ impl Ends {
     }
 }
 
-/// The earliest end of some certificates.
+/// Finds the earliest end of some certificates.
 fn not_after(certificates: &[CertificateDer<'_>]) -> anyhow::Result<i64> {
     let mut earliest = i64::MAX;
     for der in certificates {
@@ -206,7 +204,7 @@ impl Tls {
         Self { present: RwLock::new(loaded) }
     }
 
-    /// The settings that stand now.
+    /// Returns the settings that stand now.
     pub(crate) fn present(&self) -> Arc<Loaded> {
         self.present.read().clone()
     }

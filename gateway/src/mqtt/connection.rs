@@ -1,14 +1,5 @@
 //! One connection from its handshake to its end.
 
-use std::future::poll_fn;
-use std::sync::Arc;
-use std::task::Poll;
-use std::time::Duration;
-
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, timeout};
-use uuid::Uuid;
-
 use crate::device::account::Connected;
 use crate::device::connections::Link;
 use crate::device::identity::Identity;
@@ -19,6 +10,13 @@ use crate::mqtt::packet::{
 use crate::mqtt::session::{Admitted, End, Session};
 use crate::mqtt::wire::Wire;
 use crate::notices::Event;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, timeout};
+use uuid::Uuid;
 
 /// How long a client has to take the last words of the gateway.
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(2);
@@ -53,7 +51,7 @@ where
     let admitted =
         admit(&gateway, &connect, identity.clone(), link.clone(), connected).and_then(|admitted| {
             let entered = gateway.connections.enter(&identity, &client_id, &link);
-            // Whoever was denied between the look-up and the entry was told by nobody: look again.
+            // A device that was denied between the look-up and the entry was told by nobody: look again.
             match gateway.registry.lookup(&identity) {
                 Ok(_) => Ok((admitted, entered)),
                 Err(denied) => Err((ConnectRefusal::NotAuthorized, denied.to_string())),
@@ -166,7 +164,8 @@ fn answer<S>(refusal: Refusal, version: Option<Version>, wire: &mut Wire<S>) {
     Encoder::bare(version).refuse(code, &refusal.to_string(), &mut wire.output);
 }
 
-/// The client's own id, or one made for it: then it hears of it in MQTT 5, and in 3.1.1 needs no name.
+/// Returns the client's own id, or one made for it: then it hears of it in MQTT 5, and in 3.1.1 needs no
+/// name.
 fn client_id(connect: &Connect) -> (Box<str>, bool) {
     match connect.client_id.as_str() {
         "" => (Uuid::new_v4().to_string().into(), true),

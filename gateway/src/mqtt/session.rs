@@ -10,13 +10,6 @@ mod clocks;
 mod end;
 mod publish;
 
-use std::io;
-use std::sync::Arc;
-use std::task::{Context, Poll};
-
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::Instant;
-
 use crate::decode::Births;
 use crate::device::account::{self, Connected};
 use crate::device::connections::{Closing, Link};
@@ -27,10 +20,14 @@ use crate::durable::in_flight::{AckKind, InFlight, Outcome, RECORD_OVERHEAD_BYTE
 use crate::gateway::Gateway;
 use crate::mqtt::packet::{Decoder, DisconnectReason, Encoder, Packet, PubAckReason, SubAckReason, topic};
 use crate::mqtt::wire::Wire;
-
 use clocks::{Clocks, Due};
 pub(crate) use end::End;
 use publish::Pending;
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 
 /// A frame up to this size is read without asking the budget; a larger one gets its share before the rest is
 /// read.
@@ -40,7 +37,7 @@ const OUTPUT_BYTES_MAX: usize = 16 * 1024;
 /// What a device is told that publishes elsewhere.
 const OWN_TOPIC_ONLY: &str =
     "publish to devices/<your sensor id>/readings or below it only; the sensor id is your certificate's CN";
-/// What a device is told whose messages were not acknowledged.
+/// Words for a device whose messages were not acknowledged.
 const NOT_STORED: &str = "not stored: connect again and publish again what has no PUBACK";
 
 /// A connection between CONNACK and its end.
@@ -98,7 +95,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
-    /// Ready when the session has ended.
+    /// Polls the session: ready when it has ended.
     pub(crate) fn poll_run(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         match self.step(cx) {
             Ok(()) => Poll::Pending,
@@ -231,7 +228,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
-    /// A granted filter never delivers anything yet; it lets a firmware that waits for commands start.
+    /// Answers a filter. A granted one never delivers anything yet; it lets a firmware that waits for
+    /// commands start.
     fn answer_filter(&self, filter: &str, has_identifier: bool) -> SubAckReason {
         if has_identifier {
             SubAckReason::Identifier
@@ -303,7 +301,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 }
 
-/// Each filter is looked at, kept for a moment and answered.
+/// Counts what filters cost: each is looked at, kept for a moment and answered.
 fn cost_of_filters(filters: &[String]) -> u64 {
     account::cost(filters.len(), filters.iter().map(String::len).sum())
 }

@@ -1,11 +1,10 @@
 //! A socket's bytes, in and out, with no buffer of its own while nothing is under way.
 
+use bytes::{Buf, BytesMut};
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-
-use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Bytes taken from a socket at a time: one TLS record.

@@ -1,14 +1,12 @@
 //! curl, what is at hand where there is no MQTT. It asks with `Expect: 100-continue` before it sends a large
 //! body.
 
-use std::process::Stdio;
-
-use schema::topics;
-use serde_json::Value;
-use tokio::process::Command;
-
 use super::next_readings;
 use crate::stack::{QUIET, Registered, Stack};
+use schema::topics;
+use serde_json::Value;
+use std::process::Stdio;
+use tokio::process::Command;
 
 /// Posts a body, with the device's certificate or without any; the status and the body of the answer.
 async fn post(stack: &Stack, device: Option<&Registered>, body: &str) -> (u16, Value) {

@@ -1,15 +1,13 @@
 //! mosquitto_pub and mosquitto_sub, what is at hand in a shell. With `-d` they print each packet.
 
-use std::process::Stdio;
-
+use super::{MESSAGES, assert_numbered, assert_one_dead_letter};
+use crate::stack::{QUIET, Registered, Stack, next_reading};
 use schema::topics;
+use std::process::Stdio;
 use testkit::wait::PATIENCE;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
-
-use super::{MESSAGES, assert_numbered, assert_one_dead_letter};
-use crate::stack::{QUIET, Registered, Stack, next_reading};
 
 struct Mosquitto {
     child: Child,

@@ -1,15 +1,13 @@
 //! paho-mqtt, the client that most firmware prototypes start with. `tests/paho/device.py` does it and says
 //! what it was told.
 
+use super::{MESSAGES, assert_numbered, assert_one_dead_letter};
+use crate::stack::{QUIET, Registered, Stack, next_reading};
+use schema::topics;
+use serde_json::{Value, json};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-
-use schema::topics;
-use serde_json::{Value, json};
-
-use super::{MESSAGES, assert_numbered, assert_one_dead_letter};
-use crate::stack::{QUIET, Registered, Stack, next_reading};
 
 const REQUIREMENTS: &str = include_str!("../paho/requirements.txt");
 

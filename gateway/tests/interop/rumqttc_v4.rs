@@ -1,18 +1,16 @@
 //! rumqttc, what the simulator is made of, in MQTT 3.1.1.
 
-use std::sync::Arc;
-use std::time::Duration;
-
+use super::{MESSAGES, assert_numbered, assert_one_dead_letter};
+use crate::stack::{QUIET, Registered, Stack, next_reading};
 use rumqttc::{
     AsyncClient, ConnectionError, Event, EventLoop, Incoming, MqttOptions, QoS, SubscribeReasonCode,
     TlsConfiguration, Transport,
 };
 use schema::topics;
+use std::sync::Arc;
+use std::time::Duration;
 use testkit::wait::PATIENCE;
 use tokio::time::timeout;
-
-use super::{MESSAGES, assert_numbered, assert_one_dead_letter};
-use crate::stack::{QUIET, Registered, Stack, next_reading};
 
 const WINDOW: u16 = 20;
 

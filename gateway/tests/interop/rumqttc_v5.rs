@@ -1,8 +1,7 @@
 //! rumqttc in MQTT 5.
 
-use std::sync::Arc;
-use std::time::Duration;
-
+use super::{MESSAGES, assert_numbered, assert_one_dead_letter};
+use crate::stack::{QUIET, Registered, Stack, next_reading};
 use rumqttc::v5::mqttbytes::{
     QoS,
     v5::{
@@ -12,11 +11,10 @@ use rumqttc::v5::mqttbytes::{
 use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, StateError};
 use rumqttc::{TlsConfiguration, Transport};
 use schema::topics;
+use std::sync::Arc;
+use std::time::Duration;
 use testkit::wait::PATIENCE;
 use tokio::time::timeout;
-
-use super::{MESSAGES, assert_numbered, assert_one_dead_letter};
-use crate::stack::{QUIET, Registered, Stack, next_reading};
 
 /// What the gateway announces as Receive Maximum, and the client keeps to.
 const WINDOW: u16 = 20;

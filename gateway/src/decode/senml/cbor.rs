@@ -1,12 +1,10 @@
 //! Codec `senml+cbor`: RFC 8428, section 6. Labels are the numbers of its table 4; their names are taken too.
 
-use std::borrow::Cow;
-
-use schema::ReadingCreatedEvent;
-
 use super::super::fields::set_once;
 use super::super::items::{Item, Items, Left, bytes_to_text, whole_to_double};
-use super::{Message, Pack, Record, Slot, TimestampBounds, Undecodable};
+use super::{Message, Pack, Record, Target, TimestampBounds, Undecodable};
+use schema::ReadingCreatedEvent;
+use std::borrow::Cow;
 
 const WRONG_TYPE: Undecodable = Undecodable::NotSenml("a field, a record or the pack has the wrong type");
 
@@ -33,22 +31,22 @@ fn record(items: &mut Items<'_>, mut fields: Left) -> Result<Record, Undecodable
             Item::Text(text) => text,
             _ => return Err(Undecodable::FieldName),
         };
-        match record.slot(&label)? {
-            Slot::Number(place) => set_once(place, &label, number(items)?)?,
-            Slot::Text(place) => set_once(place, &label, text(items)?)?,
-            Slot::Data(place) => match items.next()? {
+        match record.target(&label)? {
+            Target::Number(place) => set_once(place, &label, number(items)?)?,
+            Target::Text(place) => set_once(place, &label, text(items)?)?,
+            Target::Data(place) => match items.next()? {
                 Item::Bytes(bytes) => set_once(place, &label, bytes_to_text(&bytes))?,
                 _ => return Err(WRONG_TYPE),
             },
-            Slot::Bool(place) => match items.next()? {
+            Target::Bool(place) => match items.next()? {
                 Item::Bool(bool) => set_once(place, &label, bool)?,
                 _ => return Err(WRONG_TYPE),
             },
-            Slot::Version(place) => match items.next()? {
+            Target::Version(place) => match items.next()? {
                 Item::Whole(version) => set_once(place, &label, version.try_into().map_err(|_| WRONG_TYPE)?)?,
                 _ => return Err(WRONG_TYPE),
             },
-            Slot::Ignored => items.skip()?,
+            Target::Ignored => items.skip()?,
         }
     }
     Ok(record)

@@ -1,14 +1,12 @@
 //! Codec `senml+json`: RFC 8428, section 5. The pack is walked once, record by record.
 
-use std::fmt;
-
+use super::super::fields::set_once;
+use super::super::json::refuse;
+use super::{Message, Pack, Record, Target, TimestampBounds, Undecodable};
 use schema::ReadingCreatedEvent;
 use serde::de::{Deserialize, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::error::Category;
-
-use super::super::fields::set_once;
-use super::super::json::refuse;
-use super::{Message, Pack, Record, Slot, TimestampBounds, Undecodable};
+use std::fmt;
 
 pub(in super::super) fn decode(
     message: &Message<'_>,
@@ -88,13 +86,13 @@ impl<'de> Visitor<'de> for Fields<'_, '_> {
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
         let mut record = Record::default();
         while let Some(label) = map.next_key::<String>()? {
-            let slot = record.slot(&label);
-            match self.0.done(slot)? {
-                Slot::Number(place) => self.fill(&mut map, &label, place)?,
-                Slot::Text(place) | Slot::Data(place) => self.fill(&mut map, &label, place)?,
-                Slot::Bool(place) => self.fill(&mut map, &label, place)?,
-                Slot::Version(place) => self.fill(&mut map, &label, place)?,
-                Slot::Ignored => {
+            let target = record.target(&label);
+            match self.0.done(target)? {
+                Target::Number(place) => self.fill(&mut map, &label, place)?,
+                Target::Text(place) | Target::Data(place) => self.fill(&mut map, &label, place)?,
+                Target::Bool(place) => self.fill(&mut map, &label, place)?,
+                Target::Version(place) => self.fill(&mut map, &label, place)?,
+                Target::Ignored => {
                     map.next_value::<IgnoredAny>()?;
                 }
             }

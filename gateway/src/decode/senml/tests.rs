@@ -1,14 +1,12 @@
 //! The examples of RFC 8428 and what it forbids, in both encodings.
 
-use std::time::Duration;
-
-use minicbor::Encoder;
-use proptest::prelude::*;
-use serde_json::json;
-
 use super::super::tests::{BOUNDS, message};
 use super::super::{Births, Format, METRICS_MAX, READINGS_MAX, decode};
 use super::*;
+use minicbor::Encoder;
+use proptest::prelude::*;
+use serde_json::json;
+use std::time::Duration;
 
 /// The examples are of 2010 and 2011.
 const LONG_AGO: TimestampBounds =

@@ -1,9 +1,8 @@
 //! What the births of a connection have declared: the names and datatypes that later messages leave out.
 
-use std::collections::{BTreeMap, HashMap};
-
 use super::payload::Metric;
 use super::{NODE, Name, Undecodable};
+use std::collections::{BTreeMap, HashMap};
 
 /// Metrics that one connection may have declared at once, over its node and all its devices. Their names stay
 /// in memory as long as the connection: some 500 KiB at most.

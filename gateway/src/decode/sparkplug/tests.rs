@@ -1,15 +1,13 @@
 //! The examples of Sparkplug 3.0.0 (section 6.4), what may follow what, and what is refused.
 
-use std::time::Duration;
-
-use proptest::prelude::*;
-use serde_json::json;
-
 use super::super::tests::{BOUNDS, message};
 use super::super::{ATTRIBUTE_NAME_BYTES_MAX, ATTRIBUTES_MAX, METRICS_MAX, READINGS_MAX};
 use super::super::{Format, decode as dispatch};
 use super::payload::{Properties, Property};
 use super::*;
+use proptest::prelude::*;
+use serde_json::json;
+use std::time::Duration;
 
 /// The examples are of February 2017, to the millisecond.
 const SENT_MILLIS: u64 = 1_486_144_502_122;

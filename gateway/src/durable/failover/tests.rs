@@ -4,21 +4,19 @@
 //! reports it now or later, or loses the report when the queue is purged. Devices publish numbers, hold what
 //! finds no room, and send again what failed.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
-
-use prometheus::Registry;
-use proptest::collection::vec;
-use proptest::prelude::*;
-
 use super::{DirectSeq, Failover};
 use crate::durable::budget::{Budget, DeviceBudget};
 use crate::durable::in_flight::{AckKind, InFlight, Outcome};
 use crate::durable::record::NotTaken;
 use crate::durable::spool::{Limits, Record, Seq, Spool};
 use crate::metrics::Metrics;
+use prometheus::Registry;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 const SENSORS: usize = 4;
 const PARTITIONS: usize = 2;
@@ -60,7 +58,7 @@ enum Event {
         records: usize,
         kept_of_purged: usize,
     },
-    /// Kafka takes so many of the batch.
+    /// Kafka takes `records` of the batch.
     ForwardEnds {
         records: usize,
     },
@@ -170,7 +168,7 @@ impl World {
             }
             Event::ForwardEnds { records } => self.forward_ends(records),
         }
-        // What was submitted is written when a question behind it is answered.
+        // A submitted record is written when a question behind it is answered.
         self.failover.spool().read(self.from, 1).await.unwrap();
         self.take_acknowledgements();
     }
@@ -296,7 +294,7 @@ impl World {
         }
     }
 
-    /// What has a PUBACK is in Kafka or in the spool, and what can be read came in order.
+    /// Checks that each acknowledged record is in Kafka or in the spool, and that all came in order.
     async fn check(&self) {
         let mut kept: BTreeSet<_> = self.log.iter().flatten().copied().collect();
         let spooled = self.failover.spool().read(self.from, usize::MAX).await.unwrap();

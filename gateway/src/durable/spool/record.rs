@@ -83,7 +83,7 @@ fn put(to: &mut Vec<u8>, bytes: &[u8]) {
     to.extend(bytes);
 }
 
-/// A part longer than 4 GiB cannot be: the spool refuses records far below.
+/// Returns a length. A part longer than 4 GiB cannot be: the spool refuses records far below.
 fn length(of: usize) -> u32 {
     u32::try_from(of).expect("a record is bounded by RECORD_BYTES_MAX")
 }

@@ -3,10 +3,9 @@
 //! A sensor's last number is enough: it has records as long as that is not removed. So a removal need not
 //! know whose records it removes, and memory grows with sensors, not with records.
 
+use super::Seq;
 use std::collections::HashMap;
 use std::sync::Arc;
-
-use super::Seq;
 
 /// Each sensor's last record, stored or waiting.
 #[derive(Debug, Default)]

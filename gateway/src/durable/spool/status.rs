@@ -1,9 +1,8 @@
 //! What the spool says to its callers.
 
+use super::{Done, Record, Seq};
 use std::io;
 use std::path::PathBuf;
-
-use super::{Done, Record, Seq};
 
 /// Why records were not made durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -4,6 +4,14 @@
 //! whole once. Opening reads from the disk, not from the page cache: after a failed fsync the cache shows
 //! what the disk never got.
 
+use super::Seq;
+use super::record::{Record, disk_bytes};
+use crate::durable::private;
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use redb::{
+    Builder, Database, DatabaseError, Error, ReadableDatabase, ReadableTable, StorageBackend,
+    TableDefinition, WriteTransaction,
+};
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -12,16 +20,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
-
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
-use redb::{
-    Builder, Database, DatabaseError, Error, ReadableDatabase, ReadableTable, StorageBackend,
-    TableDefinition, WriteTransaction,
-};
-
-use super::Seq;
-use super::record::{Record, disk_bytes};
-use crate::durable::private;
 
 /// The encoded records; the name says which encoding.
 const RECORDS: TableDefinition<'_, Seq, &[u8]> = TableDefinition::new("records/1");
@@ -175,7 +173,7 @@ impl Store {
         Ok(records)
     }
 
-    /// Writes so many bytes, or a few more, to see whether the disk takes them, and gives them back.
+    /// Writes `bytes`, or a few more, to see whether the disk takes them, and gives them back.
     pub(super) fn probe(&self, bytes: usize) -> Result<(), Error> {
         let content = vec![0; bytes.max(PROBE_BYTES_MIN)];
         let transaction = begin(&self.database)?;

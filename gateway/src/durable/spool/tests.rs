@@ -6,12 +6,10 @@ mod failing;
 mod killed;
 mod power_loss;
 
-use std::path::Path;
-
-use redb::backends::FileBackend;
-
 use super::store::{Contents, Store};
 use super::{Limits, Record, Seq, Spool};
+use redb::backends::FileBackend;
+use std::path::Path;
 
 const ROOMY: Limits = Limits { bytes_max: 64 * 1024 * 1024 };
 

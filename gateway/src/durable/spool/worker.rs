@@ -2,6 +2,13 @@
 
 mod failing;
 
+use super::store::{Store, Total, is_damage};
+use super::{Done, Error, GROUP_BYTES_MAX, Health, Limits, OpenError, READ_BYTES_MAX, ROOM_PERCENT, Record};
+use super::{Seq, Shared, State, Status};
+use crate::durable::private;
+use failing::Failing;
+use parking_lot::Mutex;
+use redb::{DatabaseError, StorageBackend};
 use std::fs::{File, TryLockError};
 use std::io;
 use std::ops::RangeInclusive;
@@ -10,17 +17,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Instant;
-
-use parking_lot::Mutex;
-use redb::{DatabaseError, StorageBackend};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio_util::sync::CancellationToken;
-
-use super::store::{Store, Total, is_damage};
-use super::{Done, Error, GROUP_BYTES_MAX, Health, Limits, OpenError, READ_BYTES_MAX, ROOM_PERCENT, Record};
-use super::{Seq, Shared, State, Status};
-use crate::durable::private;
-use failing::Failing;
 
 /// Locked as long as the spool is open, so that no second process makes or replaces the file.
 const LOCK_FILE: &str = "spool.lock";
@@ -131,7 +129,7 @@ where
             match command {
                 Command::Append(first) => next = self.append(first),
                 Command::Read { from, records_max, reply } => {
-                    // Whoever asked may be gone.
+                    // The caller may be gone.
                     let _ = reply.send(self.read(from, records_max));
                 }
                 Command::Remove => self.remove(),
@@ -271,7 +269,7 @@ where
 }
 
 impl<F> Drop for Worker<F> {
-    /// However the thread ends, nobody waits for it and readiness shows it; a panic ends the process.
+    /// Tells of the end of the thread: nobody waits for it and readiness shows it; a panic ends the process.
     fn drop(&mut self) {
         self.shared.status.send_modify(|status| status.health = Health::Failing);
         self.shared.room.notify_waiters();

@@ -1,13 +1,12 @@
 //! Cuts whole frames off a stream and decodes them.
 
+use super::Refusal::{self, Malformed, Protocol};
+use super::walk::{self, Fields};
+use super::{Connect, Packet, Publish, Qos, Version};
 use bytes::{Buf, BytesMut};
 use rumqttd::protocol::v4::{self, V4};
 use rumqttd::protocol::v5::V5;
 use rumqttd::protocol::{self, Error, Protocol as _};
-
-use super::Refusal::{self, Malformed, Protocol};
-use super::walk::{self, Fields};
-use super::{Connect, Packet, Publish, Qos, Version};
 
 /// Bytes of the largest CONNECT. It holds a client id, a will and properties, and is read before anything is
 /// known about the session, so it gets less room than a reading.
@@ -37,7 +36,7 @@ impl Decoder {
         Self { version: None, packet_bytes_max }
     }
 
-    /// The version of the connection, once its CONNECT has come.
+    /// Returns the version of the connection, once its CONNECT has come.
     pub fn version(&self) -> Option<Version> {
         self.version
     }
@@ -68,7 +67,7 @@ impl Decoder {
         }
     }
 
-    /// The bytes that the frame at the start of `stream` will have; none while its length is unknown.
+    /// Counts the bytes that the frame at the start of `stream` will have; none while its length is unknown.
     pub fn frame_bytes(&self, stream: &BytesMut) -> Option<usize> {
         match v4::check(stream.iter(), usize::MAX) {
             Ok(header) => Some(header.frame_length()),
@@ -227,7 +226,7 @@ fn packet(version: Version, frame: &mut BytesMut, header_len: usize) -> Result<P
     }
 }
 
-/// Checked here to its end: the crate refuses a v5 DISCONNECT that leaves out its property length, as it may.
+/// Checks it to its end: the crate refuses a v5 DISCONNECT that leaves out its property length, as it may.
 fn disconnect(version: Version, body: &[u8]) -> Result<(), Refusal> {
     let mut fields = Fields::new(body);
     if version == Version::V5 && !fields.is_empty() {
@@ -270,8 +269,8 @@ fn topic_name(name: &str) -> Result<(), Refusal> {
     if name.contains(['+', '#']) { Err(Malformed("a topic name with a wildcard")) } else { Ok(()) }
 }
 
-/// The walk that checks a PUBLISH meets all that is wanted of it, so the crate is not asked to read it a
-/// second time.
+/// Reads a PUBLISH in the walk that checks it, so that the crate need not read it a second time: for speed,
+/// see ADR 0010.
 fn publish(version: Version, frame: &[u8], header_len: usize) -> Result<Publish, Refusal> {
     let first = frame[0];
     let qos = qos((first >> 1) & 0b11);
@@ -302,7 +301,7 @@ fn publish(version: Version, frame: &[u8], header_len: usize) -> Result<Publish,
     })
 }
 
-/// QoS 3 is refused before this is asked.
+/// Reads the QoS; 3 is refused before.
 fn qos(bits: u8) -> Qos {
     match bits {
         0 => Qos::AtMostOnce,

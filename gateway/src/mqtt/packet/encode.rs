@@ -1,11 +1,10 @@
 //! Encodes what the gateway says, with the codes and the fields that the client's version knows.
 
+use super::{Connect, Version};
 use bytes::{BufMut, BytesMut};
 use rumqttd::protocol::v4::V4;
 use rumqttd::protocol::v5::V5;
 use rumqttd::protocol::{self, ConnAck, ConnAckProperties, ConnectReturnCode, Packet, Protocol as _};
-
-use super::{Connect, Version};
 
 /// Bytes of the longest reason string; a longer one is cut. Long enough for a sentence, short enough for any
 /// client.
@@ -99,7 +98,7 @@ pub enum SubAckReason {
 }
 
 impl SubAckReason {
-    /// What MQTT 5 is told besides the code.
+    /// Returns the words that MQTT 5 is told besides the code.
     fn text(self) -> &'static str {
         match self {
             Self::Granted => "",
@@ -186,12 +185,12 @@ impl Encoder {
         Self { version, wants_problem_info: false, packet_bytes_max: usize::MAX }
     }
 
-    /// The version it writes.
+    /// Returns the version that it writes.
     pub fn version(&self) -> Version {
         self.version
     }
 
-    /// CONNACK: welcome.
+    /// Writes a CONNACK that lets the client in.
     pub fn accept(&self, accepted: &Accepted, out: &mut BytesMut) {
         let connack = ConnAck { session_present: false, code: ConnectReturnCode::Success };
         let properties = ConnAckProperties {
@@ -214,7 +213,8 @@ impl Encoder {
         self.write(Packet::ConnAck(connack, Some(properties)), out);
     }
 
-    /// CONNACK: refused. Where 3.1.1 has no code, nothing is written and the connection just closes.
+    /// Writes a CONNACK that refuses. Where 3.1.1 has no code, nothing is written and the connection just
+    /// closes.
     pub fn refuse(&self, refusal: ConnectRefusal, reason: &str, out: &mut BytesMut) {
         let Some(code) = self.refusal_code(refusal) else { return };
         match self.version {
@@ -243,7 +243,7 @@ impl Encoder {
         if self.version == Version::V5 { Some(v5) } else { v311 }
     }
 
-    /// PUBACK. 3.1.1 can only say yes: a refusal there must close the connection instead.
+    /// Writes a PUBACK. 3.1.1 can only say yes: a refusal there must close the connection instead.
     pub fn puback(&self, packet_id: u16, reason: PubAckReason, text: &str, out: &mut BytesMut) {
         let [high, low] = packet_id.to_be_bytes();
         match (reason, self.version) {
@@ -256,7 +256,7 @@ impl Encoder {
         }
     }
 
-    /// SUBACK, one code for each filter; MQTT 5 is told why the first of those was refused that were.
+    /// Writes a SUBACK, one code for each filter; MQTT 5 is told why the first refused one was refused.
     pub fn suback(&self, packet_id: u16, reasons: &[SubAckReason], out: &mut BytesMut) {
         let code = |reason: &SubAckReason| match (reason, self.version) {
             (SubAckReason::Granted, _) => 0x00,
@@ -282,19 +282,19 @@ impl Encoder {
         }
     }
 
-    /// UNSUBACK: there was never anything to deliver, so leaving always succeeds.
+    /// Writes an UNSUBACK: there was never anything to deliver, so leaving always succeeds.
     pub fn unsuback(&self, packet_id: u16, filters: usize, out: &mut BytesMut) {
         let unsuback =
             protocol::UnsubAck { pkid: packet_id, reasons: vec![protocol::UnsubAckReason::Success; filters] };
         self.write(Packet::UnsubAck(unsuback, None), out);
     }
 
-    /// PINGRESP.
+    /// Writes a PINGRESP.
     pub fn pingresp(&self, out: &mut BytesMut) {
         self.write(Packet::PingResp(protocol::PingResp), out);
     }
 
-    /// DISCONNECT with a reason. A 3.1.1 server has none to send; it closes.
+    /// Writes a DISCONNECT with a reason. A 3.1.1 server has none to send; it closes.
     pub fn disconnect(&self, reason: DisconnectReason, text: &str, out: &mut BytesMut) {
         if self.version == Version::V5 {
             self.put_with_reason(0xE0, &[reason as u8], text, &[], out);
@@ -309,8 +309,8 @@ impl Encoder {
         debug_assert!(written.is_ok(), "every packet built here has a length its header can carry");
     }
 
-    /// A v5 packet of fixed fields, at most one property, Reason String (31), and what follows it. The string
-    /// is left out when it is empty or the client could not take the packet with it (MQTT-3.1.2-24).
+    /// Writes a v5 packet of fixed fields, at most Reason String (31) as property, and what follows it. The
+    /// string is left out when it is empty or the client could not take the packet with it (MQTT-3.1.2-24).
     fn put_with_reason(&self, first: u8, fields: &[u8], text: &str, rest: &[u8], out: &mut BytesMut) {
         let text = &text[..text.floor_char_boundary(REASON_BYTES_MAX)];
         let property_bytes = 3 + text.len();
@@ -332,7 +332,7 @@ impl Encoder {
     }
 }
 
-/// A variable byte integer.
+/// Writes a variable byte integer.
 #[expect(clippy::cast_possible_truncation, reason = "each byte is masked to seven bits first")]
 fn put_length(mut len: usize, out: &mut BytesMut) {
     debug_assert!(len < 1 << (7 * LENGTH_BYTES_MAX), "an answer is no longer than what it answers");

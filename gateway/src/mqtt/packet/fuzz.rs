@@ -1,13 +1,12 @@
 //! The codec under mutated streams: nothing panics, stalls or depends on how the network cuts a stream, and
 //! what is let through keeps what [`super::Publish`] and its kind promise.
 
-use bytes::BytesMut;
-use rumqttd::protocol::{self, Protocol as _, v4::V4, v5::V5};
-
 use super::tests::{PACKET_BYTES_MAX, connect_frame, decode};
 use super::*;
 use crate::fuzz::packets::{self, TOKENS, frame_bytes};
 use crate::fuzz::{Dice, Round, Rounds, Seed, mutate, seeds};
+use bytes::BytesMut;
+use rumqttd::protocol::{self, Protocol as _, v4::V4, v5::V5};
 
 /// Rounds unless the environment says otherwise: two seconds.
 const ROUNDS: u64 = 10_000;
@@ -18,7 +17,7 @@ const CUTS_MAX: usize = 8;
 const FOLDERS: [(&str, Option<Version>); 3] =
     [("mqtt-connect", None), ("mqtt-3.1.1", Some(Version::V311)), ("mqtt-5", Some(Version::V5))];
 
-/// The name that the corpus has for the end of a stream.
+/// Names the end of a stream as the corpus does.
 fn outcome(refusal: Option<Refusal>) -> &'static str {
     match refusal {
         None => "ok",
@@ -30,7 +29,7 @@ fn outcome(refusal: Option<Refusal>) -> &'static str {
     }
 }
 
-/// What stands before the frames of a folder.
+/// Returns what stands before the frames of a folder.
 fn head(version: Option<Version>) -> Vec<u8> {
     version.map(connect_frame).unwrap_or_default()
 }

@@ -1,10 +1,9 @@
 //! What the codec reads and writes, against any bytes, and against any split of a stream. The known bad
 //! frames are the corpus of [`super::fuzz`].
 
+use super::*;
 use bytes::BytesMut;
 use proptest::prelude::*;
-
-use super::*;
 
 pub(super) const PACKET_BYTES_MAX: usize = 4096;
 

@@ -6,12 +6,12 @@
 
 const BRANCH: &str = "devices/";
 
-/// What follows `devices/{sensor_id}/` in `mqtt_topic`, if it is in that branch.
+/// Returns what follows `devices/{sensor_id}/` in `mqtt_topic`, if it is in that branch.
 fn within<'a>(sensor_id: &str, mqtt_topic: &'a str) -> Option<&'a str> {
     mqtt_topic.strip_prefix(BRANCH)?.strip_prefix(sensor_id)?.strip_prefix('/')
 }
 
-/// What `mqtt_topic` says below `devices/{own}/readings/`; empty when it says no more.
+/// Returns what `mqtt_topic` says below `devices/{own}/readings/`; empty when it says no more.
 pub fn below_readings<'a>(sensor_id: &str, mqtt_topic: &'a str) -> &'a str {
     within(sensor_id, mqtt_topic).and_then(|rest| rest.strip_prefix("readings/")).unwrap_or("")
 }
@@ -30,7 +30,7 @@ pub fn may_subscribe(sensor_id: &str, filter: &str) -> bool {
     within(sensor_id, filter).is_some_and(|below| !below.is_empty()) && is_filter(filter)
 }
 
-/// MQTT 5, section 4.7.1: `+` fills a level, `#` fills the last one.
+/// Tells whether it is a filter (MQTT 5, section 4.7.1): `+` fills a level, `#` fills the last one.
 fn is_filter(filter: &str) -> bool {
     let mut levels = filter.split('/').peekable();
     while let Some(level) = levels.next() {

@@ -114,7 +114,7 @@ impl<'a> Fields<'a> {
         if text.contains('\0') { Err(Malformed("a string contains NUL")) } else { Ok(text) }
     }
 
-    /// A variable byte integer, in as few bytes as it needs (MQTT-1.5.5-1).
+    /// Reads a variable byte integer, in as few bytes as it needs (MQTT-1.5.5-1).
     fn varint(&mut self) -> Result<usize, Refusal> {
         let mut value = 0;
         for shift in [0, 7, 14, 21] {

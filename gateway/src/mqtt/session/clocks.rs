@@ -1,16 +1,14 @@
 //! What a session waits for by the clock: word from the client, the rest of a frame, room in the socket,
 //! another try.
 
+use crate::deadline::Deadline;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-
 use tokio::time::Instant;
 
-use crate::deadline::Deadline;
-
-/// A client that takes none of its output for so long is gone.
+/// Time after which a client that takes none of its output counts as gone.
 const STALL_TIME_MAX: Duration = Duration::from_secs(30);
-/// A frame may take so long, and one second more for every [`FRAME_BYTES_PER_S_MIN`]: it may hold a share of
+/// Longest time for a frame, with one second more for every [`FRAME_BYTES_PER_S_MIN`]: it may hold a share of
 /// the budget of all connections meanwhile, and the largest frame of a 64 kbit/s line is there after 32 s.
 const FRAME_TIME_BASE: Duration = Duration::from_secs(10);
 /// A sensor on the slowest line that carries MQTT is faster than this; one that dribbles its frame on purpose
@@ -42,7 +40,7 @@ pub(super) struct Clocks {
     deadline: Deadline,
 }
 
-/// Whose time has come.
+/// The deadline that expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Due {
     /// Something that had to wait is tried again.

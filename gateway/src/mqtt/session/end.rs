@@ -1,10 +1,9 @@
 //! How a session ends, and in which words.
 
-use std::borrow::Cow;
-
 use crate::device::connections::Closing;
 use crate::device::registry::Denied;
 use crate::mqtt::packet::{DisconnectReason, Refusal};
+use std::borrow::Cow;
 
 /// How a session ends.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,12 +1,5 @@
 //! A PUBLISH: checked against what was agreed, decoded, and handed on as far as there is room.
 
-use std::collections::VecDeque;
-use std::task::{Context, Poll};
-
-use schema::Timestamp;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::Instant;
-
 use super::{End, NOT_STORED, OWN_TOPIC_ONLY, Session};
 use crate::device::account;
 use crate::durable::budget::PermitRequest;
@@ -14,6 +7,11 @@ use crate::durable::in_flight::{AckKind, Outcome};
 use crate::durable::record::{NotTaken, Record};
 use crate::ingest::{self, Encoded, Payload, Sender};
 use crate::mqtt::packet::{DisconnectReason, Publish, Qos, Version, topic};
+use schema::Timestamp;
+use std::collections::VecDeque;
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 
 /// A PUBLISH whose records have not all been handed on, or whose answer has not found its place among the
 /// others.
@@ -89,8 +87,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Ok(())
     }
 
-    /// The readings of a message, or the one dead letter that stands for it; nothing, if it was understood
-    /// and measures nothing. The device is charged for any of them.
+    /// Returns the readings of a message, or the one dead letter that stands for it; nothing, if it was
+    /// understood and measures nothing. The device is charged for any of them.
     fn records(&mut self, publish: Publish) -> VecDeque<Record> {
         let sender = Sender {
             sensor_id: &self.identity.sensor_id,
@@ -147,7 +145,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Ok(Poll::Ready(()))
     }
 
-    /// Tells whether the window takes one more message, of so many bytes with all that it costs. An empty one
+    /// Tells whether there is room for one more message, of `bytes` with all that it costs. An empty one
     /// takes any.
     fn has_room(&self, bytes: usize) -> bool {
         let (load, limits) = (self.in_flight.load(), &self.gateway.limits);

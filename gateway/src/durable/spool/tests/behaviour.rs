@@ -1,20 +1,18 @@
 //! What callers rely on, on real files.
 
+use super::super::store::FILE;
+use super::super::{Error, Health, Limits, RECORD_BYTES_MAX, Record, Refused, Seq, Spool};
+use super::failing::Disk;
+use super::{ROOMY, read_all, record};
+use futures::future::join_all;
+use proptest::collection::vec;
+use proptest::prelude::*;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-
-use futures::future::join_all;
-use proptest::collection::vec;
-use proptest::prelude::*;
 use tokio::time::timeout;
-
-use super::super::store::FILE;
-use super::super::{Error, Health, Limits, RECORD_BYTES_MAX, Record, Refused, Seq, Spool};
-use super::failing::Disk;
-use super::{ROOMY, read_all, record};
 
 /// A state that does not come in this time does not come.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,12 +1,10 @@
 //! A file that is not what was written.
 
-use std::fs;
-
-use proptest::prelude::*;
-
 use super::super::store::{FILE, is_damage};
 use super::super::{OpenError, Spool};
 use super::{ROOMY, open_store, record, stored};
+use proptest::prelude::*;
+use std::fs;
 
 const RECORDS: u64 = 300;
 

@@ -1,6 +1,10 @@
 //! A disk that refuses: by faults put between redb and a real file, and by the kernel's own limit on a file's
 //! length.
 
+use super::super::{Error, Health, Record, Seq, Spool, Status};
+use super::{ROOMY, read_all, record};
+use redb::backends::FileBackend;
+use redb::{DatabaseError, StorageBackend};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
@@ -8,13 +12,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
-
-use redb::backends::FileBackend;
-use redb::{DatabaseError, StorageBackend};
 use tokio::time::timeout;
-
-use super::super::{Error, Health, Record, Seq, Spool, Status};
-use super::{ROOMY, read_all, record};
 
 /// A state that does not come in this time does not come.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,14 +1,12 @@
 //! A process that is killed while it appends.
 
+use super::super::{Record, Seq, Spool};
+use super::{ROOMY, read_all, record};
+use futures::future::join_all;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
-
-use futures::future::join_all;
-
-use super::super::{Record, Seq, Spool};
-use super::{ROOMY, read_all, record};
 
 /// The directory that a child of this test uses.
 const CHILD_DIR: &str = "SPOOL_TEST_KILLED_DIR";
@@ -58,7 +56,7 @@ fn number(record: &Record) -> u32 {
     u32::from_le_bytes(record.payload[..].try_into().unwrap())
 }
 
-/// Runs the child until it has said so many lines, kills it, and returns all that it said.
+/// Runs the child until it has said `lines`, kills it, and returns all that it said.
 fn run_and_kill(dir: &Path, lines: usize) -> String {
     let test = "durable::spool::tests::killed::kill_9_at_any_moment_loses_nothing_acknowledged";
     let mut child = Command::new(std::env::current_exe().unwrap())

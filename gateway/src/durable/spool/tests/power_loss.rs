@@ -1,18 +1,16 @@
 //! A disk that loses power at any call: of what was not synced, each write is there, lost, torn or garbage.
 
-use std::fs::{self, File};
-use std::io;
-use std::sync::Arc;
-
+use super::super::store::{FILE, Store};
+use super::super::{Record, Seq};
+use super::{open_store, record, stored};
 use parking_lot::Mutex;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use redb::backends::FileBackend;
 use redb::{DatabaseError, StorageBackend};
-
-use super::super::store::{FILE, Store};
-use super::super::{Record, Seq};
-use super::{open_store, record, stored};
+use std::fs::{self, File};
+use std::io;
+use std::sync::Arc;
 
 /// What a disk writes as a whole.
 const SECTOR_BYTES: usize = 512;

@@ -1,17 +1,15 @@
 //! What the spool's thread does about a disk that fails: it closes the file, reads it again as the disk has
 //! it, and tries from time to time whether it takes writes. Reads go on meanwhile, as far as the disk allows.
 
+use super::super::Error;
+use super::super::store::{Contents, FILE, Store};
+use super::Worker;
+use chassis::retry::Backoff;
+use redb::{DatabaseError, StorageBackend};
 use std::fs::{self, File};
 use std::io;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-
-use chassis::retry::Backoff;
-use redb::{DatabaseError, StorageBackend};
-
-use super::super::Error;
-use super::super::store::{Contents, FILE, Store};
-use super::Worker;
 
 /// A file longer than this is made anew when it is empty: redb gives freed pages back to itself, not to the
 /// disk.
@@ -36,7 +34,7 @@ where
     D: StorageBackend,
     F: Fn(File) -> Result<D, DatabaseError>,
 {
-    /// Closes the file and opens it again for reading, as the disk has it; a write of so many bytes is tried
+    /// Closes the file and opens it again for reading, as the disk has it; a write of `bytes` is tried
     /// again later.
     pub(super) fn fail(&mut self, error: &redb::Error, bytes: usize) -> Error {
         let kind = match error {
@@ -53,7 +51,7 @@ where
         let retry_at = Instant::now() + backoff.next_wait();
         let bytes = bytes.max(failed_bytes);
         self.failing = Some(Failing { error: Error::Failing(kind), bytes, backoff, retry_at });
-        // What cannot be opened now is tried again with the writes.
+        // A file that cannot be opened now is tried again with the writes.
         let _ = self.reopen();
         self.publish_status();
         Error::Failing(kind)
