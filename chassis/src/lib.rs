@@ -1,8 +1,9 @@
 //! The plumbing every service starts with. It knows no event type.
 //!
 //! A module is named after a piece of infrastructure and has at least two services that use it today:
-//! [`config`] (environment), [`telemetry`] (logs), [`metrics`], [`admin`] (`/metrics`, `/livez`, `/readyz`),
-//! [`retry`] (backoff), `kafka`, `postgres`, and for REST services `http`, `problem`, `auth` and `rest`.
+//! [`config`] (environment), [`telemetry`] (logs), [`mod@metrics`], [`admin`] (`/metrics`, `/livez`,
+//! `/readyz`), [`retry`] (backoff), `kafka`, `postgres`, and for REST services `http`, `problem`, `auth` and
+//! `rest`.
 
 pub mod admin;
 pub mod config;

@@ -11,7 +11,7 @@
 //!             sensor, when it is back; some of it twice, with the same event id. Spool full, failing, or
 //!             none → no PUBACK, then no reading from sockets; what fails is never acknowledged and its
 //!             connection ends. A spooled record that Kafka refuses for good → dead letter, or a file
-//!             ([`durable::refused`]). Undecodable → dead letter, then PUBACK. Unregistered, suspended,
+//!             (`durable::refused`). Undecodable → dead letter, then PUBACK. Unregistered, suspended,
 //!             retired → refused, or closed while connected.
 //!
 //! Not supported: QoS 2 (MQTT 5 is told so; in 3.1.1 such a PUBLISH ends the

@@ -5,8 +5,8 @@
 //! Guarantee:  equal inputs have equal outputs, in every program that runs it. The caller brings the time.
 //! On failure: a change that cannot be read leaves the threshold as it was and says so (ADR 0014).
 //!
-//! [`evaluate`] holds a reading against the table of thresholds, [`Rules`]; [`Dedup`] knows the alerts that a
-//! partition has had. ADR 0019 says why this is a crate of its own.
+//! [`evaluate()`] holds a reading against the table of thresholds, [`Rules`]; [`Dedup`] knows the alerts that
+//! a partition has had. ADR 0019 says why this is a crate of its own.
 
 mod dedup;
 mod evaluate;
