@@ -22,7 +22,15 @@ mod tests {
 
     #[test]
     fn program_ends_with_the_thread_that_started_it() {
-        let started = thread::spawn(|| command("sleep").arg("600").spawn().unwrap());
+        let started = thread::spawn(|| {
+            let child = command("sleep").arg("600").spawn().unwrap();
+            // The bond is made before the program begins; a thread that ends sooner leaves it behind.
+            let name = format!("/proc/{}/comm", child.id());
+            while std::fs::read_to_string(&name).unwrap() != "sleep\n" {
+                thread::yield_now();
+            }
+            child
+        });
         let status = started.join().unwrap().wait().unwrap();
         assert_eq!(status.signal(), Some(Signal::SIGKILL as i32));
     }
