@@ -18,9 +18,10 @@ pub struct Table {
 }
 
 /// The tables of publication `fieldline_changes`.
-pub const TABLES: [Table; 2] = [
+pub const TABLES: [Table; 3] = [
     Table { name: "devices", key: "sensor_id", topic: topics::DEVICE_UPDATES },
     Table { name: "sensor_thresholds", key: "threshold_id", topic: topics::THRESHOLD_UPDATES },
+    Table { name: "silences", key: "silence_id", topic: topics::SILENCE_UPDATES },
 ];
 
 /// Holds a row as JSON, column by column.

@@ -11,7 +11,7 @@ use testkit::postgres::{Database, dialects};
 use tokio_postgres::error::SqlState;
 
 /// What other services rely on. Order is that of the name, since a view and a table need not agree on it.
-const COLUMNS: [&str; 5] = [
+const COLUMNS: [&str; 6] = [
     "devices: codec text, codec_layout jsonb, created_at timestamp with time zone, device_type text, display_name text, \
      fingerprints ARRAY, sensor_id text, status text, updated_at timestamp with time zone, version bigint, zone_id text",
     "readings_ingestion: attributes jsonb, device_type text, event_id uuid, metric text, \
@@ -22,9 +22,14 @@ const COLUMNS: [&str; 5] = [
     "sensor_reading_hourly_aggregates: avg double precision, bucket timestamp with time zone, count bigint, \
      device_type text, max double precision, metric text, min double precision, sensor_id text, \
      sum double precision, zone_id text",
-    "sensor_thresholds: created_at timestamp with time zone, description text, device_type text, \
-     max_value double precision, metric text, min_value double precision, mode text, sensor_id text, \
-     severity text, threshold_id uuid, updated_at timestamp with time zone, version bigint, zone_id text",
+    "sensor_thresholds: alert_age_seconds_max integer, created_at timestamp with time zone, description text, \
+     device_type text, for_seconds integer, hysteresis double precision, keep_firing_seconds integer, \
+     max_value double precision, metric text, min_value double precision, mode text, no_data_seconds integer, \
+     repeat text, sensor_id text, severity text, threshold_id uuid, updated_at timestamp with time zone, \
+     updated_by text, version bigint, zone_id text",
+    "silences: comment text, created_at timestamp with time zone, created_by text, device_type text, \
+     ends_at timestamp with time zone, metric text, sensor_id text, severity text, silence_id uuid, \
+     starts_at timestamp with time zone, updated_at timestamp with time zone, version bigint, zone_id text",
 ];
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,8 +6,8 @@ use e2e::Instance;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::RowAccessor;
 use schema::{
-    Alert, Change, Mode, Op, ReadingCreatedEvent, Scope, Severity, Source, ThresholdKey, ThresholdRow,
-    Timestamp, event_id_from_publisher, topics,
+    Alert, Change, Mode, Op, ReadingCreatedEvent, Repeat, Scope, Severity, Source, ThresholdKey,
+    ThresholdRow, Timestamp, event_id_from_publisher, topics,
 };
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -135,12 +135,19 @@ async fn put_threshold(kafka: &Kafka, sensor_id: String) {
         metric: "temperature".into(),
         min_value: None,
         max_value: Some(0.5),
+        no_data_seconds: None,
+        hysteresis: 0.0,
+        for_seconds: 0,
+        keep_firing_seconds: 0,
+        repeat: Repeat::Every,
+        alert_age_seconds_max: None,
         severity: Severity::Critical,
         mode: Mode::Live,
         description: String::new(),
         version: 1,
         created_at: at,
         updated_at: at,
+        updated_by: String::new(),
     };
     let key = serde_json::to_string(&ThresholdKey { threshold_id: row.threshold_id }).unwrap();
     let change =

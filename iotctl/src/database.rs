@@ -129,7 +129,8 @@ const PLACED_BY_SENSOR: [&str; 3] =
 const PUBLICATION: &str = "
     ALTER TABLE devices REPLICA IDENTITY FULL;
     ALTER TABLE sensor_thresholds REPLICA IDENTITY FULL;
-    CREATE PUBLICATION fieldline_changes FOR TABLE devices, sensor_thresholds";
+    ALTER TABLE silences REPLICA IDENTITY FULL;
+    CREATE PUBLICATION fieldline_changes FOR TABLE devices, sensor_thresholds, silences";
 
 /// Spreads the tables of readings over the nodes where the database has Citus, as far as they are not spread
 /// yet. Other servers of the dialect do so by themselves.

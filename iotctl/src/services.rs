@@ -161,20 +161,26 @@ impl Service {
     };
     /// Operators → thresholds.
     pub const THRESHOLD: &'static Self = &Self {
-        writes: &["sensor_thresholds"],
+        writes: &["sensor_thresholds", "silences"],
         listeners: &[rest(8082)],
         settings: |installation| installation.tokens(),
         ..Self::new("threshold-svc", 9104)
     };
-    /// Rows of devices and thresholds → their topics.
+    /// Rows of devices, thresholds and silences → their topics.
     pub const CDC: &'static Self = &Self {
-        produces: &[topics::THRESHOLD_UPDATES, topics::DEVICE_UPDATES],
-        reads: &["devices", "sensor_thresholds"],
+        produces: &[topics::THRESHOLD_UPDATES, topics::DEVICE_UPDATES, topics::SILENCE_UPDATES],
+        reads: &["devices", "sensor_thresholds", "silences"],
         ..Self::new("cdc-svc", 9105)
     };
     /// Readings and thresholds → alerts.
     pub const ALERTING: &'static Self = &Self {
-        consumes: &[topics::READINGS, topics::THRESHOLD_UPDATES, topics::ALERT_STATE],
+        consumes: &[
+            topics::READINGS,
+            topics::THRESHOLD_UPDATES,
+            topics::DEVICE_UPDATES,
+            topics::SILENCE_UPDATES,
+            topics::ALERT_STATE,
+        ],
         produces: &[topics::ALERTS, topics::ALERT_STATE],
         settings: |_| vec![("INSTANCE_ID", "local".to_owned())],
         ..Self::new("alerting-svc", 9106)

@@ -94,7 +94,7 @@ fn violated(threshold: &ThresholdRow, value: f64) -> Option<Bound> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use schema::{Scope, Severity};
+    use schema::{Repeat, Scope, Severity};
     use std::collections::BTreeMap;
     use uuid::Uuid;
 
@@ -120,12 +120,19 @@ mod tests {
             metric: "temperature".to_owned(),
             min_value,
             max_value,
+            no_data_seconds: None,
+            hysteresis: 0.0,
+            for_seconds: 0,
+            keep_firing_seconds: 0,
+            repeat: Repeat::Every,
+            alert_age_seconds_max: None,
             severity: Severity::Warning,
             mode: Mode::Live,
             description: "too hot".to_owned(),
             version: 3,
             created_at: at,
             updated_at: at,
+            updated_by: String::new(),
         }
     }
 

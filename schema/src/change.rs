@@ -1,6 +1,6 @@
 //! The Debezium change envelope, with or without its `schema`/`payload` wrapper.
 
-use crate::{DeviceKey, DeviceRow, ThresholdKey, ThresholdRow};
+use crate::{DeviceKey, DeviceRow, SilenceKey, SilenceRow, ThresholdKey, ThresholdRow};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -88,6 +88,10 @@ impl RowKey for DeviceRow {
 
 impl RowKey for ThresholdRow {
     type Key = ThresholdKey;
+}
+
+impl RowKey for SilenceRow {
+    type Key = SilenceKey;
 }
 
 impl<R: RowKey> Change<R> {

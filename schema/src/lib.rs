@@ -7,6 +7,7 @@
 //! | [`topics::READING_DLQ`] | as the source record | original record, [`dead_letter`] | command-svc | operators |
 //! | [`topics::THRESHOLD_UPDATES`] | row key | [`Change`]`<`[`ThresholdRow`]`>` | cdc-svc | alerting-svc |
 //! | [`topics::DEVICE_UPDATES`] | row key | [`Change`]`<`[`DeviceRow`]`>` | cdc-svc | gateway |
+//! | [`topics::SILENCE_UPDATES`] | row key | [`Change`]`<`[`SilenceRow`]`>` | cdc-svc | alerting-svc |
 //! | [`topics::ALERTS`] | sensor id | [`Alert`] | alerting-svc | notification consumers |
 //! | [`topics::ALERT_STATE`] | [`EpisodeKey`] | [`Episode`]; nothing is written yet | alerting-svc | alerting-svc |
 //!
@@ -23,6 +24,7 @@ mod layout;
 mod order;
 mod reading;
 mod reading_view;
+mod silence;
 mod storable;
 mod threshold;
 mod timestamp;
@@ -49,8 +51,9 @@ pub use reading::{
     ReadingCreatedEvent, event_id_from_payload, event_id_from_publisher, event_id_from_publisher_part,
 };
 pub use reading_view::ReadingView;
+pub use silence::{SilenceKey, SilenceRow};
 pub use storable::{
     ATTRIBUTES_BYTES_MAX, Unstorable, VALUE_MAX, attributes_bytes, check_attributes, check_value,
 };
-pub use threshold::{Mode, NoScope, Scope, Severity, ThresholdKey, ThresholdRow};
+pub use threshold::{Mode, NoRepeat, NoScope, Repeat, Scope, Severity, ThresholdKey, ThresholdRow};
 pub use timestamp::{Timestamp, TimestampError};

@@ -2,6 +2,8 @@
 
 use crate::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
 use uuid::Uuid;
 
 /// Ranks an alert for the people who receive it.
@@ -55,6 +57,70 @@ impl Mode {
     /// Reads a name as [`Mode::as_str`] writes it.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|mode| mode.as_str() == name)
+    }
+}
+
+/// Says how often an open episode speaks again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Repeat {
+    /// With each reading that violates.
+    #[default]
+    Every,
+    /// Not until it closes.
+    Never,
+    /// With the first reading that violates after this many seconds of event time, 1 to [`Repeat::SECONDS_MAX`].
+    Seconds(u32),
+}
+
+/// Says that a text is no [`Repeat`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("repeat is every, never or a number of seconds")]
+pub struct NoRepeat;
+
+impl Repeat {
+    /// Most seconds: a year.
+    pub const SECONDS_MAX: u32 = 31_536_000;
+}
+
+impl fmt::Display for Repeat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Every => f.write_str("every"),
+            Self::Never => f.write_str("never"),
+            Self::Seconds(seconds) => write!(f, "{seconds}"),
+        }
+    }
+}
+
+impl FromStr for Repeat {
+    type Err = NoRepeat;
+
+    fn from_str(text: &str) -> Result<Self, NoRepeat> {
+        match text {
+            "every" => Ok(Self::Every),
+            "never" => Ok(Self::Never),
+            // A sign or a leading zero is another spelling of a number that has one.
+            _ if !text.starts_with(|first: char| matches!(first, '1'..='9')) => Err(NoRepeat),
+            _ => {
+                let seconds = text.parse().map_err(|_| NoRepeat)?;
+                if seconds <= Self::SECONDS_MAX { Ok(Self::Seconds(seconds)) } else { Err(NoRepeat) }
+            }
+        }
+    }
+}
+
+impl TryFrom<String> for Repeat {
+    type Error = NoRepeat;
+
+    fn try_from(text: String) -> Result<Self, NoRepeat> {
+        text.parse()
+    }
+}
+
+impl From<Repeat> for String {
+    fn from(repeat: Repeat) -> Self {
+        repeat.to_string()
     }
 }
 
@@ -171,10 +237,28 @@ pub struct ThresholdRow {
     pub scope: Scope,
     /// The metric it watches.
     pub metric: String,
-    /// A value below it violates; at least one of the two limits is set.
+    /// A value below it violates. A threshold has one or both limits, or `no_data_seconds`.
     pub min_value: Option<f64>,
     /// A value above it violates.
     pub max_value: Option<f64>,
+    /// Silence of the metric for longer violates, in seconds.
+    #[serde(default)]
+    pub no_data_seconds: Option<u32>,
+    /// How far inside its limits a value must be to count as inside again, in the metric's unit.
+    #[serde(default)]
+    pub hysteresis: f64,
+    /// How long a violation must last before it opens an episode, in seconds of event time.
+    #[serde(default)]
+    pub for_seconds: u32,
+    /// How long a value must be inside again before the episode closes, in seconds of event time.
+    #[serde(default)]
+    pub keep_firing_seconds: u32,
+    /// How often an open episode speaks again.
+    #[serde(default)]
+    pub repeat: Repeat,
+    /// Age beyond which a reading moves no episode, in seconds between its event time and its arrival.
+    #[serde(default)]
+    pub alert_age_seconds_max: Option<u32>,
     /// How loud its alerts are.
     pub severity: Severity,
     /// What becomes of its violations.
@@ -188,6 +272,9 @@ pub struct ThresholdRow {
     pub created_at: Timestamp,
     /// When the row last changed.
     pub updated_at: Timestamp,
+    /// Subject of the token that made the last change.
+    #[serde(default)]
+    pub updated_by: String,
 }
 
 /// Key of a record on `iot-threshold-updates`.
@@ -208,6 +295,22 @@ mod tests {
             assert_eq!(serde_json::to_value(mode).unwrap(), mode.as_str());
         }
         assert_eq!(Mode::from_name("Live"), None);
+    }
+
+    #[test]
+    fn repeat_has_one_spelling() {
+        for (text, repeat) in [
+            ("every", Repeat::Every),
+            ("never", Repeat::Never),
+            ("1", Repeat::Seconds(1)),
+            ("31536000", Repeat::Seconds(Repeat::SECONDS_MAX)),
+        ] {
+            assert_eq!(text.parse(), Ok(repeat));
+            assert_eq!(serde_json::to_value(repeat).unwrap(), text);
+        }
+        for bad in ["", "0", "+1", "01", "-1", "1.5", "31536001", "99999999999", "Every"] {
+            assert_eq!(bad.parse::<Repeat>(), Err(NoRepeat), "{bad}");
+        }
     }
 
     #[test]

@@ -75,6 +75,8 @@ pub const READING_DLQ: Topic = dead_letters("iot-reading-dlq");
 pub const THRESHOLD_UPDATES: Topic = topic("iot-threshold-updates", Partitions::Single, Cleanup::Compact);
 /// Changes of `devices`; written by cdc-svc or Debezium.
 pub const DEVICE_UPDATES: Topic = topic("iot-device-updates", Partitions::Single, Cleanup::Compact);
+/// Changes of `silences`; written by cdc-svc or Debezium.
+pub const SILENCE_UPDATES: Topic = topic("iot-silence-updates", Partitions::Single, Cleanup::Compact);
 /// Alerts, keyed by sensor id; written by alerting-svc.
 pub const ALERTS: Topic = topic("iot-alerts", Partitions::Scaled, Cleanup::DeleteAfterDays(30));
 /// Alert episodes, keyed by threshold and sensor, in the partition of the sensor's readings; written and read
@@ -82,5 +84,13 @@ pub const ALERTS: Topic = topic("iot-alerts", Partitions::Scaled, Cleanup::Delet
 pub const ALERT_STATE: Topic = topic("iot-alert-state", Partitions::Scaled, Cleanup::Compact);
 
 /// Every topic, in data-flow order.
-pub const ALL: [Topic; 7] =
-    [READINGS, PRODUCER_DLQ, READING_DLQ, THRESHOLD_UPDATES, DEVICE_UPDATES, ALERTS, ALERT_STATE];
+pub const ALL: [Topic; 8] = [
+    READINGS,
+    PRODUCER_DLQ,
+    READING_DLQ,
+    THRESHOLD_UPDATES,
+    DEVICE_UPDATES,
+    SILENCE_UPDATES,
+    ALERTS,
+    ALERT_STATE,
+];

@@ -1,7 +1,9 @@
 //! Holds the event types against their frozen messages and their published JSON Schemas.
 
 use schema::dead_letter::{DeadLetter, RefusedFile};
-use schema::{Alert, Change, DeviceRow, Episode, Op, ReadingCreatedEvent, RowKey, Scope, ThresholdRow};
+use schema::{
+    Alert, Change, DeviceRow, Episode, Op, ReadingCreatedEvent, RowKey, Scope, SilenceRow, ThresholdRow,
+};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -43,6 +45,7 @@ fn every_released_message_still_decodes_and_satisfies_its_schema() {
     holds::<Episode>("episode.1");
     holds::<Change<DeviceRow>>("device-change.1");
     holds::<Change<ThresholdRow>>("threshold-change.1");
+    holds::<Change<SilenceRow>>("silence-change.1");
     holds::<RefusedFile>("refused-file.1");
 }
 

@@ -8,14 +8,14 @@ GRANT SELECT ON storage_contract TO command_svc, query_svc;
 
 -- One writer per table.
 GRANT SELECT, INSERT, UPDATE, DELETE ON devices TO device_svc;
-GRANT SELECT, INSERT, UPDATE, DELETE ON sensor_thresholds TO threshold_svc;
+GRANT SELECT, INSERT, UPDATE, DELETE ON sensor_thresholds, silences TO threshold_svc;
 GRANT USAGE ON SEQUENCE devices_version TO device_svc;
-GRANT USAGE ON SEQUENCE sensor_thresholds_version TO threshold_svc;
+GRANT USAGE ON SEQUENCE sensor_thresholds_version, silences_version TO threshold_svc;
 -- An insert that skips a row which is there must be able to see it.
 GRANT SELECT, INSERT ON readings_ingestion TO command_svc;
 GRANT SELECT, INSERT, UPDATE ON sensor_latest TO command_svc;
 
 GRANT SELECT ON sensor_reading_hourly_aggregates, sensor_latest, readings_ingestion TO query_svc;
 
--- The two tables whose snapshot begins a stream of changes; the role itself has REPLICATION.
-GRANT SELECT ON devices, sensor_thresholds TO cdc_svc;
+-- The tables whose snapshot begins a stream of changes; the role itself has REPLICATION.
+GRANT SELECT ON devices, sensor_thresholds, silences TO cdc_svc;
