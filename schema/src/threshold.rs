@@ -69,7 +69,7 @@ pub enum Repeat {
     Every,
     /// Not until it closes.
     Never,
-    /// With the first reading that violates after this many seconds of event time, 1 to [`Repeat::SECONDS_MAX`].
+    /// With the first violating reading after this many seconds of event time, 1 to [`Repeat::SECONDS_MAX`].
     Seconds(u32),
 }
 
