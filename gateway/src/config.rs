@@ -2,11 +2,10 @@
 
 use crate::decode::TimestampBounds;
 use crate::durable::in_flight::RECORD_OVERHEAD_BYTES;
-use crate::listener::tls;
 use chassis::config::Env;
 use chassis::{auth, kafka};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// What the largest number of readings in a request costs beside its own bytes: 2 KiB for each of 1,024.
@@ -29,7 +28,7 @@ pub struct Config {
     pub tokens: Option<auth::Settings>,
     /// `TLS_CERT_FILE`, `TLS_KEY_FILE`, `TLS_CLIENT_CA_FILE`, and `TLS_CRL_FILE` if there is a list: PEM
     /// files, followed while the gateway runs.
-    pub tls: tls::Files,
+    pub tls: TlsFiles,
     /// How much of everything.
     pub limits: Limits,
     /// `SPOOL_…`: where records go that Kafka does not acknowledge in time; without it they wait,
@@ -42,6 +41,27 @@ pub struct Config {
     /// `READING_AGE_DAYS_MAX` (366) and `READING_FUTURE_S_MAX` (86,400): how far a device's clock may be off.
     /// A device without a clock says 1970; a year lets a logger deliver what it stored over a winter.
     pub timestamps: TimestampBounds,
+}
+
+/// Where the gateway's own certificate is, and whose devices it believes. PEM.
+#[derive(Clone, Debug)]
+pub struct TlsFiles {
+    /// The gateway's certificate and what leads from it to a root that devices know.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// The authorities that sign device certificates.
+    pub client_ca: PathBuf,
+    /// Their revocation lists. When given, each authority needs one: a device whose authority has none is
+    /// refused.
+    pub crl: Option<PathBuf>,
+}
+
+impl TlsFiles {
+    /// Lists all that are given.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
+        [&self.cert, &self.key, &self.client_ca].into_iter().chain(&self.crl).map(PathBuf::as_path)
+    }
 }
 
 /// The spool.
@@ -129,7 +149,7 @@ impl Config {
             listen: env.socket("MQTT_LISTEN"),
             http_listen: env.text_optional("HTTP_LISTEN").map(|_| env.socket("HTTP_LISTEN")),
             tokens: auth::Settings::optional_from_env(env),
-            tls: tls::Files {
+            tls: TlsFiles {
                 cert: env.path("TLS_CERT_FILE"),
                 key: env.path("TLS_KEY_FILE"),
                 client_ca: env.path("TLS_CLIENT_CA_FILE"),

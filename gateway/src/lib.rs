@@ -44,6 +44,7 @@ use crate::durable::producer::Producer;
 use crate::durable::spool;
 use crate::gateway::Gateway;
 use crate::listener::{Arrived, Door, reload};
+use crate::metrics::Metrics;
 use anyhow::{Context, bail};
 use chassis::Chassis;
 use chassis::auth::Verifier;
@@ -58,15 +59,19 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-pub use config::{Config, Limits, Spool as SpoolConfig};
+pub use config::{Config, Limits, Spool as SpoolConfig, TlsFiles};
 pub use listener::Listeners;
-pub use listener::tls::Files as TlsFiles;
 use watchdog::{Standing, Watchdog};
 
 /// How often Kafka is asked whether it is there; with traffic, delivery reports say so sooner.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// How long closing connections get after the drain, to say good-bye.
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(3);
+
+/// Lists the metrics of the gateway.
+pub fn metric_names() -> Vec<String> {
+    [Metrics::names(), WatchMetrics::names("gateway_devices")].concat()
+}
 
 /// Runs the gateway on the address that the settings name.
 ///
@@ -89,11 +94,37 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
 /// # Errors
 /// As [`run`].
 pub async fn serve(listeners: Listeners, config: Config, chassis: Chassis) -> anyhow::Result<()> {
-    let (files, loaded) = reload::Watch::start(config.tls)?;
-    let tokens = config.tokens.as_ref().map(|tokens| Verifier::open(tokens, &chassis)).transpose()?;
-    let metrics = metrics::Metrics::register(&chassis.registry)?;
+    let (parts, files) = open(&config, &chassis).await?;
+    let tasks = TaskTracker::new();
+    let mut forwarding = pin!(forward(parts.forwarder.as_ref()));
+    // The forwarder goes on while the connections are drained: their messages may wait for it.
+    tokio::select! {
+        outcome = run_until_shutdown(&listeners, &parts, files, &tasks, &config, &chassis) => outcome?,
+        () = &mut forwarding => {}
+    }
+    drop(listeners);
+    tokio::select! {
+        () = drain(&parts.gateway, &tasks) => {}
+        () = &mut forwarding => {}
+    }
+    parts.gateway.producer.close().await;
+    Ok(())
+}
+
+/// What is there before the first connection.
+struct Parts {
+    gateway: Arc<Gateway>,
+    door: Arc<Door>,
+    forwarder: Option<Forwarder>,
+}
+
+/// Reads the TLS files, and opens the spool and the producer.
+async fn open(config: &Config, chassis: &Chassis) -> anyhow::Result<(Parts, reload::Watch)> {
+    let (files, loaded) = reload::Watch::start(config.tls.clone())?;
+    let tokens = config.tokens.as_ref().map(|tokens| Verifier::open(tokens, chassis)).transpose()?;
+    let metrics = Metrics::register(&chassis.registry)?;
     let (producer, forwarder) =
-        open_producer(&config.kafka, config.spool.as_ref(), &metrics, &chassis).await?;
+        open_producer(&config.kafka, config.spool.as_ref(), &metrics, chassis).await?;
     let gateway = Arc::new(Gateway {
         limits: config.limits,
         timestamps: config.timestamps,
@@ -109,7 +140,47 @@ pub async fn serve(listeners: Listeners, config: Config, chassis: Chassis) -> an
     gateway.registry.revoke(loaded.revoked.clone());
     reload::show(&gateway.metrics, &loaded.ends);
     let door = Arc::new(Door::new(loaded, &config.limits));
-    let (tasks, loaded) = (TaskTracker::new(), Notify::new());
+    Ok((Parts { gateway, door, forwarder }, files))
+}
+
+/// Lets devices in as soon as the table of devices is loaded, and keeps that table, the files and the watches
+/// going.
+///
+/// # Errors
+/// A part that never ends has ended (stop).
+async fn run_until_shutdown(
+    listeners: &Listeners,
+    parts: &Parts,
+    files: reload::Watch,
+    tasks: &TaskTracker,
+    config: &Config,
+    chassis: &Chassis,
+) -> anyhow::Result<()> {
+    let Parts { gateway, door, forwarder } = parts;
+    let loaded = Notify::new();
+    let let_in = async {
+        loaded.notified().await;
+        listener::open(listeners, door, gateway, tasks, serve_arrived).await;
+    };
+    let watchdog = watchdog(gateway, &files, forwarder.as_ref(), config.stall_max, chassis);
+    tokio::select! {
+        outcome = follow_devices(gateway, config, chassis, || loaded.notify_one()) => outcome,
+        () = let_in => Ok(()),
+        failure = files.follow(door, gateway) => Err(failure),
+        () = connections::end_with_certificates(&gateway.connections) => Ok(()),
+        () = watch_kafka(gateway, chassis) => Ok(()),
+        () = watchdog.run() => Ok(()),
+        what = gateway.producer.broken() => bail!("{what}"),
+    }
+}
+
+/// Keeps the table of devices, and watches over its progress; `loaded` is called once it is read to its end.
+async fn follow_devices(
+    gateway: &Gateway,
+    config: &Config,
+    chassis: &Chassis,
+    loaded: impl FnOnce(),
+) -> anyhow::Result<()> {
     let topic = config.kafka.topic(topics::DEVICE_UPDATES.name);
     let (latch, assignment) = (chassis.readiness.latch("devices"), Assignment::default());
     let source = table::Source { reader: "gateway", topic: &topic, latch: &latch, assignment: &assignment };
@@ -121,35 +192,22 @@ pub async fn serve(listeners: Listeners, config: Config, chassis: Chassis) -> an
         stall_max: config.stall_max,
         metrics: WatchMetrics::register(&chassis.registry, "gateway_devices")?,
     };
-    let watch = Watch::open(&config.kafka, &chassis, watched)?;
-    let watchdog = watchdog(&gateway, &files, forwarder.as_ref(), config.stall_max, &chassis);
-    let mut forwarding = pin!(async {
-        match &forwarder {
-            Some(forwarder) => forwarder.run().await,
-            None => std::future::pending().await,
-        }
-    });
+    let watch = Watch::open(&config.kafka, chassis, watched)?;
     let apply = |key: &[u8], value: Option<&[u8]>| {
         updates::apply(&gateway.registry, &gateway.connections, &gateway.metrics, key, value);
     };
     tokio::select! {
-        outcome = table::follow(&config.kafka, source, &chassis.shutdown, apply, || loaded.notify_one()) => outcome?,
-        outcome = watch.run(|_| true) => outcome?,
-        () = async { loaded.notified().await; listener::open(&listeners, &door, &gateway, &tasks, serve_arrived).await } => {}
-        failure = files.follow(&door, &gateway) => return Err(failure),
-        () = connections::end_with_certificates(&gateway.connections) => {}
-        () = watch_kafka(&gateway, &chassis) => {}
-        () = watchdog.run() => {}
-        () = &mut forwarding => {}
-        what = gateway.producer.broken() => bail!("{what}"),
+        outcome = table::follow(&config.kafka, source, &chassis.shutdown, apply, loaded) => outcome,
+        outcome = watch.run(|_| true) => outcome,
     }
-    drop(listeners);
-    tokio::select! {
-        () = drain(&gateway, &tasks) => {}
-        () = &mut forwarding => {}
+}
+
+/// Forwards what is in the spool; never ends without one.
+async fn forward(forwarder: Option<&Forwarder>) {
+    match forwarder {
+        Some(forwarder) => forwarder.run().await,
+        None => std::future::pending().await,
     }
-    gateway.producer.close().await;
-    Ok(())
 }
 
 /// Serves a connection to its end, behind the front door of its socket.
@@ -167,7 +225,7 @@ async fn serve_arrived(gateway: Arc<Gateway>, arrived: Arrived) {
 async fn open_producer(
     kafka: &kafka::Settings,
     settings: Option<&SpoolConfig>,
-    metrics: &metrics::Metrics,
+    metrics: &Metrics,
     chassis: &Chassis,
 ) -> anyhow::Result<(Producer, Option<Forwarder>)> {
     let Some(settings) = settings else {

@@ -154,3 +154,8 @@ fn every_limit_has_its_default() {
         assert_eq!(row[1].replace(',', ""), default.to_string(), "{}", row[0]);
     }
 }
+
+#[test]
+fn documentation_names_only_metrics_that_exist() {
+    testkit::docs::assert_metrics_exist("gateway_", &gateway::metric_names());
+}

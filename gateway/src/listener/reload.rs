@@ -6,9 +6,10 @@
 //! in any more, but closes nobody: the registry pins every certificate by its fingerprint, so that a stolen
 //! authority opens no door by itself.
 
+use crate::config::TlsFiles;
 use crate::gateway::Gateway;
 use crate::listener::Door;
-use crate::listener::tls::{Contents, Ends, Files, Loaded};
+use crate::listener::tls::{Contents, Ends, Loaded};
 use crate::metrics::Metrics;
 use crate::watchdog::Standing;
 use anyhow::Context;
@@ -26,7 +27,7 @@ const STAMP_TRUST_AFTER: Duration = Duration::from_secs(2);
 
 /// Files, and what was last seen of them.
 pub(crate) struct Watch {
-    files: Files,
+    files: TlsFiles,
     stamps: Vec<Stamp>,
     digest: Option<[u8; 32]>,
     /// The last message about files that cannot be used.
@@ -62,7 +63,7 @@ impl Watch {
     ///
     /// # Errors
     /// They cannot be used (stop).
-    pub(crate) fn start(files: Files) -> anyhow::Result<(Self, Arc<Loaded>)> {
+    pub(crate) fn start(files: TlsFiles) -> anyhow::Result<(Self, Arc<Loaded>)> {
         let mut watch = Self { files, stamps: Vec::new(), digest: None, said: None, looks: Arc::default() };
         let loaded = watch.look()?.context("TLS files are there at the start")?;
         Ok((watch, loaded))
@@ -102,7 +103,7 @@ impl Watch {
             return Ok(None);
         }
         self.stamps = stamps;
-        self.files.read().map(Some)
+        Contents::read(&self.files).map(Some)
     }
 
     /// Follows the files until that fails (stop): a revocation that nobody reads must not go unseen.

@@ -4,6 +4,7 @@
 //! kilobytes more on the wire. A device connects for hours, and a resumed session would not be asked for its
 //! certificate again.
 
+use crate::config::TlsFiles;
 use crate::device::identity::Issue;
 use anyhow::{Context, ensure};
 use parking_lot::RwLock;
@@ -16,45 +17,10 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::revocation_list::CertificateRevocationList;
-
-/// Where the gateway's own certificate is, and whose devices it believes. PEM.
-#[derive(Clone, Debug)]
-pub struct Files {
-    /// The gateway's certificate and what leads from it to a root that devices know.
-    pub cert: PathBuf,
-    /// Its key.
-    pub key: PathBuf,
-    /// The authorities that sign device certificates.
-    pub client_ca: PathBuf,
-    /// Their revocation lists. When given, each authority needs one: a device whose authority has none is
-    /// refused.
-    pub crl: Option<PathBuf>,
-}
-
-impl Files {
-    /// Lists all that are given.
-    pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
-        [&self.cert, &self.key, &self.client_ca].into_iter().chain(&self.crl).map(PathBuf::as_path)
-    }
-
-    /// Reads all of them.
-    ///
-    /// # Errors
-    /// One cannot be read.
-    pub(crate) fn read(&self) -> anyhow::Result<Contents> {
-        let read = |path: &Path| std::fs::read(path).with_context(|| format!("read {}", path.display()));
-        Ok(Contents {
-            cert: read(&self.cert)?,
-            key: read(&self.key)?,
-            client_ca: read(&self.client_ca)?,
-            crl: self.crl.as_deref().map(read).transpose()?,
-        })
-    }
-}
 
 /// The bytes of all files, as they were at one time.
 pub(crate) struct Contents {
@@ -123,6 +89,20 @@ fn not_after(certificates: &[CertificateDer<'_>]) -> anyhow::Result<i64> {
 }
 
 impl Contents {
+    /// Reads all files that are given.
+    ///
+    /// # Errors
+    /// One cannot be read.
+    pub(crate) fn read(files: &TlsFiles) -> anyhow::Result<Self> {
+        let read = |path: &Path| std::fs::read(path).with_context(|| format!("read {}", path.display()));
+        Ok(Self {
+            cert: read(&files.cert)?,
+            key: read(&files.key)?,
+            client_ca: read(&files.client_ca)?,
+            crl: files.crl.as_deref().map(read).transpose()?,
+        })
+    }
+
     /// Changes with any byte of any file.
     pub(crate) fn digest(&self) -> [u8; 32] {
         let mut digest = Sha256::new();

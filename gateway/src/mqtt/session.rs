@@ -109,8 +109,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         self.clocks.now = Instant::now();
         loop {
             self.acknowledge()?;
-            self.check_stop()?;
-            let can_read = self.advance(cx)?;
+            let is_draining = self.check_stop()?;
+            let can_read = self.advance(cx, is_draining)?;
             self.send(cx)?;
             if !can_read || !self.fill(cx)? {
                 break;
@@ -146,7 +146,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         if has_failed { Err(End::told(DisconnectReason::Busy, NOT_STORED)) } else { Ok(()) }
     }
 
-    fn check_stop(&self) -> Result<(), End> {
+    /// Ends the session when it was asked to; says whether it is to read nothing more.
+    fn check_stop(&self) -> Result<bool, End> {
         let (closing, is_draining) = self.link.asked();
         if let Some(closing) = closing {
             return Err(closing.into());
@@ -154,12 +155,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         if is_draining && self.pending.is_none() && self.in_flight.load().records == 0 {
             return Err(Closing::ShuttingDown.into());
         }
-        Ok(())
+        Ok(is_draining)
     }
 
     /// Handles what has been read, as far as there is room; says whether more may be read.
-    fn advance(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        let (_, is_draining) = self.link.asked();
+    fn advance(&mut self, cx: &mut Context<'_>, is_draining: bool) -> Result<bool, End> {
         loop {
             // The device may have to wait for its account without a message that waits for room.
             if self.submit(cx)?.is_pending() || is_draining || self.clocks.retry_at.is_some() {

@@ -42,7 +42,7 @@ impl Pending {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     pub(super) fn on_publish(&mut self, publish: Publish) -> Result<(), End> {
-        self.gateway.metrics.publishes[publish.qos as usize].inc();
+        self.gateway.metrics.publishes.of(publish.qos as usize).inc();
         self.check_offer(&publish)?;
         let generation = self.gateway.registry.generation();
         if generation != self.generation {
