@@ -36,8 +36,9 @@ test: build ## Runs every test against servers that it starts itself
 loss: build ## Sends 200 devices through four faults and prints what was acknowledged and what is stored
 	$(IOTCTL) servers run -- cargo test --locked -p e2e --test e2e -- --nocapture loss::
 
-abuse: build ## Lets one hostile device of each kind loose beside 200 good ones and prints what those notice, in ABUSE_ROUNDS=3 of ABUSE_SECONDS=10; then STRANGERS=100000 at every port
-	ABUSE_DEVICES=200 ABUSE_SECONDS=$(or $(ABUSE_SECONDS),10) ABUSE_ROUNDS=$(or $(ABUSE_ROUNDS),3) $(IOTCTL) servers run -- \
+abuse: build ## Lets one hostile device of each kind loose beside 200 good ones and prints what those notice, in ABUSE_ROUNDS=3 of ABUSE_SECONDS=10, on optimised builds; then STRANGERS=100000 at every port
+	cargo build --locked --release -p gateway -p command-svc -p device-svc -p threshold-svc -p cdc-svc -p alerting-svc -p query-svc
+	PROGRAMS=$(abspath $(TARGET))/release ABUSE_DEVICES=200 ABUSE_SECONDS=$(or $(ABUSE_SECONDS),10) ABUSE_ROUNDS=$(or $(ABUSE_ROUNDS),3) $(IOTCTL) servers run -- \
 	  cargo test --locked -p e2e --test e2e -- --nocapture abuse::
 	STRANGERS=$(or $(STRANGERS),100000) $(IOTCTL) servers run -- \
 	  cargo test --locked -p e2e -p gateway --tests -- --nocapture strangers::

@@ -1,5 +1,6 @@
 //! One instance of a service as a process, of which there may be several.
 
+use crate::service;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::path::PathBuf;
@@ -23,11 +24,8 @@ impl Instance {
     /// It is not built.
     pub fn start(name: &'static str, variables: &[(&str, &str)]) -> Self {
         let (folder, admin_port) = (TempDir::new().unwrap(), testkit::free_port());
-        let own = std::env::current_exe().unwrap();
-        let program = own.parent().and_then(|deps| deps.parent()).unwrap().join(name);
-        assert!(program.is_file(), "{} is not built: run `make test`", program.display());
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
-        let child = testkit::process::command(program)
+        let child = testkit::process::command(service::program(name))
             .env("ADMIN_LISTEN", format!("127.0.0.1:{admin_port}"))
             .envs(variables.iter().copied())
             .stdin(Stdio::null())
