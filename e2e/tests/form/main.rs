@@ -5,6 +5,7 @@ mod comments;
 mod hold;
 mod imports;
 mod laws;
+mod manifests;
 mod pure;
 mod sources;
 mod words;
