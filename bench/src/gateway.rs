@@ -16,7 +16,6 @@ use crate::topic::Topic;
 use anyhow::{Context as _, Result, ensure};
 use bare::Event;
 use chassis::kafka;
-use clap::Parser as _;
 use fleet::Device;
 use iotctl::pki::Pki;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -62,20 +61,11 @@ struct Stage {
 /// Measures what the arguments ask for and prints the tables.
 #[must_use]
 pub fn main() -> ExitCode {
-    let options = Options::parse();
-    chassis::install_tls_provider();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let outcome = runtime.context("start the runtime").and_then(|runtime| runtime.block_on(run(options)));
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench-gateway: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    crate::main_of("bench-gateway", run)
 }
 
 async fn run(options: Options) -> Result<()> {
+    chassis::install_tls_provider();
     let program = options.gateway();
     ensure!(program.is_file(), "{} is not built: run `make bench-gateway`", program.display());
     allow_files(u64::from(options.devices()) + OTHER_FILES)?;

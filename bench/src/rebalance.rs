@@ -12,7 +12,6 @@ mod watch;
 use crate::topic::Topic;
 use anyhow::{Context as _, Result, ensure};
 use chassis::kafka;
-use clap::Parser as _;
 use instance::{Instance, Service};
 use load::Offered;
 use options::Options;
@@ -49,16 +48,7 @@ struct Stage {
 /// Measures what the arguments ask for and prints a line of the table.
 #[must_use]
 pub fn main() -> ExitCode {
-    let options = Options::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let outcome = runtime.context("start the runtime").and_then(|runtime| runtime.block_on(run(options)));
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench-rebalance: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    crate::main_of("bench-rebalance", run)
 }
 
 async fn run(options: Options) -> Result<()> {

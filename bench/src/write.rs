@@ -19,7 +19,6 @@ use crate::server::Server;
 use crate::topic::{self, Topic};
 use anyhow::{Context as _, Result, ensure};
 use chassis::kafka;
-use clap::Parser as _;
 use contender::Contender;
 use options::{Options, Part};
 use report::Report;
@@ -43,16 +42,7 @@ struct Stage {
 /// Measures what the arguments ask for and prints the tables.
 #[must_use]
 pub fn main() -> ExitCode {
-    let options = Options::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let outcome = runtime.context("start the runtime").and_then(|runtime| runtime.block_on(run(options)));
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench-write: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    crate::main_of("bench-write", run)
 }
 
 async fn run(options: Options) -> Result<()> {
