@@ -129,10 +129,10 @@ pub struct Limits {
     /// `HTTP_BODY_BYTES_MAX` (1,048,576): the largest body of a request; a thousand readings of a kilobyte.
     pub http_body_bytes_max: usize,
     /// `PUBLISH_RATE_MAX` (1,000): units of cost of one device in a second, over all its connections and
-    /// requests. A reading is one, and so is each KiB of a message or of the rows that it becomes; a PINGREQ,
-    /// a topic filter and a refused topic are one, a connection is ten; each KiB that cannot be decoded is
-    /// four. A sensor has tens at most; beyond this it is a loop gone wild, whose socket then waits. A logger
-    /// that comes home with a year of minutes has delivered them in nine minutes.
+    /// requests. A reading is one, and so are 512 bytes of a message or of the rows that it becomes; a
+    /// PINGREQ, a topic filter and a refused topic are one, a connection is ten; 256 bytes that cannot be
+    /// decoded are one. A sensor has tens at most; beyond this it is a loop gone wild, whose socket then
+    /// waits. A logger that comes home with a year of minutes has delivered them in eleven minutes.
     pub publish_rate_max: u32,
     /// `PUBLISH_BURST_MAX` (5,000): units that pass at once after quiet: what a device kept while it was out
     /// of reach for an hour.

@@ -27,13 +27,14 @@ const ACCOUNTS_MIN: usize = 1_024;
 /// subscribes to tens of thousands of topics; who pays by connecting again and again is slowed down by as
 /// much for each connection.
 const WAIT_MAX: Duration = Duration::from_secs(30);
-/// Bytes that cost as much as a reading does.
-const UNIT_BYTES: usize = 1_024;
+/// Bytes that cost as much as a reading does, whose own first ones are free. A burst is five thousand units:
+/// two and a half megabytes of attributes, which hold everybody else up for less than their patience.
+const UNIT_BYTES: usize = 512;
 /// Bytes of a row beside its attributes, in memory and on disk.
 const ROW_BYTES: usize = 64;
 /// What a byte that nobody can use costs, in bytes: it is kept as it came, beside the readings, for an
 /// operator to look at.
-const UNDECODABLE_FACTOR: usize = 4;
+const UNDECODABLE_FACTOR: usize = 2;
 /// Cost of a connection: its handshake is a thousand times the work of a message, but devices on bad lines
 /// connect often.
 pub(crate) const CONNECT_COST: u64 = 10;
@@ -277,7 +278,7 @@ mod tests {
 
     #[test]
     fn cost_counts_readings_bytes_and_the_rows_that_they_become() {
-        assert_eq!((cost(0, 0), cost(1, 100), cost(1, 5_000), cost(1_024, 256 << 10)), (1, 1, 5, 1_280));
+        assert_eq!((cost(0, 0), cost(1, 100), cost(1, 5_000), cost(1_024, 256 << 10)), (1, 1, 10, 1_536));
         let now = schema::Timestamp::now();
         let reading = |metrics: usize, text_bytes: usize| ReadingCreatedEvent {
             event_id: uuid::Uuid::nil(),
