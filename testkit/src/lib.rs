@@ -14,6 +14,7 @@ pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod rest;
+pub mod server;
 pub mod wait;
 
 /// Returns a variable of the test run.

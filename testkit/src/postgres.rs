@@ -1,5 +1,6 @@
 //! A database of one test's own, migrated.
 
+use crate::server::Server;
 use chassis::postgres::Settings;
 use schema::migrations::Dialect;
 use tokio::sync::OnceCell;
@@ -32,6 +33,8 @@ pub async fn dialects() -> Vec<Dialect> {
 pub struct Database {
     name: String,
     url: String,
+    /// URL of a database that is there before and after this one.
+    server: String,
     /// The dialect of its migrations; of an empty one, what the server offers.
     pub dialect: Dialect,
 }
@@ -53,8 +56,22 @@ impl Database {
         Self::migrated(Some(dialect)).await
     }
 
+    /// Creates a database on a server of the test's own and migrates it in the dialect that this one offers.
+    ///
+    /// # Panics
+    /// The server refuses it.
+    pub async fn create_on(server: &Server) -> Self {
+        let offered =
+            iotctl::database::offered(&Settings::local(server.url()).connect().await.unwrap()).await;
+        Self::empty_on(server.url(), offered.unwrap()).await.migrate(None).await
+    }
+
     async fn migrated(wanted: Option<Dialect>) -> Self {
-        let mut database = Self::create_empty().await;
+        Self::create_empty().await.migrate(wanted).await
+    }
+
+    async fn migrate(self, wanted: Option<Dialect>) -> Self {
+        let mut database = self;
         let mut client = database.client().await;
         if wanted.unwrap_or(database.dialect) == Dialect::Timescale {
             // Jobs of its own would refresh hours in the middle of a test.
@@ -73,12 +90,15 @@ impl Database {
     /// # Panics
     /// The server refuses it.
     pub async fn create_empty() -> Self {
-        let server = crate::setting("TEST_DATABASE_URL");
+        Self::empty_on(crate::setting("TEST_DATABASE_URL"), offered().await).await
+    }
+
+    async fn empty_on(server: String, dialect: Dialect) -> Self {
         let name = crate::unique("test").replace('-', "_");
         let admin = Settings::local(&server).connect().await.unwrap();
         admin.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
-        let (base, _) = server.rsplit_once('/').expect("TEST_DATABASE_URL ends in /database");
-        let database = Self { url: format!("{base}/{name}"), name, dialect: offered().await };
+        let (base, _) = server.rsplit_once('/').expect("the server's URL ends in /database");
+        let database = Self { url: format!("{base}/{name}"), name, server: server.clone(), dialect };
         if has_citus(&admin).await {
             // A node alone takes distributed tables, too.
             database.client().await.batch_execute("CREATE EXTENSION citus").await.unwrap();
@@ -142,7 +162,7 @@ async fn has_citus(client: &Client) -> bool {
 impl Drop for Database {
     /// Drops the database on a thread of its own, because a drop cannot wait in an async test.
     fn drop(&mut self) {
-        let (server, name) = (crate::setting("TEST_DATABASE_URL"), self.name.clone());
+        let (server, name) = (self.server.clone(), self.name.clone());
         let dropped = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
