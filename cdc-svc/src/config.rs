@@ -17,7 +17,7 @@ pub struct Config {
     /// Kafka; see [`kafka::Settings::from_env`].
     pub kafka: kafka::Settings,
     /// The database; see [`postgres::Settings::from_env`]. Its user needs `REPLICATION` and `SELECT` on the
-    /// two tables.
+    /// captured tables.
     pub postgres: postgres::Settings,
     /// `CDC_SLOT`: the replication slot, `[a-z0-9_]`, 1 to 50 bytes, default `fieldline_cdc`. Slots belong to
     /// the whole server: two platforms on one server need two names.

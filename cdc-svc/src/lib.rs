@@ -1,15 +1,15 @@
-//! Tables `devices` and `sensor_thresholds` → topics `iot-device-updates` and `iot-threshold-updates`, from
-//! the WAL.
+//! Tables `devices`, `sensor_thresholds` and `silences` → topics `iot-device-updates`,
+//! `iot-threshold-updates` and `iot-silence-updates`, from the WAL.
 //!
 //! In:         publication `fieldline_changes`, through one permanent replication slot (`CDC_SLOT`).
 //! Out:        one Debezium-style envelope per row change, a tombstone after a delete; the only writer of
-//!             both topics.
+//!             the topics.
 //! Guarantee:  every committed change at least once, in commit order; a transaction of the database becomes
 //!             visible whole (up to [`sink::RECORDS_MAX`] records), and a former owner of the slot cannot
 //!             write any more.
 //! On failure: database or Kafka away → nothing is confirmed, retry, not ready. Slot taken → wait, ready.
-//!             Slot lost → new snapshot, which also finds rows deleted meanwhile. Slot that does not move →
-//!             not ready, then not live. A change that cannot be read → stop.
+//!             Slot lost or made anew → new snapshot, which also finds rows deleted meanwhile. Slot that does
+//!             not move → not ready, then not live. A change that cannot be read → stop.
 //!
 //! # Why nothing is lost and nothing is reordered
 //!
@@ -30,7 +30,8 @@
 //! temporary slot is copied to the permanent one, at the same LSN. A crash before the copy leaves no slot, so
 //! the next start begins again; a crash after it finds the slot and streams on from the snapshot's own LSN.
 //! The temporary slot's fixed name also keeps two replicas from taking a snapshot at once. A slot that the
-//! server has invalidated counts as no slot.
+//! server has invalidated counts as no slot, and so does one that does not continue what the topics hold:
+//! somebody made it anew, or the database is another one (see `mark`).
 //!
 //! A new snapshot compares the keys that the topic holds with the keys that the table holds, and writes a
 //! delete and a tombstone for each that is gone: what was deleted while there was no slot.
@@ -45,6 +46,7 @@ mod config;
 mod context;
 mod failure;
 mod lag;
+mod mark;
 mod metrics;
 mod session;
 mod slot;

@@ -2,6 +2,7 @@
 
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::mark::{Found, Mark};
 use crate::sink::Sink;
 use crate::slot::{self, State};
 use crate::topic::Probe;
@@ -14,6 +15,8 @@ use tokio_postgres::Client;
 
 /// Interval at which a standby looks at the slot: what a fail-over costs, and one small query each.
 const STANDBY_LOOK: Duration = Duration::from_millis(500);
+/// Interval between looks whether a slot that was given up is free.
+const FREE_LOOK: Duration = Duration::from_millis(50);
 /// Interval at which a standby makes sure that it could reach Kafka.
 const KAFKA_LOOK: Duration = Duration::from_secs(10);
 
@@ -71,10 +74,18 @@ impl Session<'_> {
         let mut source = self.take_slot().await?;
         context.metrics.active.set(1);
         let mut sink = self.sink().await?;
+        let found = context.answered("look at the WAL", slot::found(&control, &context.config.slot)).await?;
+        if let Some(doubt) = self.doubt(&probe, &found).await? {
+            let slot = &context.config.slot;
+            tracing::warn!(slot, doubt, "slot does not continue what the topics hold; taking a new snapshot");
+            source.stop();
+            drop(source);
+            return self.forget_slot(&control).await;
+        }
         context.open();
         tracing::info!(slot = context.config.slot, "streaming");
         one.worked();
-        stream::run(context, &mut source, &mut sink).await
+        stream::run(context, found.wal, &mut source, &mut sink).await
     }
 
     /// Waits, ready, until nobody holds the slot any more, on one connection to each side.
@@ -120,6 +131,24 @@ impl Session<'_> {
             }
             Err(error) => Err(Failure::Stop(error.into())),
         }
+    }
+
+    /// Says why the slot that this session holds does not continue what the topics hold; none when it does.
+    async fn doubt(&self, probe: &Probe, found: &Found) -> Result<Option<&'static str>, Failure> {
+        // No predecessor can move the mark any more, nor hold it back with an open transaction: it is fenced.
+        let mark = self.context.patiently(probe.mark()).await?.map_err(Failure::Kafka)?;
+        let doubt = |mark: &Mark| mark.doubt(&self.context.config.slot, found);
+        Ok(mark.as_ref().map_or(Some("the topics hold no mark"), doubt))
+    }
+
+    /// Drops the slot once the server has heard that this session holds it no more; the next session takes a
+    /// snapshot.
+    async fn forget_slot(&self, control: &Client) -> Result<(), Failure> {
+        while self.state(control).await? == State::Taken {
+            self.context.patiently(tokio::time::sleep(FREE_LOOK)).await?;
+        }
+        self.context.answered("drop the slot", slot::drop_slot(control, &self.context.config.slot)).await?;
+        Err(Failure::Freed)
     }
 
     async fn snapshot(&self, control: &Client) -> Result<(), Failure> {

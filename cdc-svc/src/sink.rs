@@ -4,9 +4,12 @@
 use crate::Config;
 use crate::blocking::blocking;
 use crate::envelope::Record;
+use crate::mark::Mark;
 use crate::metrics::Metrics;
+use crate::topic;
 use anyhow::Context;
-use chassis::kafka::{Settings, TransactionalProducer};
+use chassis::kafka::{Quiet, Settings, TransactionalProducer};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
 use rdkafka::producer::BaseRecord;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -55,6 +58,8 @@ impl Held {
 /// Writes to the update topics.
 pub struct Sink {
     producer: Arc<TransactionalProducer>,
+    /// In whose notes the mark stands.
+    group: Arc<ConsumerGroupMetadata>,
     settings: Settings,
     metrics: Metrics,
     held: Held,
@@ -69,8 +74,11 @@ impl Sink {
         let client = settings.transactional_producer(&format!("cdc-svc-{}", config.slot), TRANSACTION_MAX);
         let start = move || TransactionalProducer::start(&client).context("fence the predecessor");
         let producer = Arc::new(blocking(start).await?);
-        let metrics = metrics.clone();
-        Ok(Self { producer, settings, metrics, held: Held::default(), counts: BTreeMap::new() })
+        let consumer: BaseConsumer<_> =
+            settings.consumer(topic::GROUP).create_with_context(Quiet).context("create a consumer")?;
+        let group = Arc::new(consumer.group_metadata().context("name the group")?);
+        let (metrics, held) = (metrics.clone(), Held::default());
+        Ok(Self { producer, group, settings, metrics, held, counts: BTreeMap::new() })
     }
 
     /// Says whether records wait for [`Sink::commit`].
@@ -106,10 +114,15 @@ impl Sink {
         self.producer.send(produced).context("produce a change")
     }
 
-    /// Commits what was produced. When this returns without an error, all of it is durable and visible.
-    pub(crate) async fn commit(&mut self) -> anyhow::Result<()> {
-        let producer = Arc::clone(&self.producer);
-        blocking(move || Ok(producer.commit(None)?)).await?;
+    /// Commits what was produced, and with it the mark up to which the topics are complete then. When this
+    /// returns without an error, all of it is durable and visible. Without records it moves the mark alone.
+    pub(crate) async fn commit(&mut self, mark: Option<&Mark>) -> anyhow::Result<()> {
+        if !self.is_open() {
+            self.producer.begin()?;
+        }
+        let notes = mark.map(|mark| topic::noted(&self.settings, Some(mark))).transpose()?;
+        let (producer, group) = (Arc::clone(&self.producer), Arc::clone(&self.group));
+        blocking(move || Ok(producer.commit(notes.as_ref().map(|notes| (notes, &*group)))?)).await?;
         for (topic, count) in std::mem::take(&mut self.counts) {
             self.metrics.records.with_label_values(&[topic]).inc_by(count);
         }

@@ -3,6 +3,7 @@
 use crate::Config;
 use crate::envelope::TABLES;
 use crate::failure::{Failure, database, stop};
+use crate::mark::{Found, Wal};
 use anyhow::Context;
 use pgwire_replication::{PgWireError, ReplicationConfig, TlsConfig};
 use std::time::Duration;
@@ -110,10 +111,27 @@ pub(crate) async fn position(client: &Client, slot: &str) -> anyhow::Result<Posi
     })
 }
 
+/// Looks at the WAL, and at how far the slot is in it. A slot that is gone is as far as can be.
+pub(crate) async fn found(control: &Client, slot: &str) -> Result<Found, Failure> {
+    // The control file learns of a new timeline only at a checkpoint; the name of a WAL file begins with it.
+    let sql = "SELECT system_identifier, left(pg_walfile_name(now.wal), 8), \
+               (confirmed_flush_lsn - '0/0')::int8, (now.wal - '0/0')::int8 \
+               FROM pg_control_system(), (SELECT pg_current_wal_lsn() AS wal) now \
+               LEFT JOIN pg_replication_slots ON slot_name = $1";
+    let row = control.query_one(sql, &[&slot]).await.map_err(database("look at the WAL"))?;
+    let timeline = u32::from_str_radix(row.get(1), 16).map_err(database("read the timeline"))?;
+    Ok(Found {
+        // 64 bits that the server shows with a sign.
+        wal: Wal { system: row.get::<_, i64>(0).cast_unsigned(), timeline },
+        confirmed: row.get::<_, Option<i64>>(2).map_or(u64::MAX, i64::cast_unsigned),
+        end: row.get::<_, i64>(3).cast_unsigned(),
+    })
+}
+
 /// Drops the slot.
 pub(crate) async fn drop_slot(control: &Client, slot: &str) -> Result<(), Failure> {
     let dropped = control.execute("SELECT pg_drop_replication_slot($1)", &[&slot]).await;
-    dropped.map(drop).map_err(database("drop the lost slot"))
+    dropped.map(drop).map_err(database("drop the slot"))
 }
 
 /// Names the temporary slot of a snapshot.

@@ -3,6 +3,7 @@
 use crate::context::Context;
 use crate::envelope::{self, Origin, Row, RowChange, TABLES, Table};
 use crate::failure::{Failure, database, stop};
+use crate::mark::Mark;
 use crate::pgoutput::{Cell, Column, Relation};
 use crate::sink::Sink;
 use crate::slot::{self, State};
@@ -72,9 +73,10 @@ pub(crate) async fn run(
         let scan = Scan { context, reader: &reader, table, lsn: exported.lsn };
         scan.run(sink).await?;
     }
-    if sink.is_open() {
-        context.patiently(sink.commit()).await?.map_err(Failure::Kafka)?;
-    }
+    // The mark comes first, as ever: a slot is never further than it.
+    let wal = context.answered("look at the WAL", slot::found(control, &context.config.slot)).await?.wal;
+    let mark = Mark { wal, slot: context.config.slot.clone(), lsn: exported.lsn.as_u64() };
+    context.patiently(sink.commit(Some(&mark))).await?.map_err(Failure::Kafka)?;
     let make = slot::make_permanent(control, &context.config.slot);
     context.answered("make the slot permanent", make).await?;
     context.metrics.snapshots.inc();
@@ -125,7 +127,7 @@ impl Scan<'_> {
     async fn send(&self, sink: &mut Sink, record: &envelope::Record) -> Result<(), Failure> {
         sink.send(record).map_err(Failure::Kafka)?;
         if sink.is_full() {
-            self.context.patiently(sink.commit()).await?.map_err(Failure::Kafka)?;
+            self.context.patiently(sink.commit(None)).await?.map_err(Failure::Kafka)?;
         }
         Ok(())
     }

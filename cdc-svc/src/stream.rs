@@ -3,6 +3,7 @@
 use crate::context::Context;
 use crate::envelope::{self, Origin, RowChange, TABLES, Table};
 use crate::failure::{Failure, database, stop};
+use crate::mark::{Mark, Wal};
 use crate::pgoutput::{self, Message, Relation};
 use crate::sink::Sink;
 use crate::slot::{self, SILENCE_MAX};
@@ -18,6 +19,8 @@ use tokio::time::Instant;
 const LINGER: Duration = Duration::from_millis(2);
 /// How often an idle stream looks at its own silence and beats.
 const IDLE_LOOK: Duration = Duration::from_secs(5);
+/// Interval at which WAL of other tables is let go: each time costs a small Kafka transaction.
+const LET_GO_EVERY: Duration = Duration::from_secs(1);
 /// Microseconds from the Unix epoch to PostgreSQL's, 2000-01-01.
 const PG_EPOCH_MICROS: i64 = 946_684_800_000_000;
 
@@ -40,11 +43,20 @@ struct Unconfirmed {
 /// Streams until the shutdown or a failure.
 pub(crate) async fn run(
     context: &Context,
+    wal: Wal,
     source: &mut ReplicationClient,
     sink: &mut Sink,
 ) -> Result<(), Failure> {
-    let mut stream =
-        Stream { context, source, sink, relations: HashMap::new(), receiving: None, unconfirmed: None };
+    let mut stream = Stream {
+        context,
+        wal,
+        source,
+        sink,
+        relations: HashMap::new(),
+        receiving: None,
+        unconfirmed: None,
+        let_go: Instant::now(),
+    };
     let outcome = stream.run().await;
     stream.source.stop();
     outcome
@@ -52,12 +64,15 @@ pub(crate) async fn run(
 
 struct Stream<'a> {
     context: &'a Context,
+    wal: Wal,
     source: &'a mut ReplicationClient,
     sink: &'a mut Sink,
     relations: HashMap<u32, Relation>,
     receiving: Option<Receiving>,
     /// What the open Kafka transaction holds of whole database transactions.
     unconfirmed: Option<Unconfirmed>,
+    /// When WAL of other tables was last let go.
+    let_go: Instant,
 }
 
 impl Stream<'_> {
@@ -89,7 +104,7 @@ impl Stream<'_> {
     /// Commits what is whole; an unfinished database transaction is aborted and comes again.
     async fn drain(&mut self) -> Result<(), Failure> {
         if self.receiving.is_none() && self.sink.is_open() {
-            self.sink.commit().await.map_err(Failure::Kafka)?;
+            self.sink.commit(self.mark().as_ref()).await.map_err(Failure::Kafka)?;
             self.confirm();
         }
         Err(Failure::Shutdown)
@@ -114,17 +129,16 @@ impl Stream<'_> {
                 let first_commit_micros =
                     self.unconfirmed.map_or(commit_micros, |one| one.first_commit_micros);
                 self.unconfirmed = Some(Unconfirmed { end: end_lsn, first_commit_micros });
-                if !self.sink.is_open() {
-                    self.confirm();
-                } else if self.sink.is_old() {
+                if self.sink.is_old() {
                     self.commit().await?;
                 }
             }
             // Everything up to here has been sent, and nothing of it is under way: WAL of other tables is let
             // go.
             ReplicationEvent::KeepAlive { wal_end, .. } => {
-                if self.receiving.is_none() && !self.sink.is_open() {
-                    self.source.update_applied_lsn(wal_end);
+                let is_idle = self.receiving.is_none() && !self.sink.is_open();
+                if is_idle && self.let_go.elapsed() >= LET_GO_EVERY {
+                    self.let_go(wal_end).await?;
                 }
             }
             ReplicationEvent::Message { .. } | ReplicationEvent::StoppedAt { .. } => {}
@@ -210,9 +224,30 @@ impl Stream<'_> {
     }
 
     async fn commit(&mut self) -> Result<(), Failure> {
-        self.context.patiently(self.sink.commit()).await?.map_err(Failure::Kafka)?;
+        let mark = self.mark();
+        self.context.patiently(self.sink.commit(mark.as_ref())).await?.map_err(Failure::Kafka)?;
         self.confirm();
         Ok(())
+    }
+
+    /// Confirms WAL that holds no change of ours, once the mark is moved.
+    async fn let_go(&mut self, end: Lsn) -> Result<(), Failure> {
+        let mark = self.mark_at(end);
+        self.context.patiently(self.sink.commit(Some(&mark))).await?.map_err(Failure::Kafka)?;
+        self.unconfirmed = None;
+        self.source.update_applied_lsn(end);
+        self.let_go = Instant::now();
+        Ok(())
+    }
+
+    /// Returns the mark that the topics have once the open Kafka transaction is committed; none when it ends
+    /// within the first transaction of the database that it holds.
+    fn mark(&self) -> Option<Mark> {
+        self.unconfirmed.map(|Unconfirmed { end, .. }| self.mark_at(end))
+    }
+
+    fn mark_at(&self, end: Lsn) -> Mark {
+        Mark { wal: self.wal.clone(), slot: self.context.config.slot.clone(), lsn: end.as_u64() }
     }
 
     /// Confirms the last whole database transaction; everything before it is durable in Kafka.

@@ -135,6 +135,28 @@ async fn truncate_deletes_every_row_of_the_topic() {
 }
 
 #[tokio::test]
+async fn column_that_is_added_while_it_runs_arrives_with_the_next_change() {
+    let stage = Stage::set().await;
+    stage.add_device("a").await;
+    let service = stage.start();
+    let devices = stage.kafka.read(DEVICES);
+    expect(&devices, &["r a 1"]).await;
+    service.is_ready().await;
+    stage.run("ALTER TABLE devices ADD COLUMN floor integer NOT NULL DEFAULT 3").await;
+    stage.add_device("b").await;
+    let added = value(&devices.next().await);
+    assert_eq!((&added["op"], &added["after"]["floor"]), (&"c".into(), &3.into()));
+    stage.run("UPDATE devices SET floor = 4, version = 2 WHERE sensor_id = 'a'").await;
+    let updated = value(&devices.next().await);
+    assert_eq!((&updated["before"]["floor"], &updated["after"]["floor"]), (&3.into(), &4.into()));
+    assert!(Change::<DeviceRow>::decode(updated.to_string().as_bytes()).is_ok(), "readers pass over it");
+    stage.run("ALTER TABLE devices DROP COLUMN floor; UPDATE devices SET version = 3").await;
+    let dropped = value(&devices.next().await);
+    assert!(dropped["after"].get("floor").is_none() && dropped["after"]["version"] == 3, "{dropped}");
+    stage.stop(service).await;
+}
+
+#[tokio::test]
 async fn wal_of_other_tables_is_let_go_while_nothing_changes() {
     let stage = Stage::set().await;
     let service = stage.start();

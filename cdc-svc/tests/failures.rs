@@ -219,8 +219,9 @@ async fn session_goes_on_with_a_newer_schema_until_one_breaks_with_it() {
 }
 
 #[tokio::test]
-async fn change_that_kafka_does_not_take_is_not_confirmed_and_comes_later() {
+async fn topic_that_is_made_anew_is_filled_by_a_new_snapshot() {
     let stage = Stage::set().await;
+    stage.add_device("before").await;
     let service = stage.start();
     service.is_ready().await;
     stage.remove_topic().await;
@@ -228,7 +229,10 @@ async fn change_that_kafka_does_not_take_is_not_confirmed_and_comes_later() {
     let closed = async || service.chassis.readiness.closed().contains(&"kafka").then_some(());
     until("the service to be not ready", closed).await;
     stage.restore_topic().await;
-    expect(&stage.kafka.read(DEVICES), &["c a 1"]).await;
+    let devices = stage.kafka.read(DEVICES);
+    let mut snapshot = [next(&devices).await, next(&devices).await];
+    snapshot.sort();
+    assert_eq!(snapshot, ["r a 1", "r before 1"]);
     service.is_ready().await;
     stage.stop(service).await;
 }
@@ -280,6 +284,7 @@ async fn slot_that_another_client_holds_and_does_not_move_is_seen_by_whoever_wai
     drop(zombie);
     expect(&stage.kafka.read(DEVICES), &["c a 1"]).await;
     service.is_ready().await;
-    until("the lag to be gone", async || (service.metric("cdc_slot_lag_bytes") == 0.0).then_some(())).await;
+    // Other tests write WAL all the time, which is let go now and then.
+    until("the lag to be gone", async || (service.metric("cdc_slot_lag_seconds") < 5.0).then_some(())).await;
     stage.stop(service).await;
 }

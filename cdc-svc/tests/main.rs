@@ -4,4 +4,8 @@
 mod capture;
 mod docs;
 mod failures;
+mod killed;
+mod slot;
 mod support;
+mod takeover;
+mod tls;

@@ -1,7 +1,10 @@
 //! One service, its database and its topics.
 
 use cdc_svc::Config;
-use chassis::Chassis;
+use chassis::config::Env;
+use chassis::{Chassis, postgres};
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
 use pgwire_replication::{ReplicationClient, ReplicationConfig};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -33,7 +36,10 @@ pub(crate) struct Process(Child);
 
 impl Stage {
     pub(crate) async fn set() -> Self {
-        let database = Database::create().await;
+        Self::set_on(Database::create().await).await
+    }
+
+    pub(crate) async fn set_on(database: Database) -> Self {
         let sql = database.client().await;
         Self { kafka: Kafka::create().await, sql, database, slot: testkit::unique("t").replace('-', "_") }
     }
@@ -44,22 +50,36 @@ impl Stage {
 
     /// Starts it with another longest standstill.
     pub(crate) fn start_with(&self, stall_max: Duration) -> Service {
+        self.start_on(self.database.settings(), stall_max)
+    }
+
+    /// Starts it with these variables of the database.
+    pub(crate) fn start_at(&self, variables: impl IntoIterator<Item = (&'static str, String)>) -> Service {
+        let variables = variables.into_iter().map(|(name, value)| (name.to_owned(), value));
+        chassis::install_tls_provider();
+        let mut env = Env::of(variables);
+        let postgres = postgres::Settings::from_env(&mut env);
+        env.finish().unwrap();
+        self.start_on(postgres, Duration::from_secs(120))
+    }
+
+    fn start_on(&self, postgres: postgres::Settings, stall_max: Duration) -> Service {
         let chassis = Chassis::new();
-        let config = Config {
-            kafka: self.kafka.settings(),
-            postgres: self.database.settings(),
-            slot: self.slot.clone(),
-            stall_max,
-        };
+        let config = Config { kafka: self.kafka.settings(), postgres, slot: self.slot.clone(), stall_max };
         Service { task: tokio::spawn(cdc_svc::run(config, chassis.clone())), chassis }
     }
 
     pub(crate) fn spawn(&self) -> Process {
+        self.spawn_with(&[("DATABASE_URL", self.database.url())])
+    }
+
+    /// Starts a process that is told this of the database.
+    pub(crate) fn spawn_with(&self, database: &[(&str, &str)]) -> Process {
         let process = testkit::process::command(env!("CARGO_BIN_EXE_cdc-svc"))
             .env("ADMIN_LISTEN", "127.0.0.1:0")
             .env("KAFKA_BOOTSTRAP_SERVERS", &self.kafka.bootstrap)
             .env("KAFKA_TOPIC_PREFIX", &self.kafka.prefix)
-            .env("DATABASE_URL", self.database.url())
+            .envs(database.iter().copied())
             .env("CDC_SLOT", &self.slot)
             .env("LOG", "warn")
             .stdin(Stdio::null())
@@ -135,8 +155,7 @@ impl Stage {
     }
 
     pub(crate) async fn kill(&self, mut process: Process) {
-        process.0.kill().unwrap();
-        process.0.wait().unwrap();
+        process.kill();
         self.slot_is_free().await;
     }
 
@@ -224,6 +243,28 @@ impl Service {
             .iter()
             .filter(|family| family.name() == "cdc_active_flag")
             .any(|family| family.get_metric().iter().any(|metric| metric.get_gauge().get_value() > 0.5))
+    }
+}
+
+impl Process {
+    /// Ends it as `kill -9` does, and waits until it is gone.
+    pub(crate) fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+
+    /// Stops it, sockets open.
+    pub(crate) fn freeze(&self) {
+        signal::kill(self.pid(), Signal::SIGSTOP).unwrap();
+    }
+
+    /// Ends what [`Process::freeze`] began.
+    pub(crate) fn thaw(&self) {
+        signal::kill(self.pid(), Signal::SIGCONT).unwrap();
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.0.id().try_into().unwrap())
     }
 }
 
