@@ -11,7 +11,14 @@ use testkit::postgres::{Database, dialects};
 use tokio_postgres::error::SqlState;
 
 /// What other services rely on. Order is that of the name, since a view and a table need not agree on it.
-const COLUMNS: [&str; 6] = [
+const COLUMNS: [&str; 7] = [
+    "alert_episodes: bound_limit text, bound_value double precision, closed_at timestamp with time zone, \
+     closing_reason text, description text, device_type text, display_name text, episode_id uuid, \
+     last_alert_id uuid, last_at timestamp with time zone, last_detected_at timestamp with time zone, metric text, \
+     occurrences bigint, opened_at timestamp with time zone, reason text, sensor_id text, severity text, \
+     silenced_by uuid, status text, summary text, threshold_id uuid, threshold_version bigint, unit text, \
+     value_first double precision, value_last double precision, value_max double precision, \
+     value_min double precision, zone_id text",
     "devices: codec text, codec_layout jsonb, created_at timestamp with time zone, device_type text, display_name text, \
      fingerprints ARRAY, sensor_id text, status text, updated_at timestamp with time zone, version bigint, zone_id text",
     "readings_ingestion: attributes jsonb, device_type text, event_id uuid, metric text, \

@@ -137,11 +137,16 @@ impl Service {
         settings: |installation| installation.gateway(),
         ..Self::new("gateway", 9101)
     };
-    /// Readings → rows.
+    /// Readings and alerts → rows.
     pub const COMMAND: &'static Self = &Self {
-        consumes: &[topics::READINGS],
+        consumes: &[topics::READINGS, topics::ALERTS],
         produces: &[topics::READING_DLQ],
-        writes: &["readings_ingestion", "sensor_latest", "sensor_reading_hourly_aggregates"],
+        writes: &[
+            "readings_ingestion",
+            "sensor_latest",
+            "sensor_reading_hourly_aggregates",
+            "alert_episodes",
+        ],
         ..Self::new("command-svc", 9102)
     };
     /// Readings → files.
@@ -187,7 +192,12 @@ impl Service {
     };
     /// The read model → analysts.
     pub const QUERY: &'static Self = &Self {
-        reads: &["readings_ingestion", "sensor_latest", "sensor_reading_hourly_aggregates"],
+        reads: &[
+            "readings_ingestion",
+            "sensor_latest",
+            "sensor_reading_hourly_aggregates",
+            "alert_episodes",
+        ],
         listeners: &[rest(8080)],
         settings: |installation| installation.tokens(),
         ..Self::new("query-svc", 9107)
