@@ -71,6 +71,13 @@ impl Settings {
         Self { url: Secret::new(url), ca: None, connections_max: 8, statement_max: Duration::from_secs(30) }
     }
 
+    /// Sets how many connections a pool holds, as `DATABASE_CONNECTIONS_MAX` does.
+    #[must_use]
+    pub fn with_connections_max(mut self, connections_max: usize) -> Self {
+        self.connections_max = connections_max;
+        self
+    }
+
     /// Sets how long a statement may take, as `DATABASE_STATEMENT_MS_MAX` does.
     #[must_use]
     pub fn with_statement_max(mut self, statement_max: Duration) -> Self {

@@ -98,11 +98,13 @@ pub struct Entry {
     record: usize,
 }
 
-/// Interner why a record is a dead letter.
+/// Says why a record is a dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// Nothing that decodes to a reading.
     NotAReading,
+    /// Nothing that decodes to an alert.
+    NotAnAlert,
     /// A reading with a value or a text that no database takes.
     Unstorable,
     /// A reading of a day that retention has dropped or is about to drop.
@@ -116,6 +118,7 @@ impl Reason {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::NotAReading => "not-a-reading",
+            Self::NotAnAlert => "not-an-alert",
             Self::Unstorable => "unstorable",
             Self::PastRetention => "past-retention",
             Self::DatabaseRefused => "database-refused",

@@ -1,7 +1,7 @@
 //! Settings of the command service.
 
 use crate::batch::Limits;
-use crate::retention::{DAYS_MAX, DAYS_MIN, Retention};
+use crate::retention::{DAYS_MAX, DAYS_MIN, EPISODE_DAYS_MIN, Retention};
 use chassis::config::Env;
 use chassis::{kafka, postgres};
 use std::time::Duration;
@@ -37,6 +37,8 @@ pub struct Config {
     /// dropped, and readings of such an age are dead letters. The hourly read model and the latest values
     /// stay.
     pub retention: Retention,
+    /// `EPISODE_DAYS`, default 400, from 31: how long an episode is kept after it was closed.
+    pub episode_days: u32,
     /// `PARTITIONS_AHEAD_DAYS`, default 3: day partitions that are made before their day (dialect
     /// `postgres`).
     pub partitions_ahead_days: u16,
@@ -62,6 +64,12 @@ impl Config {
             stall_max: kafka::stall_max(env),
             data_retry_first: env.duration_ms("DATA_RETRY_MS_FIRST", 2_000, 1..=60_000),
             retention: retention(env),
+            episode_days: u32::try_from(env.number_in(
+                "EPISODE_DAYS",
+                400,
+                EPISODE_DAYS_MIN.into()..=DAYS_MAX.into(),
+            ))
+            .unwrap_or(DAYS_MAX),
             partitions_ahead_days: u16::try_from(env.number_in("PARTITIONS_AHEAD_DAYS", 3, 1..=30))
                 .unwrap_or(3),
             // Six hours leave four turns a day, so one that fails makes no partition late.

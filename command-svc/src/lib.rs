@@ -1,8 +1,10 @@
-//! Kafka `iot-reading-topic` → table `readings_ingestion`, in batches.
+//! Kafka `iot-reading-topic` → table `readings_ingestion`, in batches; beside it `iot-alerts` → episodes.
 //!
-//! In:         topic `iot-reading-topic`, group `command-svc`.
+//! In:         topic `iot-reading-topic`, group `command-svc`; topic `iot-alerts`, group
+//!             `command-svc-episodes`.
 //! Out:        tables `readings_ingestion`, `sensor_latest`, and unless TimescaleDB keeps it
-//!             `sensor_reading_hourly_aggregates`; nothing else writes them. Topic `iot-reading-dlq`.
+//!             `sensor_reading_hourly_aggregates`; from alerts `alert_episodes`; nothing else writes them.
+//!             Topic `iot-reading-dlq`.
 //! Guarantee:  effectively once: offsets are committed after the rows, and a redelivered reading inserts no
 //!             rows.
 //! On failure: database away → the batch is tried again, partitions pause, group membership stays, not ready.
@@ -15,6 +17,7 @@ pub mod batch;
 pub mod columns;
 mod config;
 mod dead_letter;
+pub mod episodes;
 mod in_flight;
 mod interner;
 mod lane;
@@ -114,6 +117,7 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
         senders.push(LaneSender::new(sender, &topic));
     }
     let mut beside = watch_and_maintain(&config, &chassis, &assignment, &lanes, &dead_letters, &metrics)?;
+    episodes::start(&config, &chassis, &dead_letters, &metrics, &mut beside)?;
     beside.spawn(Arc::clone(&in_flight.commits).keep(Arc::clone(&consumer), topic.clone()));
     consumer.subscribe(&[&topic]).context("subscribe to readings")?;
     let router = Router::new(Arc::clone(&consumer), topic, assignment, lanes, senders);
@@ -129,7 +133,7 @@ pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
 
 /// Lists the names of the service's metrics, which dashboards and documents are held against.
 pub fn metric_names() -> Vec<String> {
-    [Metrics::names(), WatchMetrics::names("command")].concat()
+    [Metrics::names(), WatchMetrics::names("command"), WatchMetrics::names(episodes::WATCH_PREFIX)].concat()
 }
 
 /// Makes the consumer, whose group hands over a few partitions at a time and leaves the others where they
@@ -172,6 +176,7 @@ fn watch_and_maintain(
     let maintenance = Maintenance {
         postgres: config.postgres.clone(),
         retention: config.retention,
+        episode_days: config.episode_days,
         days_ahead: config.partitions_ahead_days,
         every: config.maintenance_every,
         metrics: metrics.clone(),

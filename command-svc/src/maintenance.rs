@@ -1,4 +1,4 @@
-//! Days of raw readings: made ahead of time, and dropped when they are past retention.
+//! Days of raw readings: made ahead of time, and dropped when they are past retention; as are episodes.
 //!
 //! The hourly read model and the latest values stay when raw readings go. Where TimescaleDB keeps the hours
 //! by jobs of its own, a turn also reports how they fare. One instance at a time does it, by an advisory
@@ -31,6 +31,8 @@ const JOBS: &str = "
            extract(epoch FROM max(nullif(last_successful_finish, '-infinity'))
                               FILTER (WHERE proc_name = 'refresh_recent_readings'))::bigint
     FROM timescaledb_information.jobs JOIN timescaledb_information.job_stats USING (job_id)";
+/// Episodes that one statement deletes.
+const EPISODES_MAX: i64 = 5_000;
 /// Series whose old rows are deleted between two looks at the list of series.
 const SERIES_MAX: i64 = 1_000;
 
@@ -38,6 +40,7 @@ const SERIES_MAX: i64 = 1_000;
 pub(crate) struct Maintenance {
     pub(crate) postgres: Settings,
     pub(crate) retention: Retention,
+    pub(crate) episode_days: u32,
     pub(crate) days_ahead: u16,
     pub(crate) every: Duration,
     pub(crate) metrics: Metrics,
@@ -81,6 +84,7 @@ impl Maintenance {
         if dialect == Dialect::Timescale {
             self.report_jobs(&client).await?;
         }
+        self.delete_episodes(&client, today).await?;
         let drops_before = self.retention.drops_before(today);
         if dialect == Dialect::Distributed {
             if let Some(before) = drops_before.filter(|before| Some(*before) > *deleted_before) {
@@ -104,6 +108,24 @@ impl Maintenance {
             remove_empty(&client).await?;
         }
         Ok(())
+    }
+
+    /// Deletes the episodes that were closed long ago, some in each transaction. Another instance may be at
+    /// it as well, which does no harm.
+    async fn delete_episodes(&self, client: &Client, today: Date) -> anyhow::Result<()> {
+        let days = time::Duration::days(self.episode_days.into());
+        let Some(before) = today.checked_sub(days) else { return Ok(()) };
+        let before = before.midnight().assume_utc();
+        let delete = "DELETE FROM alert_episodes WHERE episode_id IN \
+                        (SELECT episode_id FROM alert_episodes WHERE status = 'closed' AND closed_at < $1 \
+                         ORDER BY closed_at LIMIT $2)";
+        loop {
+            let deleted = client.execute(delete, &[&before, &EPISODES_MAX]).await?;
+            self.metrics.episodes_deleted.inc_by(deleted);
+            if deleted == 0 {
+                return Ok(());
+            }
+        }
     }
 
     /// Shows how the server's own jobs fare, which refresh the hours and compress.

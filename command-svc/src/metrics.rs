@@ -24,6 +24,14 @@ chassis::metrics! {
         /// Time from the gateway's receipt of a reading to its committed row.
         pub(crate) received_to_row_seconds: Histogram =
             "command_received_to_row_seconds" in exponential_buckets(0.001, 2.0, 16)?,
+        /// Rows of episodes that were new or changed.
+        pub(crate) episodes_changed: IntCounter = "command_episodes_changed_total",
+        /// Batches of alerts tried again because the database was away.
+        pub(crate) episode_retries: IntCounter = "command_episodes_retries_total",
+        /// Alerts that name no episode, written before there were any.
+        pub(crate) alerts_without_episode: IntCounter = "command_alerts_without_episode_total",
+        /// Closed episodes that retention deleted.
+        pub(crate) episodes_deleted: IntCounter = "command_episodes_deleted_total",
         /// Partitions or chunks of raw readings dropped by retention.
         pub(crate) partitions_dropped: IntCounter = "command_partitions_dropped_total",
         /// Turns of partition maintenance that failed.

@@ -8,6 +8,9 @@ use time::{Date, Duration, OffsetDateTime};
 
 /// Fewest days: beyond Kafka's week of redelivery and the week whose hours TimescaleDB refreshes often.
 pub const DAYS_MIN: u32 = 8;
+/// Fewest days that a closed episode is kept: beyond the month of `iot-alerts`, out of which it would come
+/// back.
+pub const EPISODE_DAYS_MIN: u32 = 31;
 /// Most days: a century, so that no date overflows.
 pub const DAYS_MAX: u32 = 36_500;
 /// Time from the first refusal of readings of a day to the drop of that day.

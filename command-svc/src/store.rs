@@ -105,7 +105,7 @@ impl Error {
 
     /// Says whether the connection is of no more use: silent, broken, ending, or to a server that takes no
     /// writes.
-    fn spoils_connection(&self) -> bool {
+    pub(crate) fn spoils_connection(&self) -> bool {
         let (Self::Unavailable(error) | Self::Overrun(error)) = self else { return false };
         match error.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::code) {
             Some(code) => matches!(&code.code()[..2], "08" | "25") || code.code().starts_with("57P"),

@@ -5,6 +5,7 @@ mod batches;
 mod contract;
 mod dead_letters;
 mod docs;
+mod episodes;
 mod faults;
 mod names;
 mod once;

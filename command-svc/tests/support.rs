@@ -57,6 +57,7 @@ pub(crate) fn config_at(kafka: Settings, database_url: &str) -> Config {
         stall_max: Duration::from_secs(120),
         data_retry_first: Duration::from_millis(10),
         retention: Retention::FOR_EVER,
+        episode_days: 400,
         partitions_ahead_days: 3,
         maintenance_every: Duration::from_millis(100),
     }

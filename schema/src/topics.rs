@@ -69,7 +69,8 @@ const fn dead_letters(name: &'static str) -> Topic {
 pub const READINGS: Topic = topic("iot-reading-topic", Partitions::Scaled, Cleanup::DeleteAfterDays(7));
 /// Payloads that no decoder understood, keyed by sensor id; written by gateway.
 pub const PRODUCER_DLQ: Topic = dead_letters("iot-producer-dlq");
-/// Records of `iot-reading-topic` that could not be used; written by command-svc. Other consumers count them.
+/// Records of `iot-reading-topic` and `iot-alerts` that could not be used; written by command-svc. Other
+/// consumers count them.
 pub const READING_DLQ: Topic = dead_letters("iot-reading-dlq");
 /// Changes of `sensor_thresholds`; written by cdc-svc or Debezium.
 pub const THRESHOLD_UPDATES: Topic = topic("iot-threshold-updates", Partitions::Single, Cleanup::Compact);
