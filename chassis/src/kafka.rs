@@ -2,6 +2,7 @@
 //! on lag and progress.
 
 mod assignment;
+mod batches;
 mod commits;
 mod headers;
 mod member;
@@ -14,6 +15,7 @@ mod transaction;
 mod watch;
 
 pub use assignment::{Assignment, partitions_of};
+pub use batches::{Batches, Taken, done_of};
 pub use commits::{Commits, Done};
 pub use headers::{headers_of, owned_headers};
 pub use member::{Change, Member, Revoke};

@@ -7,7 +7,7 @@
 pub mod row;
 pub mod store;
 
-use crate::batch::Rejected;
+use crate::batch::{Reason, Rejected};
 use crate::dead_letter::DeadLetters;
 use crate::metrics::Metrics;
 use crate::store::Error;
@@ -15,24 +15,19 @@ use crate::{Config, STATEMENTS_PER_WRITE};
 use anyhow::Context;
 use chassis::Chassis;
 use chassis::admin::Latch;
-use chassis::kafka::{
-    Assignment, Commits, Done, Member, Monitor, REPORT_INTERVAL_MS, Watch, WatchMetrics, Watched,
-};
+use chassis::kafka::{Assignment, Batches, Monitor, Taken, Watch, WatchMetrics, Watched, done_of};
 use chassis::retry::Supervisor;
-use futures::FutureExt as _;
-use rdkafka::consumer::{CommitMode, Consumer, StreamConsumer};
-use rdkafka::message::{Message as _, OwnedMessage};
-use rdkafka::topic_partition_list::TopicPartitionList;
+use rdkafka::consumer::CommitMode;
+use rdkafka::message::Message as _;
 use row::Row;
 use schema::topics;
-use std::collections::{BTreeMap, BTreeSet};
-use std::convert::Infallible;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use store::EpisodeStore;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -46,39 +41,16 @@ const BATCH_RECORDS_MAX: usize = 500;
 const QUEUE_KIB_MAX: &str = "8192";
 /// Connections that it takes beside those of the readings.
 const CONNECTIONS_MAX: usize = 1;
-/// Age of a write from which the partitions pause; the consumer has to be polled meanwhile, or the group
-/// takes it for dead.
-const PAUSE_AFTER: Duration = Duration::from_secs(1);
 /// Longest drain after a shutdown, for what is being written; the rest is delivered again.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 
-/// Reads alerts and writes episodes.
+/// Writes episodes.
 struct Episodes {
-    consumer: Arc<StreamConsumer<Member>>,
-    topic: String,
-    assignment: Assignment,
-    commits: Arc<Commits>,
     store: EpisodeStore,
     dead_letters: DeadLetters,
     metrics: Metrics,
     latch: Latch,
     is_away: Arc<AtomicBool>,
-    held: Held,
-}
-
-/// Holds the records that came and the partitions that were paused while a batch was written.
-#[derive(Default)]
-struct Held {
-    /// For the next batch.
-    records: Vec<Taken>,
-    /// Paused and not resumed. It outlives an ownership, as the client's own flag does.
-    paused: BTreeSet<i32>,
-}
-
-/// A record, and the version of the assignment under which it came.
-struct Taken {
-    record: OwnedMessage,
-    version: u64,
 }
 
 /// Rows of a batch, each with the records that it was made of.
@@ -96,10 +68,13 @@ pub(crate) fn start(
     tasks: &mut JoinSet<anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
     let (topic, assignment) = (config.kafka.topic(topics::ALERTS.name), Assignment::default());
-    let commits = Arc::new(Commits::new(assignment.clone()));
-    let consumer = Arc::new(consumer(config, chassis, &assignment, &commits)?);
-    let pool = config.postgres.clone().with_connections_max(CONNECTIONS_MAX).pool()?;
-    let answer_max = config.postgres.statement_max() * STATEMENTS_PER_WRITE;
+    let mut settings = config.kafka.consumer(GROUP);
+    settings.set("queued.max.messages.kbytes", QUEUE_KIB_MAX);
+    if let Some(instance_id) = &config.instance_id {
+        settings.set("group.instance.id", instance_id);
+    }
+    let monitor = Monitor::new(chassis.readiness.latch("kafka-alerts"));
+    let batches = Batches::join(settings, &topic, &assignment, monitor, BATCH_RECORDS_MAX)?;
     let watch = Watch::open(
         &config.kafka,
         chassis,
@@ -112,165 +87,48 @@ pub(crate) fn start(
             metrics: WatchMetrics::register(&chassis.registry, WATCH_PREFIX).context("register metrics")?,
         },
     )?;
-    consumer.subscribe(&[&topic]).context("subscribe to alerts")?;
+    let pool = config.postgres.clone().with_connections_max(CONNECTIONS_MAX).pool()?;
+    let answer_max = config.postgres.statement_max() * STATEMENTS_PER_WRITE;
     let is_away = Arc::new(AtomicBool::new(false));
     let latch = chassis.readiness.latch("episodes");
     latch.open();
     let episodes = Episodes {
-        consumer: Arc::clone(&consumer),
-        topic: topic.clone(),
-        assignment,
-        commits: Arc::clone(&commits),
         store: EpisodeStore::new(pool, answer_max),
         dead_letters: dead_letters.clone(),
         metrics: metrics.clone(),
         latch,
         is_away: Arc::clone(&is_away),
-        held: Held::default(),
     };
     let dead_letters = dead_letters.clone();
-    tasks.spawn(commits.keep(consumer, topic));
+    tasks.spawn(batches.keep_commits());
     tasks.spawn(watch.run(move |_| !is_away.load(Ordering::Relaxed) && !dead_letters.is_away()));
-    tasks.spawn(episodes.run(chassis.shutdown.clone()));
+    tasks.spawn(episodes.run(batches, chassis.shutdown.clone()));
     Ok(())
-}
-
-fn consumer(
-    config: &Config,
-    chassis: &Chassis,
-    assignment: &Assignment,
-    commits: &Arc<Commits>,
-) -> anyhow::Result<StreamConsumer<Member>> {
-    let monitor = Monitor::new(chassis.readiness.latch("kafka-alerts"));
-    let leaving = Arc::clone(commits);
-    // A batch under way is delivered again to the next owner, which changes nothing; nobody waits for it.
-    let member = Member::new(monitor, assignment.clone()).revoking(Box::new(move |partitions, _| {
-        leaving.revoke(partitions);
-        leaving.let_go();
-    }));
-    let mut settings = config.kafka.consumer(GROUP);
-    settings
-        .set("statistics.interval.ms", REPORT_INTERVAL_MS)
-        .set("queued.max.messages.kbytes", QUEUE_KIB_MAX)
-        .set("partition.assignment.strategy", "cooperative-sticky");
-    if let Some(instance_id) = &config.instance_id {
-        settings.set("group.instance.id", instance_id);
-    }
-    settings.create_with_context(member).context("create the alerts consumer")
 }
 
 impl Episodes {
     /// Writes until shutdown, then waits to be dropped with the service.
-    async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        loop {
-            let gathered = shutdown.run_until_cancelled(self.gather()).await;
-            let Some(batch) = gathered else { break };
-            let mode = if shutdown.is_cancelled() { CommitMode::Sync } else { CommitMode::Async };
-            let write = self.write_and_poll(batch, mode);
+    async fn run(self, mut batches: Batches, shutdown: CancellationToken) -> anyhow::Result<()> {
+        while let Some(batch) = shutdown.run_until_cancelled(batches.gather()).await {
+            let done = done_of(&batch);
             tokio::select! {
-                written = write => written?,
+                written = batches.during(self.write(batch)) => written?,
                 () = overdue(&shutdown) => {
                     tracing::warn!("not all alerts at hand are stored; they will be delivered again");
                     break;
                 }
             }
+            let mode = if shutdown.is_cancelled() { CommitMode::Sync } else { CommitMode::Async };
+            batches.commit(&done, mode);
         }
         std::future::pending().await // the router ends the service
     }
 
-    /// Waits for a record, and takes what is there at this moment.
-    async fn gather(&mut self) -> Vec<Taken> {
-        let mut batch = std::mem::take(&mut self.held.records);
-        while batch.is_empty() {
-            // One that comes back to us comes as it was left.
-            self.resume();
-            tokio::select! {
-                next = self.next() => batch.push(next),
-                () = self.assignment.changed() => {}
-            }
-        }
-        while batch.len() < BATCH_RECORDS_MAX
-            && let Some(next) = self.next().now_or_never()
-        {
-            batch.push(next);
-        }
-        batch
-    }
-
-    async fn next(&self) -> Taken {
-        loop {
-            match self.consumer.recv().await {
-                Ok(record) => {
-                    return Taken { record: record.detach(), version: self.assignment.version() };
-                }
-                // librdkafka reconnects by itself, and the monitor closes the latch meanwhile.
-                Err(error) => tracing::warn!(%error, "alerts cannot be read now"),
-            }
-        }
-    }
-
-    /// Writes the batch and commits its offsets; the consumer is polled meanwhile.
-    async fn write_and_poll(&mut self, batch: Vec<Taken>, mode: CommitMode) -> anyhow::Result<()> {
-        let mut held = std::mem::take(&mut self.held);
-        let written = tokio::select! {
-            written = self.write(batch, mode) => written,
-            never = self.keep_polling(&mut held) => match never {},
-        };
-        self.held = held;
-        self.resume();
-        written
-    }
-
-    /// Polls a consumer whose partitions are paused. A record that comes all the same, of a partition that
-    /// has just been assigned, waits for the next batch.
-    async fn keep_polling(&self, held: &mut Held) -> Infallible {
-        sleep(PAUSE_AFTER).await;
-        loop {
-            let partitions = self.assignment.partitions();
-            if let Err(error) = self.consumer.pause(&self.list(&partitions)) {
-                // They are ours no more; the handover is under way.
-                tracing::debug!(%error, "cannot pause alerts");
-            }
-            held.paused.extend(partitions);
-            self.assignment.set_paused(&held.paused);
-            // An assignment makes no record, so it is looked for as well.
-            if let Ok(next) = timeout(PAUSE_AFTER, self.next()).await {
-                held.records.push(next);
-            }
-        }
-    }
-
-    /// Resumes what was paused and is ours.
-    fn resume(&mut self) {
-        let assigned = self.assignment.partitions();
-        let (ours, others): (BTreeSet<i32>, BTreeSet<i32>) =
-            self.held.paused.iter().partition(|partition| assigned.contains(partition));
-        if !ours.is_empty() {
-            if let Err(error) = self.consumer.resume(&self.list(&ours)) {
-                tracing::debug!(%error, "cannot resume alerts");
-            }
-            self.held.paused = others;
-            self.assignment.set_paused(&self.held.paused);
-        }
-    }
-
-    fn list(&self, partitions: &BTreeSet<i32>) -> TopicPartitionList {
-        let mut list = TopicPartitionList::new();
-        for partition in partitions {
-            list.add_partition(&self.topic, *partition);
-        }
-        list
-    }
-
-    /// Returns when every record is in a row, a dead letter, or skipped, and its offset is sent.
+    /// Returns when every record is in a row, a dead letter, or skipped.
     ///
     /// # Errors
     /// The database does not fit this build (stop).
-    async fn write(&self, batch: Vec<Taken>, mode: CommitMode) -> anyhow::Result<()> {
-        let mut done = BTreeMap::new();
-        for Taken { record, version } in &batch {
-            done.insert(record.partition(), Done { next: record.offset() + 1, version: *version });
-        }
+    async fn write(&self, batch: Vec<Taken>) -> anyhow::Result<()> {
         let (rows, mut rejected) = self.read(batch);
         match self.write_when_available(&rows).await {
             Ok(()) => {}
@@ -280,7 +138,7 @@ impl Episodes {
                     let one = [(id, refused)].into();
                     match self.write_when_available(&one).await {
                         Ok(()) => {}
-                        Err(error @ Error::Refused(_)) => rejected.extend(reject(one, &error)),
+                        Err(error @ Error::Refused(_)) => rejected.extend(reject_all(one, &error)),
                         Err(error) => return Err(error.into()),
                     }
                 }
@@ -288,7 +146,6 @@ impl Episodes {
             Err(error) => return Err(error.into()),
         }
         self.dead_letters.send_all(&rejected).await;
-        self.commits.commit(&self.consumer, &self.topic, &done, mode);
         Ok(())
     }
 
@@ -306,7 +163,7 @@ impl Episodes {
                     rows.insert(row.episode_id, (row, records));
                 }
                 Err(error) => match error.reason() {
-                    Some(reason) => rejected.push(taken.reject(reason, error.to_string())),
+                    Some(reason) => rejected.push(reject(taken, reason, error.to_string())),
                     None => self.metrics.alerts_without_episode.inc(),
                 },
             }
@@ -336,16 +193,14 @@ impl Episodes {
     }
 }
 
-impl Taken {
-    fn reject(self, reason: crate::batch::Reason, detail: String) -> Rejected {
-        Rejected { record: self.record, reason, detail, version: self.version }
-    }
+fn reject(taken: Taken, reason: Reason, detail: String) -> Rejected {
+    Rejected { record: taken.record, reason, detail, version: taken.version }
 }
 
-fn reject(rows: Rows, error: &Error) -> Vec<Rejected> {
+fn reject_all(rows: Rows, error: &Error) -> Vec<Rejected> {
     let rejected = |taken: Taken| {
         let (reason, detail) = error.rejection();
-        taken.reject(reason, detail)
+        reject(taken, reason, detail)
     };
     rows.into_values().flat_map(|(_, records)| records).map(rejected).collect()
 }
