@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+pub mod jars;
 pub mod kafka;
 pub mod postgres;
 pub mod run;

@@ -1,6 +1,6 @@
 //! A private Apache Kafka broker in KRaft mode, run from jars that Maven resolves.
 
-use super::{READY_POLL, READY_WITHIN};
+use super::{READY_POLL, READY_WITHIN, jars};
 use crate::files::{self, Readers};
 use crate::process::{self, Process, Stop, end_leftover};
 use anyhow::{Context as _, Result, bail, ensure};
@@ -107,32 +107,12 @@ impl Kafka {
     }
 }
 
-/// Copies Kafka's jars into `folder` with Maven, unless the same set is there already; says whether it did.
+/// Copies Kafka's jars into `folder`, unless the same set is there already; says whether it did.
 ///
 /// # Errors
-/// Maven or Java is not installed, or a jar cannot be downloaded; the message holds Maven's last lines.
+/// As [`jars::resolve`].
 pub async fn resolve_jars(folder: &Path) -> Result<bool> {
-    // The pom itself marks a complete set: it is written last, and another version's pom differs.
-    let marker = folder.join("pom.xml");
-    if files::read(&marker).is_ok_and(|pom| pom == POM) {
-        return Ok(false);
-    }
-    let draft = folder.with_extension("draft");
-    for stale in [&draft, folder] {
-        if stale.exists() {
-            std::fs::remove_dir_all(stale).with_context(|| format!("remove {}", stale.display()))?;
-        }
-    }
-    let pom = draft.join("pom.xml");
-    files::write(&pom, POM.as_bytes(), Readers::Everyone)?;
-    let mut command = Command::new("mvn");
-    command.args(["--batch-mode", "--quiet", "--file"]).arg(&pom).arg("dependency:copy-dependencies");
-    command.arg(format!("-DoutputDirectory={}", draft.display())).stdin(Stdio::null()).kill_on_drop(true);
-    let output = command.output().await.context("run mvn (Debian: apt-get install maven)")?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    ensure!(output.status.success(), "Maven cannot resolve Kafka: {}", said.trim());
-    std::fs::rename(&draft, folder).context("name the folder of Kafka's jars")?;
-    Ok(true)
+    jars::resolve(folder, POM).await
 }
 
 fn java(settings: &Settings, mut command: Command) -> Result<Command> {
