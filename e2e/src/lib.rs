@@ -72,7 +72,14 @@ impl System {
     /// # Panics
     /// As [`System::start`].
     pub async fn start_on(kafka: Kafka) -> Self {
-        let database = Database::create().await;
+        Self::start_without(&[], kafka, Database::create().await).await
+    }
+
+    /// Does so on that database, too, and leaves out services in whose place something else works.
+    ///
+    /// # Panics
+    /// As [`System::start`].
+    pub async fn start_without(absent: &[&Service], kafka: Kafka, database: Database) -> Self {
         let folder = TempDir::new().unwrap();
         let signer = Signer::open_or_create(folder.path()).unwrap();
         let token = signer.mint("e2e", &["admin"], Duration::from_secs(3_600)).unwrap();
@@ -98,10 +105,12 @@ impl System {
             }));
             system.ports.insert((service.name, ADMIN), testkit::free_port());
         }
-        for service in Service::required() {
+        let present =
+            Service::required().filter(|service| absent.iter().all(|absent| absent.name != service.name));
+        for service in present.clone() {
             system.spawn(service);
         }
-        for service in Service::required() {
+        for service in present {
             system.wait_ready(service).await;
         }
         system
@@ -131,7 +140,11 @@ impl System {
         self.wait_ready(service).await;
     }
 
-    async fn wait_ready(&self, service: &Service) {
+    /// Waits until a service is ready.
+    ///
+    /// # Panics
+    /// It does not become ready; its log is printed.
+    pub async fn wait_ready(&self, service: &Service) {
         let url = format!("http://127.0.0.1:{}/readyz", self.port(service, ADMIN));
         testkit::wait::until(
             &format!("{} to be ready, see its log below\n{}", service.name, self.log(service)),

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
 pub mod broker;
+pub mod connect;
 pub mod device;
 pub mod docs;
 pub mod kafka;
