@@ -1,5 +1,6 @@
 //! The commands, each with its options in a file of its own.
 
+mod alerts;
 mod migrate;
 mod pki;
 mod servers;
@@ -11,6 +12,7 @@ mod verify;
 
 use crate::progress::Progress;
 use crate::state::{Ports, State};
+use alerts::AlertsOptions;
 use anyhow::{Context as _, Result, bail};
 use chassis::config::Env;
 use clap::{Parser, Subcommand};
@@ -55,6 +57,9 @@ enum Command {
     Pki(PkiCommand),
     /// Prints a token for the REST interfaces.
     Token(TokenOptions),
+    /// Shows alerts as they come: lines on a terminal, JSON in a pipe. The broker is named as for services,
+    /// or is that of the local installation.
+    Alerts(AlertsOptions),
     /// Kafka topics. The broker is named by KAFKA_BOOTSTRAP_SERVERS and the variables that services take
     /// beside it.
     #[command(subcommand)]
@@ -122,6 +127,7 @@ async fn dispatch(arguments: Arguments) -> Result<u8> {
         Command::Verify(command) => {
             return verify::run(State::find(named)?.as_ref(), offset, command, &progress).await;
         }
+        Command::Alerts(options) => alerts::run(State::find(named)?.as_ref(), offset, options).await?,
         Command::Topics(command) => topics::run(&command).await?,
         Command::Servers(command) => return servers::run(&State::open(named)?, command, &progress).await,
     }

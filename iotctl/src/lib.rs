@@ -10,6 +10,7 @@
 //! It is a library too, so that the tests make their certificates, tokens and servers with this code and not
 //! with a copy.
 
+pub mod alerts;
 pub mod api;
 pub mod cli;
 pub mod database;
