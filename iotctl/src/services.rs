@@ -190,21 +190,25 @@ impl Service {
         settings: |_| vec![("INSTANCE_ID", "local".to_owned())],
         ..Self::new("alerting-svc", 9106)
     };
+    /// Alerts → webhooks.
+    pub const NOTIFY: &'static Self = &Self {
+        consumes: &[topics::ALERTS],
+        produces: &[topics::NOTIFY_DLQ],
+        is_optional: true,
+        folders: &["notify"],
+        settings: |installation| vec![("TARGETS_FILE", installation.folder("notify/targets.json"))],
+        ..Self::new("notify-svc", 9109)
+    };
     /// The read model → analysts.
     pub const QUERY: &'static Self = &Self {
-        reads: &[
-            "readings_ingestion",
-            "sensor_latest",
-            "sensor_reading_hourly_aggregates",
-            "alert_episodes",
-        ],
+        reads: &["readings_ingestion", "sensor_latest", "sensor_reading_hourly_aggregates", "alert_episodes"],
         listeners: &[rest(8080)],
         settings: |installation| installation.tokens(),
         ..Self::new("query-svc", 9107)
     };
 
     /// Every service, in data-flow order.
-    pub const ALL: [&'static Self; 8] = [
+    pub const ALL: [&'static Self; 9] = [
         Self::GATEWAY,
         Self::COMMAND,
         Self::LAKE,
@@ -212,6 +216,7 @@ impl Service {
         Self::THRESHOLD,
         Self::CDC,
         Self::ALERTING,
+        Self::NOTIFY,
         Self::QUERY,
     ];
 

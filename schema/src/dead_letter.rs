@@ -1,9 +1,9 @@
 //! Dead letters: the original bytes as value, and headers that say why and from where.
 //!
 //! One form for [`topics::PRODUCER_DLQ`](crate::topics::PRODUCER_DLQ),
-//! [`topics::READING_DLQ`](crate::topics::READING_DLQ) and the files of records that Kafka refuses
-//! ([`RefusedFile`]). All of them are written and read here and nowhere else, so that a replay may trust what
-//! it reads.
+//! [`topics::READING_DLQ`](crate::topics::READING_DLQ), [`topics::NOTIFY_DLQ`](crate::topics::NOTIFY_DLQ)
+//! and the files of records that Kafka refuses ([`RefusedFile`]). All of them are written and read here and
+//! nowhere else, so that a replay may trust what it reads.
 //!
 //! # Headers
 //!

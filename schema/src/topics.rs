@@ -80,12 +80,14 @@ pub const DEVICE_UPDATES: Topic = topic("iot-device-updates", Partitions::Single
 pub const SILENCE_UPDATES: Topic = topic("iot-silence-updates", Partitions::Single, Cleanup::Compact);
 /// Alerts, keyed by sensor id; written by alerting-svc.
 pub const ALERTS: Topic = topic("iot-alerts", Partitions::Scaled, Cleanup::DeleteAfterDays(30));
+/// Alerts that a target of notifications did not get; written by notify-svc.
+pub const NOTIFY_DLQ: Topic = dead_letters("iot-notify-dlq");
 /// Alert episodes, keyed by threshold and sensor, in the partition of the sensor's readings; written and read
 /// by alerting-svc.
 pub const ALERT_STATE: Topic = topic("iot-alert-state", Partitions::Scaled, Cleanup::Compact);
 
 /// Every topic, in data-flow order.
-pub const ALL: [Topic; 8] = [
+pub const ALL: [Topic; 9] = [
     READINGS,
     PRODUCER_DLQ,
     READING_DLQ,
@@ -94,4 +96,5 @@ pub const ALL: [Topic; 8] = [
     SILENCE_UPDATES,
     ALERTS,
     ALERT_STATE,
+    NOTIFY_DLQ,
 ];
