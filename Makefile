@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help deps build up down clean test loss abuse fuzz check audit bench-write bench-gateway bench-rebalance k8s-check
+.PHONY: help deps build up down clean test loss abuse fuzz check audit bench-write bench-gateway bench-rebalance bench-alerts k8s-check
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -62,8 +62,7 @@ audit: ## Looks for published vulnerabilities in the dependencies; needs the net
 k8s-check: ## Builds every overlay of k8s/ and holds it against Kubernetes' types and the services; needs go and node
 	@sh k8s/check/run.sh $(TARGET)/k8s-check
 
-bench-write: ## Measures the write side beside its limits and its peers; ARGS="--rows 500000 --rounds 1" for a short run
-	@sh iotctl/install-deps.sh bench
+bench-write: deps ## Measures the write side beside its limits and its peers; ARGS="--rows 500000 --rounds 1" for a short run
 	cargo build --locked --release -p command-svc -p bench -p iotctl
 	$(TARGET)/release/iotctl servers run --durable --postgres-setting shared_buffers=1GB -- $(TARGET)/release/bench-write $(ARGS)
 
@@ -74,3 +73,7 @@ bench-gateway: deps ## Measures the gateway beside a bare producer; ARGS="--mess
 bench-rebalance: deps ## Restarts three instances of each consumer one by one under 20,000 readings/s; ARGS="--programs FOLDER --label NAME" for another build
 	cargo build --locked --release -p command-svc -p alerting-svc -p bench -p iotctl
 	$(TARGET)/release/iotctl servers run -- $(TARGET)/release/bench-rebalance $(ARGS)
+
+bench-alerts: deps ## Measures alerting-svc beside bare consumption and Kafka Streams; ARGS="--sensors 1000 --readings 200000 --rounds 1 --rules 10000" for a short run
+	cargo build --locked --release -p alerting-svc -p bench -p iotctl
+	$(TARGET)/release/iotctl servers run -- $(TARGET)/release/bench-alerts $(ARGS)

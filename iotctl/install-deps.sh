@@ -1,6 +1,5 @@
 #!/bin/sh
 # Installs what building and running Fieldline needs and this machine lacks. Silent when nothing is missing.
-# With the argument `bench` also what the measurements need: a Java compiler for the peers.
 set -eu
 
 missing=''
@@ -15,10 +14,8 @@ if command -v dpkg-query >/dev/null; then
   done
 fi
 command -v mvn >/dev/null || need maven
-case "${1:-}" in
-  bench) command -v javac >/dev/null || need default-jdk-headless ;;
-  *) command -v java >/dev/null || need default-jre-headless ;;
-esac
+# A compiler, too: the measurements have peers in Java, and a test runs one of them.
+command -v javac >/dev/null || need default-jdk-headless
 # For the lines that `make up` prints to try.
 command -v curl >/dev/null || need curl
 command -v mosquitto_pub >/dev/null || need mosquitto-clients

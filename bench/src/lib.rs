@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use std::process::ExitCode;
 
+pub mod alerts;
 pub mod cpu;
 pub mod gateway;
 pub mod memory;
