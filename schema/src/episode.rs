@@ -1,4 +1,4 @@
-//! `iot-alert-state`: what is known of an episode, from its first violation until it is closed.
+//! `iot-alert-state`: what is known of an episode, from its first violation until it is forgotten.
 
 use crate::{Bound, Mode, Reason, Severity, Timestamp, check_sensor_id};
 use serde::{Deserialize, Serialize};
@@ -51,6 +51,8 @@ pub enum EpisodeState {
     Open,
     /// Inside the limits again, but not for as long as the threshold asks.
     Closing,
+    /// Over: kept for a while, so that a reading that comes late or again does not open it anew.
+    Closed,
 }
 
 /// Holds the smallest and the largest value of an episode.
@@ -62,9 +64,12 @@ pub struct Extremes {
     pub max: f64,
 }
 
-/// The value of a record of `iot-alert-state`: an episode that is not closed. Its end is a tombstone.
+/// The value of a record of `iot-alert-state`: an episode, from its first violation until it is forgotten,
+/// which a tombstone says.
 ///
-/// It carries what its closing alert needs, because the threshold may be gone by then.
+/// It carries what its closing alert needs, because the threshold may be gone by then. A threshold that waits
+/// for silence has a pending one for each sensor that speaks: its `last_reading_at` is then up to 50,000
+/// readings of its partition old.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Episode {
@@ -86,7 +91,7 @@ pub struct Episode {
     pub state: EpisodeState,
     /// What the violation is: above, below or no data.
     pub reason: Reason,
-    /// The limit that was met first.
+    /// The limit that was met last.
     pub bound: Bound,
     /// Event time at which it entered its state.
     pub since: Timestamp,
@@ -95,6 +100,16 @@ pub struct Episode {
     pub opened_at: Option<Timestamp>,
     /// Event time of the newest reading; an older one changes nothing.
     pub last_reading_at: Timestamp,
+    /// When the gateway received the newest reading: what its device's clock differs by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_received_at: Option<Timestamp>,
+    /// Value of the newest reading.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_value: Option<f64>,
+    /// The last events at the instant of the newest reading, up to 8, the newest last: one of them that comes
+    /// again changes nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub last_event_ids: Vec<Uuid>,
     /// Event time of the newest violation; none while silence has not lasted long enough to be one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_violation_at: Option<Timestamp>,
@@ -109,6 +124,9 @@ pub struct Episode {
     /// The device's name for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub display_name: Option<String>,
+    /// The threshold's words for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
     /// As the newest reading says.
     pub zone_id: String,
     /// As the newest reading says.

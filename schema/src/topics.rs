@@ -7,6 +7,8 @@ pub enum Cleanup {
     DeleteAfterDays(u32),
     /// Keeps the last record of each key.
     Compact,
+    /// Keeps the last record of each key, and every record for this number of days.
+    CompactAfterDays(u32),
 }
 
 /// Says how many partitions a topic has.
@@ -31,6 +33,8 @@ pub struct Topic {
     pub bytes_max: Option<u64>,
 }
 
+/// Days for which readings are kept, and with them the versions of thresholds that they are evaluated by.
+pub const READING_DAYS: u32 = 7;
 /// Days for which a compacted topic keeps a tombstone. A reader that was cut off from Kafka for less than
 /// this sees the delete when it is back; Kafka's own day is shorter than a long weekend.
 pub const TOMBSTONE_DAYS: u32 = 30;
@@ -50,6 +54,11 @@ impl Topic {
                 ("cleanup.policy", "compact".to_owned()),
                 ("delete.retention.ms", days_ms(TOMBSTONE_DAYS)),
             ],
+            Cleanup::CompactAfterDays(days) => vec![
+                ("cleanup.policy", "compact".to_owned()),
+                ("min.compaction.lag.ms", days_ms(days)),
+                ("delete.retention.ms", days_ms(TOMBSTONE_DAYS)),
+            ],
         };
         settings.extend(self.bytes_max.map(|bytes| ("retention.bytes", bytes.to_string())));
         settings
@@ -66,14 +75,17 @@ const fn dead_letters(name: &'static str) -> Topic {
 }
 
 /// Readings, keyed by sensor id; written by gateway.
-pub const READINGS: Topic = topic("iot-reading-topic", Partitions::Scaled, Cleanup::DeleteAfterDays(7));
+pub const READINGS: Topic =
+    topic("iot-reading-topic", Partitions::Scaled, Cleanup::DeleteAfterDays(READING_DAYS));
 /// Payloads that no decoder understood, keyed by sensor id; written by gateway.
 pub const PRODUCER_DLQ: Topic = dead_letters("iot-producer-dlq");
 /// Records of `iot-reading-topic` and `iot-alerts` that could not be used; written by command-svc. Other
 /// consumers count them.
 pub const READING_DLQ: Topic = dead_letters("iot-reading-dlq");
-/// Changes of `sensor_thresholds`; written by cdc-svc or Debezium.
-pub const THRESHOLD_UPDATES: Topic = topic("iot-threshold-updates", Partitions::Single, Cleanup::Compact);
+/// Changes of `sensor_thresholds`; written by cdc-svc or Debezium. A late reading is evaluated by the version
+/// of its event time, so versions stay for as long as readings do.
+pub const THRESHOLD_UPDATES: Topic =
+    topic("iot-threshold-updates", Partitions::Single, Cleanup::CompactAfterDays(READING_DAYS));
 /// Changes of `devices`; written by cdc-svc or Debezium.
 pub const DEVICE_UPDATES: Topic = topic("iot-device-updates", Partitions::Single, Cleanup::Compact);
 /// Changes of `silences`; written by cdc-svc or Debezium.
