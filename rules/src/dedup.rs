@@ -39,6 +39,11 @@ impl DedupWindow {
         Self { capacity: capacity.max(1), order: VecDeque::new(), known: HashSet::new() }
     }
 
+    /// Says whether a key is among the last.
+    pub(crate) fn contains(&self, key: &DedupKey) -> bool {
+        self.known.contains(key)
+    }
+
     /// Adds a key, and forgets the oldest one beyond the capacity.
     pub fn insert(&mut self, key: DedupKey) {
         if !self.known.insert(key) {

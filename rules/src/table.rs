@@ -1,14 +1,16 @@
 //! The thresholds as a table, kept by the records of `iot-threshold-updates`. Pure.
 
-use schema::{Change, ChangeError, Order, Scope, ThresholdRow, Verdict};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use crate::versions::Versions;
+use schema::{Change, ChangeError, Order, Scope, ThresholdRow, Timestamp, Verdict};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// Most unreadable keys that are remembered: enough to see that something is wrong, whatever is written
 /// there.
 const UNREADABLE_MAX: usize = 1_000;
 
-/// Holds every threshold by its scope.
+/// Holds every threshold by its scope, each with its last 16 versions.
 ///
 /// Shape: those that cover a sensor come in the order of their scopes, the most specific first, and within a
 /// scope in the order of their ids, so that a reading always yields the same alerts in the same order.
@@ -19,27 +21,64 @@ pub struct Rules {
     of_zone_and_type: HashMap<String, HashMap<String, Thresholds>>,
     of_zone: HashMap<String, Thresholds>,
     of_type: HashMap<String, Thresholds>,
-    scope_of: HashMap<Uuid, Scope>,
+    by_id: HashMap<Uuid, Arc<Versions>>,
     /// Keys whose last change cannot be read.
     unreadable: BTreeSet<Vec<u8>>,
     /// How new the change is that is in force.
     order: Order<Uuid>,
 }
 
-type Thresholds = BTreeMap<Uuid, ThresholdRow>;
+/// The thresholds of one scope, in the order of their ids; also those that had this scope in a version that
+/// is still known.
+type Thresholds = Vec<Arc<Versions>>;
+
+/// Says what a change of a threshold may have changed for sensors.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Touched {
+    /// Which threshold.
+    pub threshold_id: Uuid,
+    /// From when on its current version is in force; none when it is gone.
+    pub in_force_since: Option<Timestamp>,
+    /// The scopes that it had and has.
+    pub scopes: Vec<Scope>,
+    /// The metrics that it watched and watches.
+    pub metrics: Vec<String>,
+}
+
+impl Touched {
+    fn none(threshold_id: Uuid) -> Self {
+        Self { threshold_id, in_force_since: None, scopes: Vec::new(), metrics: Vec::new() }
+    }
+
+    fn add(&mut self, versions: &Versions) {
+        for row in versions.rows() {
+            if !self.scopes.contains(&row.scope) {
+                self.scopes.push(row.scope.clone());
+            }
+            if !self.metrics.contains(&row.metric) {
+                self.metrics.push(row.metric.clone());
+            }
+        }
+    }
+
+    /// Returns the sensors that it may concern; none when a whole zone or type is among its scopes.
+    pub(crate) fn sensors(&self) -> Option<Vec<&str>> {
+        self.scopes.iter().map(Scope::sensor_id).collect()
+    }
+}
 
 impl Rules {
-    /// Applies one record; no value is a tombstone. A change that is older than the one in force changes
-    /// nothing.
+    /// Applies one record; no value is a tombstone. Returns what it may have changed: a change that is older
+    /// than the one in force changes nothing.
     ///
     /// # Errors
     /// [`ChangeError`] when the record cannot be read; the threshold stays as it was (ADR 0014), and its key
     /// counts as unreadable until a change that can be read, or a tombstone.
-    pub fn apply(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), ChangeError> {
+    pub fn apply(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<Option<Touched>, ChangeError> {
         let applied = self.apply_readable(key, value);
         match &applied {
             // It says nothing about the change that is in force.
-            Ok(Verdict::Stale) => {}
+            Ok((Verdict::Stale, _)) => {}
             Err(_) if value.is_some() => {
                 if self.unreadable.len() < UNREADABLE_MAX {
                     self.unreadable.insert(key.to_vec());
@@ -47,63 +86,97 @@ impl Rules {
             }
             Ok(_) | Err(_) => _ = self.unreadable.remove(key),
         }
-        applied.map(drop)
+        applied.map(|(_, touched)| touched)
     }
 
-    fn apply_readable(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<Verdict, ChangeError> {
+    fn apply_readable(
+        &mut self,
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> Result<(Verdict, Option<Touched>), ChangeError> {
         let id = Change::<ThresholdRow>::decode_key(key)?.threshold_id;
         let verdict = self.order.check(&id, value)?;
-        match (verdict, value) {
-            (Verdict::Stale, _) => {}
-            (Verdict::Row, Some(value)) => {
-                let row = Change::<ThresholdRow>::decode(value)?.after;
-                self.remove(id);
-                if let Some(row) = row {
-                    self.scope_of.insert(id, row.scope.clone());
-                    self.insert(id, row);
-                }
-            }
+        let touched = match (verdict, value) {
+            (Verdict::Stale, _) => None,
+            (Verdict::Row, Some(value)) => match Change::<ThresholdRow>::decode(value)?.after {
+                // A row is held by its own key, whatever its columns say.
+                Some(row) => Some(self.put(ThresholdRow { threshold_id: id, ..row })),
+                None => self.remove(id),
+            },
             (Verdict::Row | Verdict::Deleted, _) => self.remove(id),
-        }
-        Ok(verdict)
+        };
+        Ok((verdict, touched))
     }
 
-    fn insert(&mut self, id: Uuid, row: ThresholdRow) {
-        let of_scope = match row.scope.clone() {
+    /// Puts a version in force from its `updated_at` on, behind the earlier ones of its threshold.
+    pub fn put(&mut self, row: ThresholdRow) -> Touched {
+        let threshold_id = row.threshold_id;
+        let mut touched = Touched { in_force_since: Some(row.updated_at), ..Touched::none(threshold_id) };
+        let versions = match self.take(threshold_id) {
+            Some(mut versions) => {
+                touched.add(&versions);
+                versions.add(row);
+                versions
+            }
+            None => Versions::new(row),
+        };
+        touched.add(&versions);
+        let versions = Arc::new(versions);
+        for scope in scopes(&versions) {
+            let of_scope = self.of_scope(&scope);
+            let place = of_scope.partition_point(|other| other.current().threshold_id < threshold_id);
+            of_scope.insert(place, Arc::clone(&versions));
+        }
+        self.by_id.insert(threshold_id, versions);
+        touched
+    }
+
+    /// Takes a threshold and all its versions out of force.
+    pub fn remove(&mut self, threshold_id: Uuid) -> Option<Touched> {
+        let versions = self.take(threshold_id)?;
+        let mut touched = Touched::none(threshold_id);
+        touched.add(&versions);
+        Some(touched)
+    }
+
+    fn take(&mut self, id: Uuid) -> Option<Versions> {
+        let versions = self.by_id.remove(&id)?;
+        for scope in scopes(&versions) {
+            match &scope {
+                Scope::Sensor(sensor_id) => remove(&mut self.of_sensor, sensor_id, id),
+                Scope::Zone(zone_id) => remove(&mut self.of_zone, zone_id, id),
+                Scope::DeviceType(device_type) => remove(&mut self.of_type, device_type, id),
+                Scope::ZoneAndType { zone_id, device_type } => {
+                    if let Some(of_zone) = self.of_zone_and_type.get_mut(zone_id) {
+                        remove(of_zone, device_type, id);
+                        if of_zone.is_empty() {
+                            self.of_zone_and_type.remove(zone_id);
+                        }
+                    }
+                }
+            }
+        }
+        Some(Arc::unwrap_or_clone(versions))
+    }
+
+    fn of_scope(&mut self, scope: &Scope) -> &mut Thresholds {
+        match scope.clone() {
             Scope::Sensor(sensor_id) => self.of_sensor.entry(sensor_id).or_default(),
             Scope::ZoneAndType { zone_id, device_type } => {
                 self.of_zone_and_type.entry(zone_id).or_default().entry(device_type).or_default()
             }
             Scope::Zone(zone_id) => self.of_zone.entry(zone_id).or_default(),
             Scope::DeviceType(device_type) => self.of_type.entry(device_type).or_default(),
-        };
-        of_scope.insert(id, row);
-    }
-
-    fn remove(&mut self, id: Uuid) {
-        match self.scope_of.remove(&id) {
-            None => {}
-            Some(Scope::Sensor(sensor_id)) => remove(&mut self.of_sensor, &sensor_id, id),
-            Some(Scope::Zone(zone_id)) => remove(&mut self.of_zone, &zone_id, id),
-            Some(Scope::DeviceType(device_type)) => remove(&mut self.of_type, &device_type, id),
-            Some(Scope::ZoneAndType { zone_id, device_type }) => {
-                if let Some(of_zone) = self.of_zone_and_type.get_mut(&zone_id) {
-                    remove(of_zone, &device_type, id);
-                    if of_zone.is_empty() {
-                        self.of_zone_and_type.remove(&zone_id);
-                    }
-                }
-            }
         }
     }
 
-    /// Returns the thresholds that cover a sensor, given where it is and what it is.
-    pub fn of(
+    /// Returns what may cover a sensor, by the kind of scope: sensor, zone and type, zone, type.
+    pub(crate) fn by_scope(
         &self,
         sensor_id: &str,
         zone_id: &str,
         device_type: &str,
-    ) -> impl Iterator<Item = &ThresholdRow> {
+    ) -> [&[Arc<Versions>]; 4] {
         let of_both = self.of_zone_and_type.get(zone_id).and_then(|of_zone| of_zone.get(device_type));
         let scopes = [
             self.of_sensor.get(sensor_id),
@@ -111,7 +184,28 @@ impl Rules {
             self.of_zone.get(zone_id),
             self.of_type.get(device_type),
         ];
-        scopes.into_iter().flatten().flat_map(BTreeMap::values)
+        scopes.map(|thresholds| thresholds.map_or(&[][..], Vec::as_slice))
+    }
+
+    /// Returns the thresholds that cover a sensor now, given where it is and what it is.
+    pub fn of(
+        &self,
+        sensor_id: &str,
+        zone_id: &str,
+        device_type: &str,
+    ) -> impl Iterator<Item = &ThresholdRow> {
+        let scopes = self.by_scope(sensor_id, zone_id, device_type).into_iter().enumerate();
+        let current = scopes.flat_map(|(rank, thresholds)| {
+            let current = thresholds.iter().map(|versions| versions.current());
+            current.filter(move |row| self::rank(row) == rank)
+        });
+        // One may be listed for an earlier version that covered another sensor.
+        current.filter(move |row| row.scope.covers(sensor_id, zone_id, device_type))
+    }
+
+    /// Returns the versions of a threshold.
+    pub(crate) fn versions(&self, threshold_id: Uuid) -> Option<&Versions> {
+        self.by_id.get(&threshold_id).map(AsRef::as_ref)
     }
 
     /// Counts the keys whose last change cannot be read, up to 1,000.
@@ -121,14 +215,35 @@ impl Rules {
 
     /// Counts the thresholds.
     pub fn count(&self) -> usize {
-        self.scope_of.len()
+        self.by_id.len()
     }
+}
+
+/// Ranks a version by its scope, the most specific first.
+pub(crate) fn rank(row: &ThresholdRow) -> usize {
+    match row.scope {
+        Scope::Sensor(_) => 0,
+        Scope::ZoneAndType { .. } => 1,
+        Scope::Zone(_) => 2,
+        Scope::DeviceType(_) => 3,
+    }
+}
+
+/// Lists the scopes of all known versions, each once.
+fn scopes(versions: &Versions) -> Vec<Scope> {
+    let mut scopes: Vec<Scope> = Vec::with_capacity(1);
+    for row in versions.rows() {
+        if !scopes.contains(&row.scope) {
+            scopes.push(row.scope.clone());
+        }
+    }
+    scopes
 }
 
 /// Removes a threshold, and its scope with the last one.
 fn remove(of: &mut HashMap<String, Thresholds>, name: &str, id: Uuid) {
     if let Some(of_name) = of.get_mut(name) {
-        of_name.remove(&id);
+        of_name.retain(|versions| versions.current().threshold_id != id);
         if of_name.is_empty() {
             of.remove(name);
         }
@@ -140,6 +255,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use serde_json::{Value, json};
+    use std::collections::BTreeMap;
 
     fn key(id: u128) -> Vec<u8> {
         json!({"threshold_id": Uuid::from_u128(id)}).to_string().into_bytes()
