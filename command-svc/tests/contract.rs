@@ -11,7 +11,8 @@ use testkit::postgres::{Database, dialects};
 use tokio_postgres::error::SqlState;
 
 /// What other services rely on. Order is that of the name, since a view and a table need not agree on it.
-const COLUMNS: [&str; 7] = [
+const COLUMNS: [&str; 9] = [
+    "alert_acknowledgements: acknowledged_at timestamp with time zone, acknowledged_by text, episode_id uuid, note text",
     "alert_episodes: bound_limit text, bound_value double precision, closed_at timestamp with time zone, \
      closing_reason text, description text, device_type text, display_name text, episode_id uuid, \
      last_alert_id uuid, last_at timestamp with time zone, last_detected_at timestamp with time zone, metric text, \
@@ -29,6 +30,8 @@ const COLUMNS: [&str; 7] = [
     "sensor_reading_hourly_aggregates: avg double precision, bucket timestamp with time zone, count bigint, \
      device_type text, max double precision, metric text, min double precision, sensor_id text, \
      sum double precision, zone_id text",
+    "sensor_threshold_versions: change text, changed_at timestamp with time zone, changed_by text, threshold jsonb, \
+     threshold_id uuid, version bigint",
     "sensor_thresholds: alert_age_seconds_max integer, created_at timestamp with time zone, description text, \
      device_type text, for_seconds integer, hysteresis double precision, keep_firing_seconds integer, \
      max_value double precision, metric text, min_value double precision, mode text, no_data_seconds integer, \

@@ -166,7 +166,8 @@ impl Service {
     };
     /// Operators → thresholds.
     pub const THRESHOLD: &'static Self = &Self {
-        writes: &["sensor_thresholds", "silences"],
+        reads: &["devices"],
+        writes: &["sensor_thresholds", "sensor_threshold_versions", "silences", "alert_acknowledgements"],
         listeners: &[rest(8082)],
         settings: |installation| installation.tokens(),
         ..Self::new("threshold-svc", 9104)

@@ -8,7 +8,10 @@ GRANT SELECT ON storage_contract TO command_svc, query_svc;
 
 -- One writer per table.
 GRANT SELECT, INSERT, UPDATE, DELETE ON devices TO device_svc;
-GRANT SELECT, INSERT, UPDATE, DELETE ON sensor_thresholds, silences TO threshold_svc;
+GRANT SELECT, INSERT, UPDATE, DELETE ON sensor_thresholds, silences, alert_acknowledgements TO threshold_svc;
+GRANT SELECT, INSERT, DELETE ON sensor_threshold_versions TO threshold_svc;
+-- Which thresholds meet at one sensor depends on its zone and type.
+GRANT SELECT ON devices TO threshold_svc;
 GRANT USAGE ON SEQUENCE devices_version TO device_svc;
 GRANT USAGE ON SEQUENCE sensor_thresholds_version, silences_version TO threshold_svc;
 -- An insert that skips a row which is there must be able to see it.

@@ -39,8 +39,29 @@ CREATE TABLE sensor_thresholds (
 CREATE UNIQUE INDEX sensor_thresholds_once ON sensor_thresholds
   (coalesce(sensor_id, ''), coalesce(device_type, ''), coalesce(zone_id, ''), metric, severity,
    coalesce(min_value, '-Infinity'), coalesce(max_value, 'Infinity'), coalesce(no_data_seconds, 0));
--- For listings, and for the deletion of a device.
-CREATE INDEX sensor_thresholds_listed ON sensor_thresholds (sensor_id, metric, threshold_id);
+-- For listings, which begin with the thresholds of zones and types: all, those of a metric, and the few that are not live.
+CREATE INDEX sensor_thresholds_listed ON sensor_thresholds (coalesce(sensor_id, ''), metric, threshold_id);
+CREATE INDEX sensor_thresholds_by_metric ON sensor_thresholds (metric, coalesce(sensor_id, ''), threshold_id);
+CREATE INDEX sensor_thresholds_not_live ON sensor_thresholds (coalesce(sensor_id, ''), metric, threshold_id)
+  WHERE mode <> 'live';
+-- For the deletion of a device.
+CREATE INDEX sensor_thresholds_of_device ON sensor_thresholds (sensor_id);
+
+-- Who made which version of a threshold, and when. One writer: threshold-svc, in the transaction of the change, which also
+-- keeps the newest of each threshold alone. A threshold that the database deletes with its device leaves no row here.
+CREATE TABLE sensor_threshold_versions (
+  threshold_id  uuid NOT NULL,
+  version       bigint NOT NULL,
+  change        text NOT NULL CHECK (change IN ('created', 'changed', 'deleted')),
+  -- Subject of the token.
+  changed_by    text NOT NULL,
+  changed_at    timestamptz NOT NULL DEFAULT now(),
+  -- What it was from then on, as REST answers it; null when it was deleted.
+  threshold     jsonb,
+  PRIMARY KEY (threshold_id, version)
+);
+-- For the histories of thresholds that are gone, which are forgotten after a while.
+CREATE INDEX sensor_threshold_versions_deleted ON sensor_threshold_versions (changed_at) WHERE change = 'deleted';
 
 -- When alerts are expected and shall wake nobody. One writer: threshold-svc. Every matcher that is set must match.
 CREATE SEQUENCE silences_version;
@@ -60,4 +81,15 @@ CREATE TABLE silences (
   updated_at    timestamptz NOT NULL DEFAULT now(),
   CHECK (starts_at < ends_at),
   CHECK (coalesce(sensor_id, device_type, zone_id, metric, severity) IS NOT NULL)
+);
+-- For listings, the one that ends last first.
+CREATE INDEX silences_listed ON silences (ends_at, silence_id);
+
+-- Who has taken note of an episode. One writer: threshold-svc. The episodes themselves are a read model.
+CREATE TABLE alert_acknowledgements (
+  episode_id      uuid PRIMARY KEY,
+  note            text NOT NULL DEFAULT '',
+  -- Subject of the token.
+  acknowledged_by text NOT NULL,
+  acknowledged_at timestamptz NOT NULL DEFAULT now()
 );
