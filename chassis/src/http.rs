@@ -7,6 +7,7 @@ mod change;
 mod etag;
 mod fields;
 mod json;
+mod keyset;
 mod manners;
 mod settings;
 mod tls;
@@ -15,6 +16,7 @@ pub use crate::problem::{FieldError, Problem};
 pub use change::{Change, Rules};
 pub use etag::{check_version, if_match, is_held, representation, version_tag};
 pub use fields::{Fields, Listing, Page, check_prose};
+pub use keyset::{KeysetListing, KeysetPage};
 pub use settings::Settings;
 
 use crate::admin::head_as_get;

@@ -49,6 +49,13 @@ impl Change {
         self.members.get(name)
     }
 
+    /// Drops a member that an answer carries beside the resource.
+    #[must_use]
+    pub fn without(mut self, name: &str) -> Self {
+        self.members.remove(name);
+        self
+    }
+
     /// Applies the change to the resource as it is answered, and returns the fields of the whole resource as
     /// it is to be.
     ///

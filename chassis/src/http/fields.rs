@@ -239,6 +239,21 @@ impl Fields {
         number
     }
 
+    /// Takes a whole number within bounds that may be absent. `300.0` is one, too: JSON has one kind of
+    /// number.
+    pub fn whole_optional(&mut self, name: &str, bounds: RangeInclusive<u32>) -> Option<u32> {
+        let value = self.take(name)?;
+        let whole = value.as_f64().filter(|number| number.fract() == 0.0);
+        // Every whole number of 32 bits is an f64 with the same text, once 0 has no sign.
+        let whole = whole.and_then(|number| format!("{}", number + 0.0).parse().ok());
+        let bounded = whole.filter(|number| bounds.contains(number));
+        if bounded.is_none() {
+            let (least, most) = (bounds.start(), bounds.end());
+            self.problem(name, format!("must be a whole number from {least} to {most}"));
+        }
+        bounded
+    }
+
     /// Takes true or false; it is required.
     pub fn flag(&mut self, name: &str) -> bool {
         let before = self.errors.len();
@@ -268,7 +283,7 @@ impl Fields {
     }
 
     /// Takes a whole number of a query string within bounds, with a default.
-    fn count_in(&mut self, name: &str, default: i64, bounds: RangeInclusive<i64>) -> i64 {
+    pub(super) fn count_in(&mut self, name: &str, default: i64, bounds: RangeInclusive<i64>) -> i64 {
         let Some(text) = self.text_optional(name, |_| Ok::<_, Infallible>(())) else { return default };
         match text.parse() {
             Ok(number) if bounds.contains(&number) => number,
@@ -341,6 +356,24 @@ mod tests {
         assert_eq!(fields.one_of("w", &[("y", 1), ("z", 2)]), 2);
         assert!(!fields.flag("e"));
         fields.finish().unwrap();
+    }
+
+    #[test]
+    fn whole_numbers_keep_to_their_bounds() {
+        let whole = |json: &str| {
+            let mut fields = Fields::of_json(format!(r#"{{"n":{json}}}"#).as_bytes()).unwrap();
+            let number = fields.whole_optional("n", 0..=u32::MAX - 1);
+            fields.finish().map(|()| number).map_err(|problem| problem.errors.len())
+        };
+        for (json, number) in
+            [("0", 0), ("-0", 0), ("300", 300), ("300.0", 300), ("3e2", 300), ("4294967294", u32::MAX - 1)]
+        {
+            assert_eq!(whole(json), Ok(Some(number)), "{json}");
+        }
+        assert_eq!(whole("null"), Ok(None));
+        for bad in ["-1", "0.5", "4294967295", "1e30", "\"1\"", "true", "[]"] {
+            assert_eq!(whole(bad), Err(1), "{bad}");
+        }
     }
 
     #[test]
