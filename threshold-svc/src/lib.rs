@@ -1,8 +1,8 @@
 //! REST `/api/v1/thresholds` → table `sensor_thresholds`, which alerting-svc follows by change data capture.
 //!
 //! In:         HTTP requests with a JWT: role operator; analyst may read.
-//! Out:        table `sensor_thresholds`; nothing else writes it, but the database deletes thresholds with
-//!             their device.
+//! Out:        tables `sensor_thresholds` and `sensor_threshold_versions`; nothing else writes them, but the
+//!             database deletes thresholds with their device.
 //! Guarantee:  an answer of 2xx is committed. A change with `If-Match` is made to that version or not at all;
 //!             without it the last write wins. What a change does not name stays. Versions grow, also over
 //!             deletion and creation. A creation with an id of the caller's own can be repeated. (ADR 0015)
@@ -10,8 +10,11 @@
 //!             ready; nothing is tried twice on the caller's behalf.
 
 mod routes;
+mod select;
 mod store;
 mod threshold;
+mod versions;
+mod warnings;
 
 pub use chassis::rest::Settings as Config;
 

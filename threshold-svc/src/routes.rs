@@ -2,6 +2,7 @@
 
 use crate::store;
 use crate::threshold::{self, Draft, Filter};
+use crate::versions;
 use actix_web::http::header::LOCATION;
 use actix_web::web::{Data, Path, Payload, ServiceConfig, delete, get, patch, post, put, resource};
 use actix_web::{HttpRequest, HttpResponse};
@@ -13,23 +14,32 @@ use uuid::Uuid;
 const READERS: [Role; 2] = [Role::Operator, Role::Analyst];
 const WRITERS: [Role; 1] = [Role::Operator];
 const PATH: &str = "/api/v1/thresholds";
-/// Resources of a page when the caller names no number, and most of them: about 400 bytes each.
+/// Resources of a page when the caller names no number, and most of them: about 600 bytes each.
 const LIMIT_DEFAULT: i64 = 100;
 const LIMIT_MAX: i64 = 1_000;
+/// Longest name of a caller that is kept, in characters.
+const SUBJECT_CHARS_MAX: usize = 200;
 
 /// Adds the routes.
 pub(crate) fn configure(app: &mut ServiceConfig) {
-    app.service(resource(PATH).route(post().to(create)).route(get().to(list))).service(
-        resource(format!("{PATH}/{{thresholdId}}"))
-            .route(get().to(read))
-            .route(put().to(change))
-            .route(patch().to(change))
-            .route(delete().to(remove)),
-    );
+    app.service(resource(PATH).route(post().to(create)).route(get().to(list)))
+        .service(
+            resource(format!("{PATH}/{{thresholdId}}"))
+                .route(get().to(read))
+                .route(put().to(change))
+                .route(patch().to(change))
+                .route(delete().to(remove)),
+        )
+        .service(resource(format!("{PATH}/{{thresholdId}}/versions")).route(get().to(history)));
 }
 
 fn parse_id(text: &str) -> Result<Uuid, Problem> {
     threshold::parse_id(text).map_err(|detail| Problem::field("thresholdId", detail))
+}
+
+/// Names the caller for those who read later who did it. A subject may be any text; PostgreSQL stores no NUL.
+fn subject(caller: &Caller) -> String {
+    caller.subject.chars().filter(|c| !c.is_control()).take(SUBJECT_CHARS_MAX).collect()
 }
 
 /// Creates a threshold. A caller that got no answer sends it again with the id that it has chosen for it: 201
@@ -42,21 +52,22 @@ async fn create(
 ) -> Result<HttpResponse, Problem> {
     caller.require(&WRITERS)?;
     let (id, draft) = Draft::creation(Fields::of_body(&request, body).await?)?;
-    let (is_new, threshold) = store::insert(&pool, id.unwrap_or_else(Uuid::new_v4), &draft).await?;
+    let id = id.unwrap_or_else(Uuid::new_v4);
+    let (is_new, changed) = store::insert(&pool, id, &draft, &subject(&caller)).await?;
     let mut response = if is_new { HttpResponse::Created() } else { HttpResponse::Ok() };
     Ok(response
-        .insert_header((LOCATION, format!("{PATH}/{}", threshold.threshold_id)))
-        .insert_header(version_tag(threshold.version))
-        .json(threshold))
+        .insert_header((LOCATION, format!("{PATH}/{id}")))
+        .insert_header(version_tag(changed.threshold.version))
+        .json(changed))
 }
 
 async fn list(caller: Caller, request: HttpRequest, pool: Data<Pool>) -> Result<HttpResponse, Problem> {
     caller.require(&READERS)?;
     let mut fields = Fields::of_query(&request);
     let filter = Filter::take(&mut fields);
-    let page = fields.page(LIMIT_DEFAULT, LIMIT_MAX);
+    let page = fields.keyset(LIMIT_DEFAULT, LIMIT_MAX);
     fields.finish()?;
-    Ok(HttpResponse::Ok().json(store::list(&pool, &filter, page).await?))
+    Ok(HttpResponse::Ok().json(store::list(&pool, &filter, &page).await?))
 }
 
 async fn read(
@@ -70,6 +81,12 @@ async fn read(
     Ok(representation(&request, threshold.version, &threshold))
 }
 
+/// Answers who made which version of a threshold, also of one that was deleted.
+async fn history(caller: Caller, id: Path<String>, pool: Data<Pool>) -> Result<HttpResponse, Problem> {
+    caller.require(&READERS)?;
+    Ok(HttpResponse::Ok().json(versions::list(&pool, parse_id(&id)?).await?))
+}
+
 async fn change(
     caller: Caller,
     id: Path<String>,
@@ -81,8 +98,8 @@ async fn change(
     let id = parse_id(&id)?;
     let expected = if_match(&request)?;
     let change = Change::of_body(&request, body).await?;
-    let threshold = store::change(&pool, id, change, expected.as_deref()).await?;
-    Ok(HttpResponse::Ok().insert_header(version_tag(threshold.version)).json(threshold))
+    let changed = store::change(&pool, id, change, expected.as_deref(), &subject(&caller)).await?;
+    Ok(HttpResponse::Ok().insert_header(version_tag(changed.threshold.version)).json(changed))
 }
 
 async fn remove(
@@ -94,6 +111,6 @@ async fn remove(
     caller.require(&WRITERS)?;
     let id = parse_id(&id)?;
     let expected = if_match(&request)?;
-    store::delete(&pool, id, expected.as_deref()).await?;
+    store::delete(&pool, id, expected.as_deref(), &subject(&caller)).await?;
     Ok(HttpResponse::NoContent().finish())
 }

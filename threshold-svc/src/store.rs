@@ -1,39 +1,41 @@
-//! Table `sensor_thresholds`. Each change is one transaction; a refusal is the problem that the caller gets.
+//! Table `sensor_thresholds`. Each change is one transaction with its row in the history; a refusal is the
+//! problem that the caller gets.
 
+use crate::select::Select;
 use crate::threshold::{Draft, Filter, Threshold};
-use chassis::http::{Change, Listing, Page, Problem, check_version};
+use crate::versions::{self, Event};
+use crate::warnings::{self, Warning};
+use chassis::http::{Change, KeysetListing, KeysetPage, Problem, check_version};
 use deadpool_postgres::{Pool, Transaction};
 use schema::{Mode, Severity};
+use serde::Serialize;
 use time::OffsetDateTime;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::ToSql;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Error, Row};
 use uuid::Uuid;
 
-/// The columns that a caller writes, in the order of [`params`].
+/// What a list is ordered by: sensor (thresholds of zones and types come first), metric and id.
+pub(crate) type Key = (String, String, Uuid);
+
+/// The columns that a caller writes, in the order of [`Columns::params`].
 macro_rules! written {
     () => {
-        "sensor_id, device_type, zone_id, metric, min_value, max_value, severity, mode, description"
+        "sensor_id, device_type, zone_id, metric, min_value, max_value, no_data_seconds, hysteresis, for_seconds, \
+         keep_firing_seconds, repeat, alert_age_seconds_max, severity, mode, description, updated_by"
     };
 }
 
 /// Their parameters; `$1` is the id.
 macro_rules! placeholders {
     () => {
-        "$2, $3, $4, $5, $6, $7, $8, $9, $10"
+        "$2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17"
     };
 }
 
 macro_rules! columns {
     () => {
         concat!("threshold_id, ", written!(), ", version, created_at, updated_at")
-    };
-}
-
-macro_rules! filtered {
-    () => {
-        " FROM sensor_thresholds WHERE ($1::text IS NULL OR sensor_id = $1) AND ($2::text IS NULL OR metric = $2) \
-         AND ($3::text IS NULL OR device_type = $3) AND ($4::text IS NULL OR zone_id = $4)"
     };
 }
 
@@ -46,16 +48,12 @@ const INSERT: &str = concat!(
     columns!()
 );
 const SELECT: &str = concat!("SELECT ", columns!(), " FROM sensor_thresholds WHERE threshold_id = $1");
-const COUNT: &str = concat!("SELECT count(*)", filtered!());
-const LIST: &str = concat!(
-    "SELECT ",
-    columns!(),
-    filtered!(),
-    " ORDER BY sensor_id, metric, threshold_id LIMIT $5 OFFSET $6"
-);
+const COUNT: &str = "SELECT count(*) FROM sensor_thresholds WHERE true";
+const LIST: &str = concat!("SELECT ", columns!(), " FROM sensor_thresholds WHERE true");
 const TWIN: &str = "SELECT threshold_id FROM sensor_thresholds WHERE threshold_id <> $1 \
    AND sensor_id IS NOT DISTINCT FROM $2 AND device_type IS NOT DISTINCT FROM $3 AND zone_id IS NOT DISTINCT FROM $4 \
-   AND metric = $5 AND min_value IS NOT DISTINCT FROM $6 AND max_value IS NOT DISTINCT FROM $7 AND severity = $8";
+   AND metric = $5 AND min_value IS NOT DISTINCT FROM $6 AND max_value IS NOT DISTINCT FROM $7 \
+   AND no_data_seconds IS NOT DISTINCT FROM $8 AND severity = $9";
 // Another change of the row waits until this one is made.
 const LOCK: &str =
     concat!("SELECT ", columns!(), " FROM sensor_thresholds WHERE threshold_id = $1 FOR UPDATE");
@@ -69,14 +67,16 @@ const UPDATE: &str = concat!(
 );
 const DELETE: &str = "DELETE FROM sensor_thresholds WHERE threshold_id = $1";
 
-fn read(row: &Row) -> Result<Threshold, Problem> {
-    let severity = match row.try_get("severity")? {
-        "info" => Severity::Info,
-        "warning" => Severity::Warning,
-        "critical" => Severity::Critical,
-        _ => return Err(Problem::internal(&"a threshold has an unknown severity")),
-    };
-    let mode = Mode::from_name(row.try_get("mode")?);
+/// A threshold as a change answers it: with what the caller may not have meant.
+#[derive(Debug, Serialize)]
+pub(crate) struct Changed {
+    #[serde(flatten)]
+    pub(crate) threshold: Threshold,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<Warning>,
+}
+
+pub(crate) fn read(row: &Row) -> Result<Threshold, Problem> {
     Ok(Threshold {
         threshold_id: row.try_get("threshold_id")?,
         draft: Draft {
@@ -86,50 +86,126 @@ fn read(row: &Row) -> Result<Threshold, Problem> {
             metric: row.try_get("metric")?,
             min: row.try_get("min_value")?,
             max: row.try_get("max_value")?,
-            severity,
-            mode: mode.ok_or_else(|| Problem::internal(&"a threshold has an unknown mode"))?,
+            no_data_seconds: row.try_get::<_, Option<i32>>("no_data_seconds")?.map(i32::unsigned_abs),
+            hysteresis: row.try_get("hysteresis")?,
+            for_seconds: row.try_get::<_, i32>("for_seconds")?.unsigned_abs(),
+            keep_firing_seconds: row.try_get::<_, i32>("keep_firing_seconds")?.unsigned_abs(),
+            repeat: row.try_get::<_, &str>("repeat")?.parse().map_err(|error| Problem::internal(&error))?,
+            alert_age_seconds_max: row
+                .try_get::<_, Option<i32>>("alert_age_seconds_max")?
+                .map(i32::unsigned_abs),
+            severity: read_severity(row.try_get("severity")?)?,
+            mode: Mode::from_name(row.try_get("mode")?)
+                .ok_or_else(|| Problem::internal(&"a threshold has an unknown mode"))?,
             description: row.try_get("description")?,
         },
         version: row.try_get("version")?,
         created_at: row.try_get::<_, OffsetDateTime>("created_at")?.into(),
         updated_at: row.try_get::<_, OffsetDateTime>("updated_at")?.into(),
+        updated_by: row.try_get("updated_by")?,
     })
 }
 
-/// Returns the parameters of [`INSERT`] and [`UPDATE`]: the id, then the columns that a caller writes.
-fn params<'a>(id: &'a Uuid, draft: &'a Draft, words: &'a Words) -> [&'a (dyn ToSql + Sync); 10] {
-    let Draft { sensor_id, device_type, zone_id, metric, min, max, severity: _, mode: _, description } =
-        draft;
-    let Words { severity, mode } = words;
-    [id, sensor_id, device_type, zone_id, metric, min, max, severity, mode, description]
+pub(crate) fn read_severity(name: &str) -> Result<Severity, Problem> {
+    let known = [Severity::Info, Severity::Warning, Severity::Critical];
+    let found = known.into_iter().find(|severity| severity.as_str() == name);
+    found.ok_or_else(|| Problem::internal(&"a row has an unknown severity"))
 }
 
-/// Holds what stands as a word in its column.
-struct Words {
+/// A draft as the columns that [`INSERT`] and [`UPDATE`] write.
+struct Columns<'a> {
+    draft: &'a Draft,
+    no_data_seconds: Option<i32>,
+    for_seconds: i32,
+    keep_firing_seconds: i32,
+    repeat: String,
+    alert_age_seconds_max: Option<i32>,
     severity: &'static str,
     mode: &'static str,
+    by: &'a str,
 }
 
-impl Words {
-    fn of(draft: &Draft) -> Self {
-        Self { severity: draft.severity.as_str(), mode: draft.mode.as_str() }
+impl<'a> Columns<'a> {
+    fn of(draft: &'a Draft, by: &'a str) -> Self {
+        // No time is over a year.
+        let seconds = |seconds: u32| i32::try_from(seconds).unwrap_or(i32::MAX);
+        Self {
+            draft,
+            no_data_seconds: draft.no_data_seconds.map(seconds),
+            for_seconds: seconds(draft.for_seconds),
+            keep_firing_seconds: seconds(draft.keep_firing_seconds),
+            repeat: draft.repeat.to_string(),
+            alert_age_seconds_max: draft.alert_age_seconds_max.map(seconds),
+            severity: draft.severity.as_str(),
+            mode: draft.mode.as_str(),
+            by,
+        }
+    }
+
+    /// Returns the id, then what a caller writes.
+    fn params<'b>(&'b self, id: &'b Uuid) -> [&'b (dyn ToSql + Sync); 17] {
+        let Draft { sensor_id, device_type, zone_id, metric, min, max, hysteresis, description, .. } =
+            self.draft;
+        [
+            id,
+            sensor_id,
+            device_type,
+            zone_id,
+            metric,
+            min,
+            max,
+            &self.no_data_seconds,
+            hysteresis,
+            &self.for_seconds,
+            &self.keep_firing_seconds,
+            &self.repeat,
+            &self.alert_age_seconds_max,
+            &self.severity,
+            &self.mode,
+            description,
+            &self.by,
+        ]
     }
 }
 
 /// Adds a row, or finds the one that the same request has added before; says whether it is new.
-pub(crate) async fn insert(pool: &Pool, id: Uuid, draft: &Draft) -> Result<(bool, Threshold), Problem> {
-    let client = pool.get().await?;
-    let statement = client.prepare_cached(INSERT).await?;
-    let inserted = client.query_opt(&statement, &params(&id, draft, &Words::of(draft))).await;
-    drop(client);
-    if let Some(row) = inserted.map_err(known_device)? {
-        return Ok((true, read(&row)?));
+pub(crate) async fn insert(
+    pool: &Pool,
+    id: Uuid,
+    draft: &Draft,
+    by: &str,
+) -> Result<(bool, Changed), Problem> {
+    let mut client = pool.get().await?;
+    let transaction = client.transaction().await?;
+    if let Some(threshold) = add(&transaction, id, draft, by).await? {
+        let warnings = warnings::find(&transaction, id, draft).await?;
+        transaction.commit().await?;
+        return Ok((true, Changed { threshold, warnings }));
     }
+    transaction.rollback().await?;
+    drop(client);
     match find(pool, id).await {
-        Ok(threshold) if threshold.draft == *draft => Ok((false, threshold)),
+        Ok(threshold) if threshold.draft == *draft => {
+            Ok((false, Changed { threshold, warnings: Vec::new() }))
+        }
         Ok(_) => Err(Problem::conflict("/problems/exists", "another threshold has this thresholdId")),
         Err(_) => Err(twin(pool, id, draft).await),
     }
+}
+
+/// Adds a row and the first one of its history; none when the id or the limits are there already.
+async fn add(
+    transaction: &Transaction<'_>,
+    id: Uuid,
+    draft: &Draft,
+    by: &str,
+) -> Result<Option<Threshold>, Problem> {
+    let statement = transaction.prepare_cached(INSERT).await?;
+    let row = transaction.query_opt(&statement, &Columns::of(draft, by).params(&id)).await;
+    let Some(row) = row.map_err(known_device)? else { return Ok(None) };
+    let threshold = read(&row)?;
+    versions::record(transaction, Event::Created, &threshold).await?;
+    Ok(Some(threshold))
 }
 
 /// Explains a row that the database has refused because its device is not registered.
@@ -145,10 +221,9 @@ fn known_device(error: Error) -> Problem {
 async fn twin(pool: &Pool, id: Uuid, draft: &Draft) -> Problem {
     let found = async {
         let client = pool.get().await?;
-        let severity = draft.severity.as_str();
-        let Draft { sensor_id, device_type, zone_id, metric, min, max, .. } = draft;
-        let params: [&(dyn ToSql + Sync); 8] =
-            [&id, sensor_id, device_type, zone_id, metric, min, max, &severity];
+        let columns = Columns::of(draft, "");
+        let mut params = columns.params(&id)[..8].to_vec();
+        params.push(&columns.severity);
         client.query_opt(TWIN, &params).await.map_err(Problem::from)
     };
     let twin = match found.await {
@@ -156,7 +231,7 @@ async fn twin(pool: &Pool, id: Uuid, draft: &Draft) -> Problem {
         Err(problem) => return problem,
     };
     let name = twin.map_or_else(String::new, |twin| format!(" {twin}"));
-    let detail = format!("the threshold{name} has this scope, metric, severity, min and max");
+    let detail = format!("the threshold{name} has this scope, metric, severity and limits");
     Problem::conflict("/problems/same-limits", detail)
 }
 
@@ -170,18 +245,71 @@ pub(crate) async fn find(pool: &Pool, id: Uuid) -> Result<Threshold, Problem> {
     }
 }
 
-/// Reads a page, ordered by sensor (thresholds of zones and types come last), metric and id. Page and total
-/// are two statements: a write between them may show.
-pub(crate) async fn list(pool: &Pool, filter: &Filter, page: Page) -> Result<Listing<Threshold>, Problem> {
+/// Reads a page in the order of [`Key`]. Page and total are two statements: a write between them may show.
+pub(crate) async fn list(
+    pool: &Pool,
+    filter: &Filter,
+    page: &KeysetPage<Key>,
+) -> Result<KeysetListing<Threshold>, Problem> {
     let client = pool.get().await?;
-    let (count, list) = tokio::try_join!(client.prepare_cached(COUNT), client.prepare_cached(LIST))?;
-    let Filter { sensor_id, metric, device_type, zone_id } = filter;
-    let params: [&(dyn ToSql + Sync); 6] =
-        [sensor_id, metric, device_type, zone_id, &page.limit, &page.offset];
-    let (total, rows) =
-        tokio::try_join!(client.query_one(&count, &params[..4]), client.query(&list, &params))?;
-    let resources = rows.iter().map(read).collect::<Result<_, _>>()?;
-    Ok(Listing::new(resources, total.try_get(0)?, page))
+    let rows = page.rows();
+    let select = listed(filter, page.after.as_ref()).then(" LIMIT $?", [(&rows, Type::INT8)]);
+    let rows = client.query_typed(select.text(), select.params()).await?;
+    let total = if page.is_total_wanted {
+        let count = filtered(COUNT, filter);
+        let rows = client.query_typed(count.text(), count.params()).await?;
+        rows.first().map(|row| row.try_get(0)).transpose()?
+    } else {
+        None
+    };
+    let thresholds = rows.iter().map(read).collect::<Result<_, _>>()?;
+    Ok(KeysetListing::new(thresholds, page, key, total))
+}
+
+fn key(threshold: &Threshold) -> Key {
+    let Draft { sensor_id, metric, .. } = &threshold.draft;
+    (sensor_id.clone().unwrap_or_default(), metric.clone(), threshold.threshold_id)
+}
+
+/// Writes the statement of a list. It is planned for these filters, and says each of them so that an index of
+/// V2 begins with it.
+fn listed<'a>(filter: &'a Filter, after: Option<&'a Key>) -> Select<'a> {
+    let mut select = filtered(LIST, filter);
+    if let Some((sensor_id, metric, id)) = after {
+        select = if filter.metric.is_some() {
+            let place: [(&(dyn ToSql + Sync), Type); 2] = [(sensor_id, Type::TEXT), (id, Type::UUID)];
+            select.then(" AND (coalesce(sensor_id, ''), threshold_id) > ($?, $?)", place)
+        } else {
+            let place: [(&(dyn ToSql + Sync), Type); 3] =
+                [(sensor_id, Type::TEXT), (metric, Type::TEXT), (id, Type::UUID)];
+            select.then(" AND (coalesce(sensor_id, ''), metric, threshold_id) > ($?, $?, $?)", place)
+        };
+    }
+    select.then(" ORDER BY coalesce(sensor_id, ''), metric, threshold_id", [])
+}
+
+fn filtered<'a>(text: &str, filter: &'a Filter) -> Select<'a> {
+    let Filter { sensor_id, metric, device_type, zone_id, severity, mode } = filter;
+    let mut select = Select::new(text);
+    // A threshold of zones and types has no sensor, which is where the list begins.
+    for (value, condition) in [
+        (sensor_id, " AND coalesce(sensor_id, '') = $?"),
+        (metric, " AND metric = $?"),
+        (device_type, " AND coalesce(sensor_id, '') = '' AND device_type = $?"),
+        (zone_id, " AND coalesce(sensor_id, '') = '' AND zone_id = $?"),
+    ] {
+        if let Some(value) = value {
+            select = select.then(condition, [(value as _, Type::TEXT)]);
+        }
+    }
+    // Words of ours: an index may be of one mode alone.
+    if let Some(severity) = severity {
+        select = select.then(&format!(" AND severity = '{}'", severity.as_str()), []);
+    }
+    if let Some(mode) = mode {
+        select = select.then(&format!(" AND mode = '{}'", mode.as_str()), []);
+    }
+    select
 }
 
 /// Applies a change to a row, if it has one of the expected versions.
@@ -190,16 +318,20 @@ pub(crate) async fn change(
     id: Uuid,
     change: Change,
     expected: Option<&[i64]>,
-) -> Result<Threshold, Problem> {
+    by: &str,
+) -> Result<Changed, Problem> {
     let mut client = pool.get().await?;
     let transaction = client.transaction().await?;
     let threshold = lock(&transaction, id, expected).await?;
     let draft = Draft::changed(&threshold, change)?;
     let statement = transaction.prepare_cached(UPDATE).await?;
-    match transaction.query_one(&statement, &params(&id, &draft, &Words::of(&draft))).await {
+    match transaction.query_one(&statement, &Columns::of(&draft, by).params(&id)).await {
         Ok(row) => {
+            let threshold = read(&row)?;
+            versions::record(&transaction, Event::Changed, &threshold).await?;
+            let warnings = warnings::find(&transaction, id, &draft).await?;
             transaction.commit().await?;
-            read(&row)
+            Ok(Changed { threshold, warnings })
         }
         Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {
             // The connection goes back first: this very call may need the last one again.
@@ -212,12 +344,13 @@ pub(crate) async fn change(
 }
 
 /// Removes a row, if it has one of the expected versions.
-pub(crate) async fn delete(pool: &Pool, id: Uuid, expected: Option<&[i64]>) -> Result<(), Problem> {
+pub(crate) async fn delete(pool: &Pool, id: Uuid, expected: Option<&[i64]>, by: &str) -> Result<(), Problem> {
     let mut client = pool.get().await?;
     let transaction = client.transaction().await?;
     lock(&transaction, id, expected).await?;
     let statement = transaction.prepare_cached(DELETE).await?;
     transaction.execute(&statement, &[&id]).await?;
+    versions::record_deletion(&transaction, id, by).await?;
     Ok(transaction.commit().await?)
 }
 

@@ -1,22 +1,27 @@
 //! The threshold, and the requests that make or change one. Pure.
 
 use chassis::http::{Change, Fields, Problem, Rules, check_prose};
-use schema::{Mode, Severity, Timestamp, check_label, check_metric, check_sensor_id};
-use serde::Serialize;
+use schema::{Mode, Repeat, Severity, Timestamp, check_label, check_metric, check_sensor_id};
+use serde::{Serialize, Serializer};
+use serde_json::Value;
 use uuid::Uuid;
 
 /// Longest description, in characters: a paragraph for the people who receive the alert.
 const DESCRIPTION_CHARS_MAX: usize = 1_000;
+/// Longest of the times that a threshold names, in seconds: a year.
+const SECONDS_MAX: u32 = Repeat::SECONDS_MAX;
 
 /// Fields that only the service writes; a creation that names them expects something that will not happen.
-const READ_ONLY: [&str; 3] = ["version", "createdAt", "updatedAt"];
+const READ_ONLY: [&str; 4] = ["version", "createdAt", "updatedAt", "updatedBy"];
 const RULES: Rules<'_> = Rules {
     // The scope is one thing: a PUT that names a part of it names all of it.
     required: &["sensorId", "deviceType", "zoneId", "metric", "severity"],
-    read_only: &["thresholdId", "version", "createdAt", "updatedAt"],
+    read_only: &["thresholdId", "version", "createdAt", "updatedAt", "updatedBy"],
 };
+/// What answers to a change carry beside the threshold, so that such an answer may be sent back, too.
+const WARNINGS: &str = "warnings";
 
-const SEVERITIES: [(&str, Severity); 3] = [
+pub(crate) const SEVERITIES: [(&str, Severity); 3] = [
     (Severity::Info.as_str(), Severity::Info),
     (Severity::Warning.as_str(), Severity::Warning),
     (Severity::Critical.as_str(), Severity::Critical),
@@ -37,6 +42,7 @@ pub(crate) struct Threshold {
     pub(crate) version: i64,
     pub(crate) created_at: Timestamp,
     pub(crate) updated_at: Timestamp,
+    pub(crate) updated_by: String,
 }
 
 /// The part that a caller writes.
@@ -52,6 +58,13 @@ pub(crate) struct Draft {
     pub(crate) metric: String,
     pub(crate) min: Option<f64>,
     pub(crate) max: Option<f64>,
+    pub(crate) no_data_seconds: Option<u32>,
+    pub(crate) hysteresis: f64,
+    pub(crate) for_seconds: u32,
+    pub(crate) keep_firing_seconds: u32,
+    #[serde(serialize_with = "write_repeat")]
+    pub(crate) repeat: Repeat,
+    pub(crate) alert_age_seconds_max: Option<u32>,
     pub(crate) severity: Severity,
     pub(crate) mode: Mode,
     pub(crate) description: String,
@@ -81,7 +94,7 @@ impl Draft {
     /// # Errors
     /// 400 that names every bad field; 412 for another version.
     pub(crate) fn changed(threshold: &Threshold, change: Change) -> Result<Self, Problem> {
-        Self::read(change.apply(threshold, RULES)?)
+        Self::read(change.without(WARNINGS).apply(threshold, RULES)?)
     }
 
     fn read(mut fields: Fields) -> Result<Self, Problem> {
@@ -93,18 +106,20 @@ impl Draft {
             metric: fields.text("metric", check_metric),
             min: fields.number_optional("min"),
             max: fields.number_optional("max"),
+            no_data_seconds: fields.whole_optional("noDataSeconds", 1..=SECONDS_MAX),
+            hysteresis: fields.number_optional("hysteresis").unwrap_or_default(),
+            for_seconds: fields.whole_optional("forSeconds", 0..=SECONDS_MAX).unwrap_or_default(),
+            keep_firing_seconds: fields
+                .whole_optional("keepFiringSeconds", 0..=SECONDS_MAX)
+                .unwrap_or_default(),
+            repeat: take_repeat(&mut fields),
+            alert_age_seconds_max: fields.whole_optional("alertAgeSecondsMax", 1..=SECONDS_MAX),
             severity: fields.one_of("severity", &SEVERITIES),
             mode: fields.one_of("mode", &MODES),
             description: fields.text_optional("description", describe).unwrap_or_default(),
         };
         draft.check_scope(&mut fields);
-        match (draft.min, draft.max) {
-            (None, None) if !fields.is_bad("min") && !fields.is_bad("max") => {
-                fields.problem("min", "at least one of min and max is required");
-            }
-            (Some(min), Some(max)) if min > max => fields.problem("min", "must not be above max"),
-            _ => {}
-        }
+        draft.check_violation(&mut fields);
         fields.finish()?;
         Ok(draft)
     }
@@ -126,6 +141,68 @@ impl Draft {
             _ => {}
         }
     }
+
+    /// Checks that it is about limits or about silence, and that what it says of them can happen.
+    fn check_violation(&self, fields: &mut Fields) {
+        if ["min", "max", "noDataSeconds"].iter().any(|name| fields.is_bad(name)) {
+            return;
+        }
+        match (self.min, self.max) {
+            (None, None) if self.no_data_seconds.is_none() => {
+                fields.problem("min", "at least one of min and max is required, or noDataSeconds instead");
+            }
+            (Some(min), Some(max)) if min > max => fields.problem("min", "must not be above max"),
+            _ => {}
+        }
+        if self.no_data_seconds.is_some() {
+            if self.min.is_some() || self.max.is_some() {
+                fields.problem("noDataSeconds", "stands instead of min and max; take them away, or it");
+            }
+            if self.hysteresis != 0.0 {
+                fields.problem("hysteresis", "belongs to min and max; leave it out");
+            }
+            if self.for_seconds != 0 {
+                fields.problem("forSeconds", "is said by noDataSeconds; leave it out");
+            }
+        } else if self.hysteresis < 0.0 {
+            fields.problem("hysteresis", "must not be negative");
+        } else if self.never_closes() {
+            fields.problem("hysteresis", "leaves no value between min and max that is inside again");
+        }
+    }
+
+    fn never_closes(&self) -> bool {
+        let room = self.min.zip(self.max).map(|(min, max)| max - min);
+        self.hysteresis > 0.0 && room.is_some_and(|room| room >= 0.0 && self.hysteresis >= room / 2.0)
+    }
+}
+
+/// Writes what [`take_repeat`] reads: seconds are a number.
+fn write_repeat<S: Serializer>(repeat: &Repeat, serializer: S) -> Result<S::Ok, S::Error> {
+    match repeat {
+        Repeat::Seconds(seconds) => serializer.serialize_u32(*seconds),
+        Repeat::Every | Repeat::Never => serializer.collect_str(repeat),
+    }
+}
+
+fn take_repeat(fields: &mut Fields) -> Repeat {
+    let repeat = match fields.take("repeat") {
+        None => Some(Repeat::Every),
+        Some(Value::String(word)) => {
+            [Repeat::Every, Repeat::Never].into_iter().find(|repeat| repeat.to_string() == word)
+        }
+        Some(number) => {
+            let whole = number.as_f64().filter(|number| number.fract() == 0.0);
+            whole.and_then(|seconds| format!("{seconds}").parse().ok())
+        }
+    };
+    if repeat.is_none() {
+        fields.problem(
+            "repeat",
+            format!("must be every, never or a whole number of seconds from 1 to {SECONDS_MAX}"),
+        );
+    }
+    repeat.unwrap_or_default()
 }
 
 /// Reads an id.
@@ -143,6 +220,8 @@ pub(crate) struct Filter {
     pub(crate) metric: Option<String>,
     pub(crate) device_type: Option<String>,
     pub(crate) zone_id: Option<String>,
+    pub(crate) severity: Option<Severity>,
+    pub(crate) mode: Option<Mode>,
 }
 
 impl Filter {
@@ -153,66 +232,11 @@ impl Filter {
             metric: fields.text_optional("metric", check_metric),
             device_type: fields.text_optional("deviceType", check_label),
             zone_id: fields.text_optional("zoneId", check_label),
+            severity: fields.one_of_optional("severity", &SEVERITIES),
+            mode: fields.one_of_optional("mode", &MODES),
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(json: &str) -> Result<Draft, Vec<(String, String)>> {
-        let outcome = Fields::of_json(json.as_bytes()).and_then(Draft::creation).map(|(_, draft)| draft);
-        outcome.map_err(|problem| problem.errors.into_iter().map(|e| (e.field, e.detail)).collect())
-    }
-
-    fn bad(json: &str) -> Vec<String> {
-        read(json).unwrap_err().into_iter().map(|(field, _)| field).collect()
-    }
-
-    #[test]
-    fn absent_fields_take_their_defaults() {
-        let draft = read(r#"{"sensorId":"s","metric":"t","max":30,"severity":"warning"}"#).unwrap();
-        assert_eq!((draft.min, draft.max, draft.mode), (None, Some(30.0), Mode::Live));
-        assert_eq!(draft.description, "");
-    }
-
-    #[test]
-    fn every_bad_field_is_named_at_once() {
-        let json = r#"{"sensorId":"a/b","metric":"2","min":"x","max":true,"severity":"loud","mode":1,
-            "description":"\u0000","version":3,"colour":"red"}"#;
-        let all =
-            ["version", "sensorId", "metric", "min", "max", "severity", "mode", "description", "colour"];
-        assert_eq!(bad(json), all);
-        assert_eq!(bad("{}"), ["metric", "severity", "sensorId", "min"]);
-    }
-
-    #[test]
-    fn scope_is_a_sensor_or_a_type_or_a_zone_or_both_of_these() {
-        let scope =
-            |scope: &str| read(&format!(r#"{{"metric":"t","max":1,"severity":"info"{scope}}}"#)).map(|_| ());
-        let (sensor, device_type, zone) = (r#","sensorId":"s""#, r#","deviceType":"T""#, r#","zoneId":"z""#);
-        for good in [&[sensor][..], &[device_type], &[zone], &[device_type, zone]] {
-            assert_eq!(scope(&good.concat()), Ok(()), "{good:?}");
-        }
-        for bad in [&[][..], &[sensor, device_type], &[sensor, zone], &[sensor, device_type, zone]] {
-            let problems = scope(&bad.concat()).unwrap_err();
-            assert_eq!(problems.iter().map(|(field, _)| field).collect::<Vec<_>>(), ["sensorId"], "{bad:?}");
-        }
-        assert_eq!(scope(r#","deviceType":"a b","sensorId":"s""#).unwrap_err()[0].0, "deviceType");
-    }
-
-    #[test]
-    fn limits_are_one_or_two_and_in_order() {
-        let limits = |limits: &str| {
-            read(&format!(r#"{{"sensorId":"s","metric":"t","severity":"info"{limits}}}"#)).map(|_| ())
-        };
-        for good in [r#","min":1"#, r#","max":-1"#, r#","min":1,"max":1"#, r#","min":-1e300,"max":1e300"#] {
-            assert_eq!(limits(good), Ok(()), "{good}");
-        }
-        for bad in ["", r#","min":null"#, r#","min":2,"max":1"#] {
-            assert_eq!(limits(bad).unwrap_err()[0].0, "min", "{bad}");
-        }
-        assert_eq!(limits(r#","max":1e999"#).unwrap_err()[0].0, "body");
-    }
-}
+mod tests;
