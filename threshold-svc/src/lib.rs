@@ -1,16 +1,20 @@
-//! REST `/api/v1/thresholds` → table `sensor_thresholds`, which alerting-svc follows by change data capture.
+//! REST for what operators say of alerts: thresholds, silences, acknowledgements → their tables, of which
+//! alerting-svc follows the first two by change data capture.
 //!
 //! In:         HTTP requests with a JWT: role operator; analyst may read.
-//! Out:        tables `sensor_thresholds` and `sensor_threshold_versions`; nothing else writes them, but the
-//!             database deletes thresholds with their device.
+//! Out:        tables `sensor_thresholds`, `sensor_threshold_versions`, `silences` and
+//!             `alert_acknowledgements`; nothing else writes them, but the database deletes thresholds with
+//!             their device.
 //! Guarantee:  an answer of 2xx is committed. A change with `If-Match` is made to that version or not at all;
 //!             without it the last write wins. What a change does not name stays. Versions grow, also over
 //!             deletion and creation. A creation with an id of the caller's own can be repeated. (ADR 0015)
 //! On failure: a bad request → 400 that names every bad field. Database away → 503 with `Retry-After`, not
 //!             ready; nothing is tried twice on the caller's behalf.
 
+mod acknowledgements;
 mod routes;
 mod select;
+mod silences;
 mod store;
 mod threshold;
 mod versions;

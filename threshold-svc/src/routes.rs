@@ -3,6 +3,7 @@
 use crate::store;
 use crate::threshold::{self, Draft, Filter};
 use crate::versions;
+use crate::{acknowledgements, silences};
 use actix_web::http::header::LOCATION;
 use actix_web::web::{Data, Path, Payload, ServiceConfig, delete, get, patch, post, put, resource};
 use actix_web::{HttpRequest, HttpResponse};
@@ -11,17 +12,19 @@ use chassis::http::{Change, Fields, Problem, if_match, representation, version_t
 use deadpool_postgres::Pool;
 use uuid::Uuid;
 
-const READERS: [Role; 2] = [Role::Operator, Role::Analyst];
-const WRITERS: [Role; 1] = [Role::Operator];
+pub(crate) const READERS: [Role; 2] = [Role::Operator, Role::Analyst];
+pub(crate) const WRITERS: [Role; 1] = [Role::Operator];
 const PATH: &str = "/api/v1/thresholds";
 /// Resources of a page when the caller names no number, and most of them: about 600 bytes each.
-const LIMIT_DEFAULT: i64 = 100;
-const LIMIT_MAX: i64 = 1_000;
+pub(crate) const LIMIT_DEFAULT: i64 = 100;
+pub(crate) const LIMIT_MAX: i64 = 1_000;
 /// Longest name of a caller that is kept, in characters.
 const SUBJECT_CHARS_MAX: usize = 200;
 
 /// Adds the routes.
 pub(crate) fn configure(app: &mut ServiceConfig) {
+    silences::configure(app);
+    acknowledgements::configure(app);
     app.service(resource(PATH).route(post().to(create)).route(get().to(list)))
         .service(
             resource(format!("{PATH}/{{thresholdId}}"))
@@ -38,7 +41,7 @@ fn parse_id(text: &str) -> Result<Uuid, Problem> {
 }
 
 /// Names the caller for those who read later who did it. A subject may be any text; PostgreSQL stores no NUL.
-fn subject(caller: &Caller) -> String {
+pub(crate) fn subject(caller: &Caller) -> String {
     caller.subject.chars().filter(|c| !c.is_control()).take(SUBJECT_CHARS_MAX).collect()
 }
 

@@ -5,6 +5,7 @@ mod history;
 mod manners;
 mod paging;
 mod rules;
+mod silences;
 
 use serde_json::{Value, json};
 use testkit::postgres::Database;

@@ -95,6 +95,8 @@ CREATE TABLE alert_acknowledgements (
   acknowledged_by text NOT NULL,
   acknowledged_at timestamptz NOT NULL DEFAULT now()
 );
+-- For those that nobody asks for any more.
+CREATE INDEX alert_acknowledgements_old ON alert_acknowledgements (acknowledged_at);
 
 -- What change data capture may see: these tables and nothing else.
 CREATE PUBLICATION fieldline_changes FOR TABLE devices, sensor_thresholds, silences;

@@ -93,3 +93,5 @@ CREATE TABLE alert_acknowledgements (
   acknowledged_by text NOT NULL,
   acknowledged_at timestamptz NOT NULL DEFAULT now()
 );
+-- For those that nobody asks for any more.
+CREATE INDEX alert_acknowledgements_old ON alert_acknowledgements (acknowledged_at);
