@@ -2,7 +2,7 @@
 
 use crate::services::Service;
 use crate::state::Ports;
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use reqwest::{Method, Response, StatusCode};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -10,6 +10,8 @@ use std::time::Duration;
 
 /// Longest time for one request.
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(10);
+/// Longest time for one that a person waits for, such as a large import.
+const LONG_REQUEST_TIME_MAX: Duration = Duration::from_secs(600);
 
 /// Where the three services answer, and a token for them.
 pub struct Api {
@@ -124,6 +126,31 @@ impl Api {
         Ok(true)
     }
 
+    /// Describes services elsewhere: threshold-svc answers at that URL.
+    ///
+    /// # Errors
+    /// The HTTP client cannot be made.
+    pub fn thresholds_at(url: &str, token: String) -> Result<Self> {
+        let client = reqwest::Client::builder().timeout(REQUEST_TIME_MAX).no_proxy().build();
+        let url = url.trim_end_matches('/').to_owned();
+        Ok(Self {
+            client: client.context("make an HTTP client")?,
+            token,
+            devices: url.clone(),
+            thresholds: url.clone(),
+            queries: url,
+        })
+    }
+
+    /// Makes a request and returns what it is answered with.
+    ///
+    /// # Errors
+    /// The service does not answer, or refuses: [`Refusal`].
+    pub async fn call(&self, method: Method, url: &str, body: Option<&Value>) -> Result<Value> {
+        let request = self.request(method, url, body, None).timeout(LONG_REQUEST_TIME_MAX);
+        accept(request.send().await.with_context(|| format!("send a request to {url}"))?).await
+    }
+
     /// Reads a resource.
     ///
     /// # Errors
@@ -139,6 +166,17 @@ impl Api {
         body: Option<&Value>,
         etag: Option<&str>,
     ) -> Result<Response> {
+        let request = self.request(method, url, body, etag);
+        request.send().await.with_context(|| format!("send a request to {url}"))
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        url: &str,
+        body: Option<&Value>,
+        etag: Option<&str>,
+    ) -> reqwest::RequestBuilder {
         let mut request = self.client.request(method, url).bearer_auth(&self.token);
         if let Some(body) = body {
             request = request.json(body);
@@ -146,7 +184,7 @@ impl Api {
         if let Some(etag) = etag {
             request = request.header("if-match", etag);
         }
-        request.send().await.with_context(|| format!("send a request to {url}"))
+        request
     }
 }
 
@@ -156,12 +194,43 @@ pub fn resources(page: &Value) -> &[Value] {
     page["resources"].as_array().or_else(|| page.as_array()).map_or(&[], Vec::as_slice)
 }
 
+/// A request that a service refuses.
+#[derive(Debug, thiserror::Error)]
+#[error("{url} answers {status}: {body}")]
+pub struct Refusal {
+    url: String,
+    /// The status.
+    pub status: StatusCode,
+    body: String,
+}
+
+impl Refusal {
+    fn problem(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_default()
+    }
+
+    /// Returns what went wrong, in the service's words.
+    #[must_use]
+    pub fn detail(&self) -> String {
+        self.problem()["detail"].as_str().unwrap_or(&self.body).to_owned()
+    }
+
+    /// Returns each bad field, and what it must be.
+    #[must_use]
+    pub fn fields(&self) -> Vec<(String, String)> {
+        let problem = self.problem();
+        let text = |error: &Value, name: &str| error[name].as_str().unwrap_or_default().to_owned();
+        let errors = problem["errors"].as_array().into_iter().flatten();
+        errors.map(|error| (text(error, "field"), text(error, "detail"))).collect()
+    }
+}
+
 /// Returns a success's body, and a refusal's `problem+json` as an error.
 async fn accept(response: Response) -> Result<Value> {
-    let (status, url) = (response.status(), response.url().clone());
+    let (status, url) = (response.status(), response.url().to_string());
     let body = response.text().await.context("read the answer")?;
     if !status.is_success() {
-        bail!("{url} answers {status}: {body}");
+        return Err(Refusal { url, status, body }.into());
     }
     if body.is_empty() {
         Ok(Value::Null)

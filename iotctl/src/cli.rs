@@ -2,9 +2,12 @@
 
 mod alerts;
 mod migrate;
+mod operator;
 mod pki;
 mod servers;
+mod silences;
 mod simulate;
+mod thresholds;
 mod token;
 mod topics;
 mod up;
@@ -19,10 +22,12 @@ use clap::{Parser, Subcommand};
 use migrate::MigrateOptions;
 use pki::PkiCommand;
 use servers::ServersCommand;
+use silences::SilencesOptions;
 use simulate::SimulateOptions;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
+use thresholds::ThresholdsOptions;
 use token::TokenOptions;
 use topics::TopicsCommand;
 use up::UpOptions;
@@ -52,6 +57,10 @@ enum Command {
     Clean,
     /// Publishes as devices that are not there, or replays a file.
     Simulate(SimulateOptions),
+    /// Thresholds: what a file says, made so; lists.
+    Thresholds(ThresholdsOptions),
+    /// Silences: times in which alerts wake nobody.
+    Silences(SilencesOptions),
     /// Issues certificates.
     #[command(subcommand)]
     Pki(PkiCommand),
@@ -119,6 +128,8 @@ async fn dispatch(arguments: Arguments) -> Result<u8> {
             let ports = crate::up::ports(&state, offset)?;
             simulate::run(&state, ports, options, &progress).await?;
         }
+        Command::Thresholds(options) => return thresholds::run(named, offset, options).await,
+        Command::Silences(options) => silences::run(named, offset, options).await?,
         Command::Pki(PkiCommand::Device { name }) => {
             pki::print_device(&State::open_installed(named)?, &name, &progress)?;
         }

@@ -22,6 +22,7 @@ pub mod servers;
 pub mod services;
 pub mod simulate;
 pub mod state;
+pub mod thresholds;
 pub mod token;
 pub mod topics;
 pub mod up;

@@ -5,6 +5,7 @@
 mod database;
 mod folders;
 mod servers;
+mod thresholds;
 mod topics;
 mod verify;
 

@@ -12,6 +12,7 @@
 //!             ready; nothing is tried twice on the caller's behalf.
 
 mod acknowledgements;
+mod bulk;
 mod routes;
 mod select;
 mod silences;

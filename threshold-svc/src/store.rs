@@ -6,7 +6,7 @@ use crate::threshold::{Draft, Filter, Threshold};
 use crate::versions::{self, Event};
 use crate::warnings::{self, Warning};
 use chassis::http::{Change, KeysetListing, KeysetPage, Problem, check_version};
-use deadpool_postgres::{Pool, Transaction};
+use deadpool_postgres::{GenericClient, Pool, Transaction};
 use schema::{Mode, Severity};
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -50,13 +50,22 @@ const INSERT: &str = concat!(
 const SELECT: &str = concat!("SELECT ", columns!(), " FROM sensor_thresholds WHERE threshold_id = $1");
 const COUNT: &str = "SELECT count(*) FROM sensor_thresholds WHERE true";
 const LIST: &str = concat!("SELECT ", columns!(), " FROM sensor_thresholds WHERE true");
-const TWIN: &str = "SELECT threshold_id FROM sensor_thresholds WHERE threshold_id <> $1 \
+const TWIN: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM sensor_thresholds WHERE threshold_id <> $1 \
    AND sensor_id IS NOT DISTINCT FROM $2 AND device_type IS NOT DISTINCT FROM $3 AND zone_id IS NOT DISTINCT FROM $4 \
    AND metric = $5 AND min_value IS NOT DISTINCT FROM $6 AND max_value IS NOT DISTINCT FROM $7 \
-   AND no_data_seconds IS NOT DISTINCT FROM $8 AND severity = $9";
+   AND no_data_seconds IS NOT DISTINCT FROM $8 AND severity = $9"
+);
 // Another change of the row waits until this one is made.
 const LOCK: &str =
     concat!("SELECT ", columns!(), " FROM sensor_thresholds WHERE threshold_id = $1 FOR UPDATE");
+const LOCK_ALL: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM sensor_thresholds WHERE threshold_id = ANY($1) ORDER BY threshold_id FOR UPDATE"
+);
 const UPDATE: &str = concat!(
     "UPDATE sensor_thresholds SET (",
     written!(),
@@ -189,12 +198,15 @@ pub(crate) async fn insert(
             Ok((false, Changed { threshold, warnings: Vec::new() }))
         }
         Ok(_) => Err(Problem::conflict("/problems/exists", "another threshold has this thresholdId")),
-        Err(_) => Err(twin(pool, id, draft).await),
+        Err(_) => {
+            let client = pool.get().await?;
+            Err(twin(&client, id, draft).await?)
+        }
     }
 }
 
 /// Adds a row and the first one of its history; none when the id or the limits are there already.
-async fn add(
+pub(crate) async fn add(
     transaction: &Transaction<'_>,
     id: Uuid,
     draft: &Draft,
@@ -218,21 +230,24 @@ fn known_device(error: Error) -> Problem {
 
 /// Names the threshold that has the same limits. If it has gone meanwhile, the caller may try again all the
 /// same.
-async fn twin(pool: &Pool, id: Uuid, draft: &Draft) -> Problem {
-    let found = async {
-        let client = pool.get().await?;
-        let columns = Columns::of(draft, "");
-        let mut params = columns.params(&id)[..8].to_vec();
-        params.push(&columns.severity);
-        client.query_opt(TWIN, &params).await.map_err(Problem::from)
-    };
-    let twin = match found.await {
-        Ok(row) => row.and_then(|row| row.try_get::<_, Uuid>(0).ok()),
-        Err(problem) => return problem,
-    };
-    let name = twin.map_or_else(String::new, |twin| format!(" {twin}"));
+pub(crate) async fn twin(client: &impl GenericClient, id: Uuid, draft: &Draft) -> Result<Problem, Problem> {
+    let twin = find_twin(client, id, draft).await?;
+    let name = twin.map_or_else(String::new, |twin| format!(" {}", twin.threshold_id));
     let detail = format!("the threshold{name} has this scope, metric, severity and limits");
-    Problem::conflict("/problems/same-limits", detail)
+    Ok(Problem::conflict("/problems/same-limits", detail))
+}
+
+/// Finds another threshold that has the same limits.
+pub(crate) async fn find_twin(
+    client: &impl GenericClient,
+    id: Uuid,
+    draft: &Draft,
+) -> Result<Option<Threshold>, Problem> {
+    let statement = client.prepare_cached(TWIN).await?;
+    let columns = Columns::of(draft, "");
+    let mut params = columns.params(&id)[..8].to_vec();
+    params.push(&columns.severity);
+    client.query_opt(&statement, &params).await?.as_ref().map(read).transpose()
 }
 
 /// Reads a row.
@@ -266,7 +281,7 @@ pub(crate) async fn list(
     Ok(KeysetListing::new(thresholds, page, key, total))
 }
 
-fn key(threshold: &Threshold) -> Key {
+pub(crate) fn key(threshold: &Threshold) -> Key {
     let Draft { sensor_id, metric, .. } = &threshold.draft;
     (sensor_id.clone().unwrap_or_default(), metric.clone(), threshold.threshold_id)
 }
@@ -289,8 +304,12 @@ fn listed<'a>(filter: &'a Filter, after: Option<&'a Key>) -> Select<'a> {
 }
 
 fn filtered<'a>(text: &str, filter: &'a Filter) -> Select<'a> {
-    let Filter { sensor_id, metric, device_type, zone_id, severity, mode } = filter;
+    let Filter { sensor_id, metric, device_type, zone_id, severity, mode, ids } = filter;
     let mut select = Select::new(text);
+    if let Some((first, last)) = ids {
+        let ends: [(&(dyn ToSql + Sync), Type); 2] = [(first, Type::UUID), (last, Type::UUID)];
+        select = select.then(" AND threshold_id BETWEEN $? AND $?", ends);
+    }
     // A threshold of zones and types has no sensor, which is where the list begins.
     for (value, condition) in [
         (sensor_id, " AND coalesce(sensor_id, '') = $?"),
@@ -324,23 +343,55 @@ pub(crate) async fn change(
     let transaction = client.transaction().await?;
     let threshold = lock(&transaction, id, expected).await?;
     let draft = Draft::changed(&threshold, change)?;
-    let statement = transaction.prepare_cached(UPDATE).await?;
-    match transaction.query_one(&statement, &Columns::of(&draft, by).params(&id)).await {
-        Ok(row) => {
-            let threshold = read(&row)?;
-            versions::record(&transaction, Event::Changed, &threshold).await?;
+    match update(&transaction, id, &draft, by).await {
+        Ok(threshold) => {
             let warnings = warnings::find(&transaction, id, &draft).await?;
             transaction.commit().await?;
             Ok(Changed { threshold, warnings })
         }
-        Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {
-            // The connection goes back first: this very call may need the last one again.
+        Err(Refusal::Taken) => {
             transaction.rollback().await?;
-            drop(client);
-            Err(twin(pool, id, &draft).await)
+            Err(twin(&client, id, &draft).await?)
         }
-        Err(error) => Err(known_device(error)),
+        Err(Refusal::Other(problem)) => Err(problem),
     }
+}
+
+/// The reason for which a row was not changed. The transaction can only be rolled back.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// Another threshold has these limits.
+    Taken,
+    Other(Problem),
+}
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Self::Other(problem)
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        match error.code() {
+            Some(&SqlState::UNIQUE_VIOLATION) => Self::Taken,
+            _ => Self::Other(known_device(error)),
+        }
+    }
+}
+
+/// Writes a row that is there, and the next one of its history.
+pub(crate) async fn update(
+    transaction: &Transaction<'_>,
+    id: Uuid,
+    draft: &Draft,
+    by: &str,
+) -> Result<Threshold, Refusal> {
+    let statement = transaction.prepare_cached(UPDATE).await?;
+    let row = transaction.query_one(&statement, &Columns::of(draft, by).params(&id)).await?;
+    let threshold = read(&row)?;
+    versions::record(transaction, Event::Changed, &threshold).await?;
+    Ok(threshold)
 }
 
 /// Removes a row, if it has one of the expected versions.
@@ -348,10 +399,15 @@ pub(crate) async fn delete(pool: &Pool, id: Uuid, expected: Option<&[i64]>, by: 
     let mut client = pool.get().await?;
     let transaction = client.transaction().await?;
     lock(&transaction, id, expected).await?;
+    remove(&transaction, id, by).await?;
+    Ok(transaction.commit().await?)
+}
+
+/// Removes a row that is locked, and writes the last one of its history.
+pub(crate) async fn remove(transaction: &Transaction<'_>, id: Uuid, by: &str) -> Result<(), Problem> {
     let statement = transaction.prepare_cached(DELETE).await?;
     transaction.execute(&statement, &[&id]).await?;
-    versions::record_deletion(&transaction, id, by).await?;
-    Ok(transaction.commit().await?)
+    versions::record_deletion(transaction, id, by).await
 }
 
 /// Reads a row and keeps it as it is until the transaction ends.
@@ -365,4 +421,10 @@ async fn lock(
     let threshold = read(&row.ok_or_else(|| Problem::not_found("no such threshold"))?)?;
     check_version(expected, threshold.version)?;
     Ok(threshold)
+}
+
+/// Reads those of some rows that are there, and keeps them as they are until the transaction ends.
+pub(crate) async fn lock_all(transaction: &Transaction<'_>, ids: &[Uuid]) -> Result<Vec<Threshold>, Problem> {
+    let statement = transaction.prepare_cached(LOCK_ALL).await?;
+    transaction.query(&statement, &[&ids]).await?.iter().map(read).collect()
 }

@@ -3,7 +3,7 @@
 use chassis::http::{Change, Fields, Problem, Rules, check_prose};
 use schema::{Mode, Repeat, Severity, Timestamp, check_label, check_metric, check_sensor_id};
 use serde::{Serialize, Serializer};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 /// Longest description, in characters: a paragraph for the people who receive the alert.
@@ -86,6 +86,17 @@ impl Draft {
             fields.refuse(name, "is set by the service; leave it out");
         }
         Ok((id, Self::read(fields)?))
+    }
+
+    /// Reads and checks a threshold as it is answered somewhere: what only a service writes is passed over.
+    ///
+    /// # Errors
+    /// 400 that names every bad field.
+    pub(crate) fn of_answer(mut members: Map<String, Value>) -> Result<Self, Problem> {
+        for name in RULES.read_only.iter().chain([&WARNINGS]) {
+            members.remove(*name);
+        }
+        Self::creation(Fields::of_members(members)).map(|(_, draft)| draft)
     }
 
     /// Applies a change to a threshold: fields that it does not name stay, so that a new description does not
@@ -213,8 +224,18 @@ pub(crate) fn parse_id(text: &str) -> Result<Uuid, &'static str> {
     text.parse().map_err(|_| "must be a UUID")
 }
 
+/// Returns the first and the last id that begin with some hex digits.
+pub(crate) fn id_range(digits: &str) -> Option<(Uuid, Uuid)> {
+    let is_hex = (1..=32).contains(&digits.len()) && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let end = |fill: char| {
+        let whole: String = digits.chars().chain(std::iter::repeat(fill)).take(32).collect();
+        u128::from_str_radix(&whole, 16).ok().map(Uuid::from_u128)
+    };
+    if is_hex { end('0').zip(end('f')) } else { None }
+}
+
 /// Which thresholds a list is about.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Filter {
     pub(crate) sensor_id: Option<String>,
     pub(crate) metric: Option<String>,
@@ -222,12 +243,20 @@ pub(crate) struct Filter {
     pub(crate) zone_id: Option<String>,
     pub(crate) severity: Option<Severity>,
     pub(crate) mode: Option<Mode>,
+    /// The first and the last id of those that begin alike: a tool may keep the ids of its own together.
+    pub(crate) ids: Option<(Uuid, Uuid)>,
 }
 
 impl Filter {
     /// Takes the filters of a query string.
     pub(crate) fn take(fields: &mut Fields) -> Self {
+        let mut ids = None;
+        fields.text_optional("thresholdIdPrefix", |text| {
+            ids = Some(id_range(text).ok_or("must be 1 to 32 hex digits of a UUID, without hyphens")?);
+            Ok::<_, &str>(())
+        });
         Self {
+            ids,
             sensor_id: fields.text_optional("sensorId", check_sensor_id),
             metric: fields.text_optional("metric", check_metric),
             device_type: fields.text_optional("deviceType", check_label),

@@ -1,6 +1,7 @@
 //! threshold-svc on a real socket and a real database.
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
+mod bulk;
 mod history;
 mod manners;
 mod paging;

@@ -3,47 +3,77 @@
 //! Source: RFC 9110, section 12.5.1.
 
 use super::Problem;
+use actix_web::HttpRequest;
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::header::ACCEPT;
+use actix_web::http::header::{ACCEPT, CONTENT_TYPE};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 
-/// Refuses a read whose `Accept` leaves out JSON. A write is never refused for the format of its answer.
+const JSON: &str = "application/json";
+
+/// Refuses a read whose `Accept` leaves out the format that it is answered in. A write is never refused for
+/// the format of its answer.
 pub(super) async fn negotiate(
     request: ServiceRequest,
     next: Next<impl MessageBody>,
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
     let is_read = [Method::GET, Method::HEAD].contains(request.method());
-    if is_read && request.match_pattern().is_some() {
-        let lines = request.headers().get_all(ACCEPT);
-        if !takes_json(lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(','))) {
-            let detail = "the resource is there as application/json: leave Accept out, or let it name that";
+    let response = next.call(request).await?;
+    if is_read && response.status().is_success() {
+        let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+        let format = kind.and_then(|kind| kind.split(';').next()).unwrap_or(JSON).trim().to_owned();
+        if weight(response.request(), &format) <= 0.0 {
+            let detail = format!("the resource is there as {format}: leave Accept out, or let it name that");
             return Err(Problem::new(StatusCode::NOT_ACCEPTABLE, detail).into());
         }
     }
-    next.call(request).await
+    Ok(response)
 }
 
-/// Says whether some media ranges take JSON. The most specific one that names it decides; without any range,
-/// everything is taken, and one that cannot be read counts for nothing.
-fn takes_json<'a>(ranges: impl Iterator<Item = &'a str>) -> bool {
-    let (mut has_range, mut best) = (false, (0, false));
+/// Chooses the format of an answer that there is in several: the one that the caller likes best, of equal
+/// ones the first.
+///
+/// # Panics
+/// There is no format to choose from.
+pub fn preferred<'a>(request: &HttpRequest, formats: &[&'a str]) -> &'a str {
+    let mut best = (formats[0], weight(request, formats[0]));
+    for format in &formats[1..] {
+        let weight = weight(request, format);
+        if weight > best.1 {
+            best = (format, weight);
+        }
+    }
+    best.0
+}
+
+fn weight(request: &HttpRequest, format: &str) -> f32 {
+    let lines = request.headers().get_all(ACCEPT);
+    weight_of(format, lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(',')))
+}
+
+/// Says how much some media ranges like a format, from 0 to 1. The most specific one that names it decides;
+/// without any range, everything is taken, and one that cannot be read counts for nothing.
+fn weight_of<'a>(format: &str, ranges: impl Iterator<Item = &'a str>) -> f32 {
+    let (mut has_range, mut best) = (false, (0, 0.0));
     for range in ranges {
         let mut parts = range.split(';').map(str::trim);
         let essence = parts.next().unwrap_or_default().to_ascii_lowercase();
         has_range |= essence.contains('/');
-        let specificity = match &*essence {
-            "application/json" => 3,
-            "application/*" => 2,
-            "*/*" => 1,
+        let is_kind = |kind: &str| format.split_once('/').is_some_and(|(own, _)| own == kind);
+        let specificity = match essence.strip_suffix("/*") {
+            _ if essence == format => 3,
+            Some("*") => 1,
+            Some(kind) if is_kind(kind) => 2,
             _ => continue,
         };
         let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
-        let is_taken = weight.and_then(|weight| weight.parse::<f32>().ok()).is_none_or(|weight| weight > 0.0);
-        best = best.max((specificity, is_taken));
+        let weight = weight.and_then(|weight| weight.parse::<f32>().ok()).unwrap_or(1.0);
+        if specificity > best.0 || (specificity == best.0 && weight > best.1) {
+            best = (specificity, weight);
+        }
     }
-    !has_range || best.1
+    if has_range { best.1 } else { 1.0 }
 }
 
 #[cfg(test)]
@@ -63,7 +93,7 @@ mod tests {
             "nonsense",
             "application/json;q=much",
         ] {
-            assert!(takes_json(taken.split(',')), "{taken}");
+            assert!(weight_of(JSON, taken.split(',')) > 0.0, "{taken}");
         }
         for refused in [
             "text/csv",
@@ -74,7 +104,27 @@ mod tests {
             "application/*;q=0, */*",
             "text/csv, nonsense",
         ] {
-            assert!(!takes_json(refused.split(',')), "{refused}");
+            assert!(weight_of(JSON, refused.split(',')) <= 0.0, "{refused}");
+        }
+    }
+
+    #[test]
+    fn the_format_that_is_liked_best_is_chosen() {
+        use actix_web::test::TestRequest;
+        let chosen = |accept: &str| {
+            let request = TestRequest::default().insert_header((ACCEPT, accept)).to_http_request();
+            preferred(&request, &[JSON, "text/csv"])
+        };
+        for (accept, expected) in [
+            ("*/*", JSON),
+            ("text/csv", "text/csv"),
+            ("text/*", "text/csv"),
+            ("text/csv;q=0.5, application/json", JSON),
+            ("text/csv, */*;q=0.1", "text/csv"),
+            ("text/csv;q=0, */*", JSON),
+            ("image/png", JSON),
+        ] {
+            assert_eq!(chosen(accept), expected, "{accept}");
         }
     }
 }

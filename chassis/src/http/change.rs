@@ -44,6 +44,11 @@ impl Change {
         Ok(Self { members, is_patch })
     }
 
+    /// Makes a PUT of the members of a JSON object.
+    pub fn put(members: Map<String, Value>) -> Self {
+        Self { members, is_patch: false }
+    }
+
     /// Returns a member of the body, also `null`.
     pub fn member(&self, name: &str) -> Option<&Value> {
         self.members.get(name)
@@ -121,19 +126,29 @@ fn merge(target: &mut Map<String, Value>, patch: Map<String, Value>) {
 /// # Errors
 /// 415, which names the format.
 pub(super) fn check_format(request: &HttpRequest) -> Result<(), Problem> {
+    let expected = if request.method() == Method::PATCH { MERGE_PATCH } else { "application/json" };
+    media_type(request, &[expected]).map(|_| ())
+}
+
+/// Says in which of the formats that a route reads the body is; without a word of the caller's in the first.
+///
+/// # Errors
+/// 415, which names the formats.
+///
+/// # Panics
+/// There is no format to choose from.
+pub fn media_type<'a>(request: &HttpRequest, formats: &[&'a str]) -> Result<&'a str, Problem> {
     use actix_web::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
     let unsupported = |detail: String| Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
     let text = |name| request.headers().get(name).map(|value| value.to_str().unwrap_or_default());
     if text(CONTENT_ENCODING).is_some_and(|coding| !coding.trim().eq_ignore_ascii_case("identity")) {
         return unsupported("send the body without Content-Encoding".to_owned());
     }
-    let expected = if request.method() == Method::PATCH { MERGE_PATCH } else { "application/json" };
-    let essence = text(CONTENT_TYPE).map(|kind| kind.split(';').next().unwrap_or_default().trim());
-    match essence {
-        Some(essence) if !essence.eq_ignore_ascii_case(expected) => {
-            unsupported(format!("the body must be {expected}"))
-        }
-        _ => Ok(()),
+    let Some(kind) = text(CONTENT_TYPE) else { return Ok(formats[0]) };
+    let essence = kind.split(';').next().unwrap_or_default().trim();
+    match formats.iter().find(|format| essence.eq_ignore_ascii_case(format)) {
+        Some(format) => Ok(format),
+        None => unsupported(format!("the body must be {}", formats.join(" or "))),
     }
 }
 

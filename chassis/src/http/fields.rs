@@ -65,16 +65,7 @@ impl Fields {
     /// says that it is something else.
     pub async fn of_body(request: &HttpRequest, payload: web::Payload) -> Result<Self, Problem> {
         check_format(request)?;
-        let read = tokio::time::timeout(BODY_WAIT, payload.to_bytes_limited(BODY_BYTES_MAX)).await;
-        match read {
-            Err(_) => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")),
-            Ok(Err(_)) => Err(Problem::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                format!("the body is over {BODY_BYTES_MAX} bytes"),
-            )),
-            Ok(Ok(Err(_))) => Err(Problem::field("body", "is broken off")),
-            Ok(Ok(Ok(bytes))) => Self::of_json(&bytes),
-        }
+        Self::of_json(&read_body(payload, BODY_BYTES_MAX).await?)
     }
 
     /// Reads bytes as one JSON object.
@@ -82,15 +73,14 @@ impl Fields {
     /// # Errors
     /// 400 that says where the JSON breaks, or which name is given twice.
     pub fn of_json(bytes: &[u8]) -> Result<Self, Problem> {
-        match json::read(bytes) {
-            Ok(Value::Object(values)) => Ok(Self::of_members(values)),
-            Ok(_) => Err(Problem::field("body", "must be a JSON object")),
-            Err(error) if error.is_data() => Err(Problem::field("body", error.to_string())),
-            Err(error) => Err(Problem::field("body", format!("is not JSON: {error}"))),
+        match read_json(bytes)? {
+            Value::Object(values) => Ok(Self::of_members(values)),
+            _ => Err(Problem::field("body", "must be a JSON object")),
         }
     }
 
-    pub(super) fn of_members(values: Map<String, Value>) -> Self {
+    /// Takes the members of a JSON object that was read before.
+    pub fn of_members(values: Map<String, Value>) -> Self {
         Self { values, errors: Vec::new() }
     }
 
@@ -294,6 +284,39 @@ impl Fields {
             }
         }
     }
+}
+
+/// Reads the whole body, bounded in size and time.
+///
+/// # Errors
+/// 400 when it is broken off, 408 when it does not come in time, 413 when it is too long.
+pub async fn read_body(payload: web::Payload, bytes_max: usize) -> Result<web::Bytes, Problem> {
+    match tokio::time::timeout(BODY_WAIT, payload.to_bytes_limited(bytes_max)).await {
+        Err(_) => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")),
+        Ok(Err(_)) => {
+            Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is over {bytes_max} bytes")))
+        }
+        Ok(Ok(Err(_))) => Err(Problem::field("body", "is broken off")),
+        Ok(Ok(Ok(bytes))) => Ok(bytes),
+    }
+}
+
+/// Reads bytes as one JSON array, strictly as [`Fields::of_json`] does.
+///
+/// # Errors
+/// 400 that says where the JSON breaks, or which name is given twice.
+pub fn read_array(bytes: &[u8]) -> Result<Vec<Value>, Problem> {
+    match read_json(bytes)? {
+        Value::Array(values) => Ok(values),
+        _ => Err(Problem::field("body", "must be a JSON array")),
+    }
+}
+
+fn read_json(bytes: &[u8]) -> Result<Value, Problem> {
+    json::read(bytes).map_err(|error| match error.is_data() {
+        true => Problem::field("body", error.to_string()),
+        false => Problem::field("body", format!("is not JSON: {error}")),
+    })
 }
 
 /// Checks a text for people: bounded, and without control characters but line ends and tabs. A NUL in

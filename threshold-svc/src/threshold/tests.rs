@@ -90,3 +90,21 @@ fn hysteresis_leaves_a_value_that_is_inside_again() {
         assert_eq!(with(limits, bad).unwrap_err()[0].0, "hysteresis", "{limits} {bad}");
     }
 }
+
+#[test]
+fn ids_that_begin_alike_are_a_range() {
+    let text = |(first, last): (Uuid, Uuid)| (first.to_string(), last.to_string());
+    let whole = "0190163d8694739baea5966c26f8ad91";
+    assert_eq!(
+        id_range("0190163D").map(text),
+        Some((
+            "0190163d-0000-0000-0000-000000000000".to_owned(),
+            "0190163d-ffff-ffff-ffff-ffffffffffff".to_owned()
+        ))
+    );
+    let one = "0190163d-8694-739b-aea5-966c26f8ad91".to_owned();
+    assert_eq!(id_range(whole).map(text), Some((one.clone(), one)));
+    for bad in ["", "g", "+1", "0190163d-8694", &format!("{whole}0")] {
+        assert_eq!(id_range(bad), None, "{bad}");
+    }
+}

@@ -1,0 +1,111 @@
+//! Options by which an operator's command finds threshold-svc and is believed there.
+
+use crate::api::{Api, Refusal};
+use crate::state::State;
+use crate::token::Signer;
+use anyhow::{Context as _, Result};
+use clap::Args;
+use serde_json::Value;
+use std::fmt::Write as _;
+use std::io::{IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Validity of the token that a command makes for itself; longer than any command.
+const TOKEN_TTL: Duration = Duration::from_secs(3_600);
+
+#[derive(Debug, Args)]
+pub(super) struct OperatorOptions {
+    /// Where threshold-svc answers [default: in the local installation].
+    #[arg(long, env = "FIELDLINE_THRESHOLDS_URL", requires = "token_file", global = true)]
+    url: Option<String>,
+    /// File with a token of the role operator [default: one is made with the local installation's key].
+    #[arg(long, env = "FIELDLINE_TOKEN_FILE", global = true)]
+    token_file: Option<PathBuf>,
+}
+
+impl OperatorOptions {
+    /// Describes the service. Nothing is sent yet.
+    pub(super) fn api(&self, state: Option<&Path>, offset: Option<u16>) -> Result<Api> {
+        let token = match &self.token_file {
+            Some(file) => Some(crate::files::read(file)?.trim().to_owned()),
+            None => None,
+        };
+        if let (Some(url), Some(token)) = (&self.url, &token) {
+            return Api::thresholds_at(url, token.clone());
+        }
+        let state = State::open_installed(state)?;
+        let ports = crate::up::ports(&state, offset)?;
+        let token = match token {
+            Some(token) => token,
+            None => {
+                let signer = Signer::open_or_create(&state.jwt()).context("make a token")?;
+                signer.mint("local-user", &["operator"], TOKEN_TTL)?
+            }
+        };
+        Api::local(ports, token)
+    }
+}
+
+/// Prints resources: a table for people, a line of JSON each for programs.
+pub(super) fn print(resources: &[Value], columns: &[&str]) {
+    let mut out = std::io::stdout().lock();
+    if !std::io::stdout().is_terminal() {
+        for resource in resources {
+            // The reader may stop reading.
+            let _ = writeln!(out, "{resource}");
+        }
+        return;
+    }
+    let cell = |resource: &Value, column: &str| match &resource[column] {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.lines().next().unwrap_or_default().to_owned(),
+        other => other.to_string(),
+    };
+    let mut rows = vec![columns.iter().map(|column| (*column).to_owned()).collect::<Vec<_>>()];
+    rows.extend(resources.iter().map(|one| columns.iter().map(|column| cell(one, column)).collect()));
+    let width = |at: usize| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns.len()).map(width).collect();
+    for row in &rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            let _ = write!(line, "{cell:width$}  ");
+        }
+        let _ = writeln!(out, "{}", line.trim_end());
+    }
+}
+
+/// Says of a refusal what its service says, and of each bad field.
+pub(super) fn explained(error: anyhow::Error) -> anyhow::Error {
+    let Some(refusal) = error.downcast_ref::<Refusal>() else { return error };
+    let mut text = refusal.detail();
+    for (field, detail) in refusal.fields() {
+        let _ = write!(text, "\n  {field} {detail}");
+    }
+    anyhow::Error::msg(text)
+}
+
+/// Writes the query string of the filters that are given.
+pub(super) fn query(filters: &[(&str, Option<&str>)]) -> String {
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    for (name, value) in filters {
+        if let Some(value) = value {
+            query.append_pair(name, value);
+        }
+    }
+    query.finish()
+}
+
+/// Reads every page of a list.
+pub(super) async fn all(api: &Api, path: &str, query: &str) -> Result<Vec<Value>> {
+    let first = format!("{}{path}?limit=1000&{query}", api.thresholds);
+    let (mut found, mut url) = (Vec::new(), first.clone());
+    loop {
+        let page = api.get(&url).await.map_err(explained)?;
+        found.extend(crate::api::resources(&page).iter().cloned());
+        match page["next"].as_str() {
+            Some(next) => url = format!("{first}&cursor={next}"),
+            None => return Ok(found),
+        }
+    }
+}
