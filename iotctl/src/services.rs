@@ -202,7 +202,14 @@ impl Service {
     };
     /// The read model → analysts.
     pub const QUERY: &'static Self = &Self {
-        reads: &["readings_ingestion", "sensor_latest", "sensor_reading_hourly_aggregates", "alert_episodes"],
+        reads: &[
+            "readings_ingestion",
+            "sensor_latest",
+            "sensor_reading_hourly_aggregates",
+            "alert_episodes",
+            "alert_acknowledgements",
+            "silences",
+        ],
         listeners: &[rest(8080)],
         settings: |installation| installation.tokens(),
         ..Self::new("query-svc", 9107)

@@ -1,6 +1,7 @@
-//! Tables `sensor_reading_hourly_aggregates` and `sensor_latest` → REST, for analysts.
+//! Tables `sensor_reading_hourly_aggregates`, `sensor_latest` and `alert_episodes` → REST, for analysts.
 //!
-//! In:         HTTP requests with a JWT: role analyst or operator; the read model, which command-svc writes.
+//! In:         HTTP requests with a JWT: role analyst or operator; the read model, which command-svc writes;
+//!             `alert_acknowledgements` and `silences`, which threshold-svc writes.
 //! Out:        nothing but answers; the service keeps no state that it could lose.
 //! Guarantee:  an answer about hours is at most as old as `CACHE_OPEN_MS_MAX` (a range that reaches into the
 //!             present hour) or `CACHE_CLOSED_MS_MAX` (a range that is over), plus the time of its statement;

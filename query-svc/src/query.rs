@@ -1,5 +1,9 @@
 //! What a caller may ask. Pure.
 
+mod episodes;
+
+pub(crate) use episodes::Episodes;
+
 use chassis::http::{Fields, Page, Problem, check_prose};
 use schema::{Timestamp, check_metric, check_sensor_id};
 

@@ -1,7 +1,7 @@
 //! The routes. Each handler asks who calls before it reads anything else of the request.
 
 use crate::cache::HoursCache;
-use crate::query::{Hours, Latest};
+use crate::query::{Episodes, Hours, Latest};
 use crate::store;
 use actix_web::http::header::{CACHE_CONTROL, ContentType, ETag};
 use actix_web::web::{Data, Path, ServiceConfig, get, resource};
@@ -15,6 +15,8 @@ const READERS: [Role; 2] = [Role::Analyst, Role::Operator];
 /// Adds the routes.
 pub(crate) fn configure(app: &mut ServiceConfig) {
     app.service(resource("/api/v1/sensors/{sensorId}/aggregates/hourly").route(get().to(hours)))
+        .service(resource("/api/v1/alerts").route(get().to(episodes)))
+        .service(resource("/api/v1/alerts/{episodeId}").route(get().to(episode)))
         .service(resource("/api/v1/readings/latest").route(get().to(latest)))
         .service(resource("/api/v1/readings/latest/{sensorId}").route(get().to(latest_of_sensor)));
 }
@@ -60,4 +62,27 @@ async fn latest_of_sensor(
         return Err(Problem::not_found("no reading of this sensor"));
     }
     Ok(HttpResponse::Ok().json(values))
+}
+
+async fn episodes(caller: Caller, request: HttpRequest, pool: Data<Pool>) -> Result<HttpResponse, Problem> {
+    caller.require(&READERS)?;
+    let query = Episodes::read(Fields::of_query(&request))?;
+    Ok(HttpResponse::Ok().json(store::episodes(&pool, &query).await?))
+}
+
+async fn episode(
+    caller: Caller,
+    episode_id: Path<String>,
+    request: HttpRequest,
+    pool: Data<Pool>,
+) -> Result<HttpResponse, Problem> {
+    caller.require(&READERS)?;
+    let mut fields = Fields::of_query(&request);
+    let id = episode_id.parse();
+    if id.is_err() {
+        fields.problem("episodeId", "must be a UUID");
+    }
+    fields.finish()?;
+    let id = id.map_err(|_| Problem::internal(&"an id was neither read nor refused"))?;
+    Ok(HttpResponse::Ok().json(store::episode(&pool, id).await?))
 }

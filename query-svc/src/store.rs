@@ -1,6 +1,10 @@
 //! The read model. A statement is made of texts of ours: what a caller writes travels as a parameter or
 //! chooses one.
 
+mod episodes;
+
+pub(crate) use episodes::{find as episode, list as episodes};
+
 use crate::query::{Direction, Hours, Latest, Sort};
 use chassis::http::{Listing, Problem};
 use deadpool_postgres::Pool;

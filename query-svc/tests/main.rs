@@ -1,6 +1,7 @@
 //! query-svc on a real socket and a real database.
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
+mod alerts;
 mod hours;
 mod latest;
 mod trust;

@@ -20,7 +20,7 @@ GRANT SELECT, INSERT, UPDATE ON sensor_latest TO command_svc;
 GRANT SELECT, INSERT, UPDATE, DELETE ON alert_episodes TO command_svc;
 
 GRANT SELECT ON sensor_reading_hourly_aggregates, sensor_latest, readings_ingestion TO query_svc;
-GRANT SELECT ON alert_episodes TO query_svc;
+GRANT SELECT ON alert_episodes, alert_acknowledgements, silences TO query_svc;
 
 -- The tables whose snapshot begins a stream of changes; the role itself has REPLICATION.
 GRANT SELECT ON devices, sensor_thresholds, silences TO cdc_svc;
