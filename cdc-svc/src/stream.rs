@@ -19,8 +19,6 @@ use tokio::time::Instant;
 const LINGER: Duration = Duration::from_millis(2);
 /// How often an idle stream looks at its own silence and beats.
 const IDLE_LOOK: Duration = Duration::from_secs(5);
-/// Interval at which WAL of other tables is let go: each time costs a small Kafka transaction.
-const LET_GO_EVERY: Duration = Duration::from_secs(1);
 /// Microseconds from the Unix epoch to PostgreSQL's, 2000-01-01.
 const PG_EPOCH_MICROS: i64 = 946_684_800_000_000;
 
@@ -47,16 +45,8 @@ pub(crate) async fn run(
     source: &mut ReplicationClient,
     sink: &mut Sink,
 ) -> Result<(), Failure> {
-    let mut stream = Stream {
-        context,
-        wal,
-        source,
-        sink,
-        relations: HashMap::new(),
-        receiving: None,
-        unconfirmed: None,
-        let_go: Instant::now(),
-    };
+    let mut stream =
+        Stream { context, wal, source, sink, relations: HashMap::new(), receiving: None, unconfirmed: None };
     let outcome = stream.run().await;
     stream.source.stop();
     outcome
@@ -71,8 +61,6 @@ struct Stream<'a> {
     receiving: Option<Receiving>,
     /// What the open Kafka transaction holds of whole database transactions.
     unconfirmed: Option<Unconfirmed>,
-    /// When WAL of other tables was last let go.
-    let_go: Instant,
 }
 
 impl Stream<'_> {
@@ -137,7 +125,7 @@ impl Stream<'_> {
             // go.
             ReplicationEvent::KeepAlive { wal_end, .. } => {
                 let is_idle = self.receiving.is_none() && !self.sink.is_open();
-                if is_idle && self.let_go.elapsed() >= LET_GO_EVERY {
+                if is_idle {
                     self.let_go(wal_end).await?;
                 }
             }
@@ -236,7 +224,6 @@ impl Stream<'_> {
         self.context.patiently(self.sink.commit(Some(&mark))).await?.map_err(Failure::Kafka)?;
         self.unconfirmed = None;
         self.source.update_applied_lsn(end);
-        self.let_go = Instant::now();
         Ok(())
     }
 
