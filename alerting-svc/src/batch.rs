@@ -1,6 +1,7 @@
 //! What the open transaction holds, and when it is to be committed. Pure: the caller brings the time.
 
-use schema::Timestamp;
+use rules::Outputs;
+use schema::{Alert, EpisodeStep, Timestamp};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -30,8 +31,12 @@ pub(crate) struct Batch {
     pub(crate) first_alert: Option<Instant>,
     pub(crate) readings: usize,
     pub(crate) undecodable: u64,
-    pub(crate) repeats: u64,
-    pub(crate) shadow_violations: u64,
+    /// What its steps counted; their alerts are taken out.
+    pub(crate) out: Outputs,
+    pub(crate) episodes_opened: u64,
+    pub(crate) episodes_closed: u64,
+    pub(crate) silenced: u64,
+    pub(crate) alerts: u64,
     /// When the readings of the alerts were received.
     pub(crate) received: Vec<Timestamp>,
     pub(crate) spans: BTreeMap<i32, Span>,
@@ -49,10 +54,19 @@ impl Batch {
         self.spans.entry(partition).or_insert(Span { first: offset, next: offset }).next = offset + 1;
     }
 
-    /// Counts an alert in, of a reading that was received then.
-    pub(crate) fn add_alert(&mut self, received_at: Timestamp, now: Instant) {
+    /// Counts a partition in that no reading came from: what is committed of it is where it stands.
+    pub(crate) fn add_standing(&mut self, partition: i32, next: i64) {
+        self.spans.entry(partition).or_insert(Span { first: next, next });
+    }
+
+    /// Counts an alert in; of a reading, when that was received.
+    pub(crate) fn add_alert(&mut self, alert: &Alert, received_at: Option<Timestamp>, now: Instant) {
         self.first_alert.get_or_insert(now);
-        self.received.push(received_at);
+        self.received.extend(received_at);
+        self.alerts += 1;
+        self.episodes_opened += u64::from(alert.episode == Some(EpisodeStep::Opened));
+        self.episodes_closed += u64::from(alert.episode == Some(EpisodeStep::Closed));
+        self.silenced += u64::from(alert.silenced_by.is_some());
     }
 
     /// Returns how long it may wait for another reading.
@@ -84,8 +98,11 @@ mod tests {
         assert_eq!(batch.wait(begin), OFFSETS_LINGER);
         assert!(!batch.is_due(begin) && batch.is_due(begin + OFFSETS_LINGER));
         let alert = begin + Duration::from_millis(1);
-        batch.add_alert(Timestamp::parse("2026-01-02T03:04:05Z").unwrap(), alert);
-        batch.add_alert(Timestamp::parse("2026-01-02T03:04:06Z").unwrap(), alert + ALERT_LINGER / 2);
+        let golden: Alert =
+            serde_json::from_str(include_str!("../../schema/tests/golden/alert.1.json")).unwrap();
+        batch.add_alert(&golden, Some(golden.detected_at), alert);
+        batch.add_alert(&golden, None, alert + ALERT_LINGER / 2);
+        assert_eq!((batch.alerts, batch.received.len()), (2, 1));
         assert!(!batch.is_due(alert) && batch.is_due(alert + ALERT_LINGER), "the first alert counts");
     }
 

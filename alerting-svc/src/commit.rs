@@ -1,4 +1,5 @@
-//! The open transaction: alerts → `iot-alerts`, committed together with the offsets of their readings.
+//! The open transaction: alerts → `iot-alerts` and episodes → `iot-alert-state`, committed together with the
+//! offsets of their readings.
 
 use crate::GROUP;
 use crate::batch::{Batch, Span};
@@ -11,7 +12,7 @@ use chassis::kafka::TransactionalProducer;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::BaseRecord;
-use schema::{Alert, Timestamp, topics};
+use schema::{Alert, Episode, EpisodeKey, Timestamp, topics};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,7 @@ const WARN_EVERY: Duration = Duration::from_secs(60);
 pub(crate) struct Transaction {
     producer: TransactionalProducer,
     alerts: String,
+    state: String,
     /// What is in it.
     pub(crate) batch: Batch,
     metrics: Metrics,
@@ -44,6 +46,7 @@ impl Transaction {
         Ok(Self {
             producer,
             alerts: kafka.topic(topics::ALERTS.name),
+            state: kafka.topic(topics::ALERT_STATE.name),
             batch: Batch::default(),
             metrics: shared.metrics.clone(),
             warned: None,
@@ -65,7 +68,7 @@ impl Transaction {
         &mut self,
         alert: &Alert,
         partition: i32,
-        received_at: Timestamp,
+        received_at: Option<Timestamp>,
     ) -> Result<(), Failure> {
         let value = serde_json::to_vec(alert).context("encode an alert").map_err(Failure::Stop)?;
         let schema = Header { key: "schema", value: Some(Alert::SCHEMA) };
@@ -75,11 +78,33 @@ impl Transaction {
             .payload(&value)
             .headers(OwnedHeaders::new().insert(schema));
         self.producer.send(record)?;
-        self.batch.add_alert(received_at, Instant::now());
+        self.batch.add_alert(alert, received_at, Instant::now());
         Ok(())
     }
 
-    /// Commits alerts and offsets.
+    /// Produces a change of an episode into the partition of its sensor's readings; none is a tombstone.
+    pub(crate) fn send_state(
+        &mut self,
+        key: &EpisodeKey,
+        episode: Option<&Episode>,
+        partition: i32,
+    ) -> Result<(), Failure> {
+        let key = key.to_string();
+        let encoded = episode.map(serde_json::to_vec).transpose();
+        let value = encoded.context("encode an episode").map_err(Failure::Stop)?;
+        let schema = Header { key: "schema", value: Some(Episode::SCHEMA) };
+        let record = BaseRecord::<[u8], [u8]>::to(&self.state)
+            .partition(partition)
+            .key(key.as_bytes())
+            .headers(OwnedHeaders::new().insert(schema));
+        let record = match &value {
+            Some(value) => record.payload(value.as_slice()),
+            None => record,
+        };
+        Ok(self.producer.send(record)?)
+    }
+
+    /// Commits alerts, episodes and offsets.
     pub(crate) fn commit(
         &mut self,
         consumer: &ReadingsConsumer,
@@ -103,9 +128,15 @@ impl Transaction {
     fn count(&mut self, batch: Batch) {
         let metrics = &self.metrics;
         metrics.readings.inc_by(batch.readings as u64);
-        metrics.alerts.inc_by(batch.received.len() as u64);
-        metrics.repeats.inc_by(batch.repeats);
-        metrics.shadow_violations.inc_by(batch.shadow_violations);
+        metrics.alerts.inc_by(batch.alerts);
+        metrics.opened.inc_by(batch.episodes_opened);
+        metrics.closed.inc_by(batch.episodes_closed);
+        metrics.silenced.inc_by(batch.silenced);
+        metrics.repeats.inc_by(batch.out.repeats);
+        metrics.late.inc_by(batch.out.late);
+        metrics.aged.inc_by(batch.out.aged);
+        metrics.shadow_violations.inc_by(batch.out.shadow_violations);
+        metrics.shadow_episodes.inc_by(batch.out.shadow_episodes);
         metrics.undecodable.inc_by(batch.undecodable);
         let now = Timestamp::now().as_micros();
         for received in batch.received {

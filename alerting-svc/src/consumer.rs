@@ -36,7 +36,9 @@ impl ReadingsConsumer {
             .context("create the readings consumer")
             .map_err(Failure::Stop)?;
         let consumer = Self { client, topic: kafka.topic(topics::READINGS.name) };
-        consumer.check_partitions(&kafka.topic(topics::ALERTS.name))?;
+        for topic in [topics::ALERTS, topics::ALERT_STATE] {
+            consumer.check_partitions(&kafka.topic(topic.name))?;
+        }
         Ok(consumer)
     }
 
@@ -46,8 +48,8 @@ impl ReadingsConsumer {
     }
 
     /// Refuses topics that are not co-partitioned: the owner of a partition of readings writes and restores
-    /// that partition of alerts.
-    fn check_partitions(&self, alerts: &str) -> Result<(), Failure> {
+    /// that partition of alerts and of episodes.
+    fn check_partitions(&self, other: &str) -> Result<(), Failure> {
         let count = |topic: &str| -> Result<usize, Failure> {
             let partitions = partitions(&self.client, topic).context("ask for the partitions");
             match partitions.map_err(Failure::Retry)?.len() {
@@ -55,12 +57,12 @@ impl ReadingsConsumer {
                 count => Ok(count),
             }
         };
-        let (of_readings, of_alerts) = (count(&self.topic)?, count(alerts)?);
-        if of_readings == of_alerts {
+        let (of_readings, of_other) = (count(&self.topic)?, count(other)?);
+        if of_readings == of_other {
             return Ok(());
         }
         Err(Failure::Stop(anyhow!(
-            "{} has {of_readings} partitions and {alerts} has {of_alerts}; they must have the same number",
+            "{} has {of_readings} partitions and {other} has {of_other}; they must have the same number",
             self.topic
         )))
     }
@@ -103,6 +105,27 @@ impl ReadingsConsumer {
         let sought = sought.map_err(Failure::Retry)?;
         let outcome = sought.elements().iter().try_for_each(|element| element.error());
         outcome.context("seek").map_err(Failure::Retry)
+    }
+
+    /// Asks the broker for the ends of partitions.
+    pub(crate) fn ends(
+        &self,
+        partitions: impl IntoIterator<Item = i32>,
+    ) -> Result<BTreeMap<i32, i64>, Failure> {
+        let mut list = TopicPartitionList::new();
+        for partition in partitions {
+            list.add_partition_offset(&self.topic, partition, Offset::End)
+                .context("name an offset")
+                .map_err(Failure::Stop)?;
+        }
+        let answer = self.client.offsets_for_times(list, ANSWER_WAIT);
+        let answer = answer.context("ask for the ends").map_err(Failure::Retry)?;
+        let elements = answer.elements();
+        let known = elements.iter().filter_map(|element| match (element.error(), element.offset()) {
+            (Ok(()), Offset::Offset(offset)) => Some((element.partition(), offset)),
+            _ => None,
+        });
+        Ok(known.collect())
     }
 
     /// Lists offsets of the topic, as the client takes them.

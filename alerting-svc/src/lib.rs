@@ -1,43 +1,49 @@
-//! Topic `iot-reading-topic` joined with the table `iot-threshold-updates` → topic `iot-alerts`.
+//! Topic `iot-reading-topic` joined with tables of thresholds and devices → topics `iot-alerts` and
+//! `iot-alert-state`.
 //!
-//! In:         readings, group `alerting-svc`; the thresholds, all of them in every instance, read to their
-//!             end before the first reading and followed live, so a change is in force for readings that
-//!             arrive after it.
-//! Out:        `iot-alerts`, key `sensor_id`, in the partition of the reading. A record that is no reading is
-//!             counted; command-svc keeps it in `iot-reading-dlq`, which has one writer. Every threshold
-//!             whose scope covers the sensor alerts, the most specific first; one in mode shadow is evaluated
-//!             and counted only.
-//! Guarantee:  alerts and offsets go in one Kafka transaction: for `read_committed` consumers none is lost
-//!             and none comes twice, under kill -9 and rebalances. A reading that is *published* twice causes
-//!             no second alert as long as the first is remembered, see below.
+//! In:         readings, group `alerting-svc`; thresholds, devices and silences, all of them in every
+//!             instance, read to their ends before the first reading and followed live, so a change is in
+//!             force for readings that arrive after it.
+//! Out:        `iot-alerts`, key `sensor_id`, and `iot-alert-state`, key threshold and sensor, both in the
+//!             partition of the reading. A record that is no reading is counted; command-svc keeps it in
+//!             `iot-reading-dlq`, which has one writer. The most specific thresholds of a sensor alert (ADR
+//!             0022); one in mode shadow is evaluated and counted only. An alert that a silence covers is
+//!             marked.
+//! Guarantee:  alerts, episodes and offsets go in one Kafka transaction: for `read_committed` consumers no
+//!             alert is lost and none comes twice, and an episode is closed once, under kill -9 and
+//!             rebalances. A reading that is *published* twice causes no second alert as long as its episode
+//!             or its alert is remembered, see below.
 //! On failure: A threshold's change that cannot be read → the one before stays in force, not ready (ADR
 //!             0014). Kafka away, or a transaction that has to be aborted → begin again from the committed
 //!             offsets, not ready. Another instance with the same `INSTANCE_ID`, or topics with different
 //!             partition counts → stop.
 //!
-//! # Readings that are published twice
+//! # What a partition knows, and where it survives (ADR 0024)
 //!
-//! Devices and gateways send again what was not acknowledged, with the same event id. Offsets cannot
-//! recognise that, so alerts are deduplicated by threshold and event:
+//! * *Episodes* are records of `iot-alert-state`, one for each change that a transaction made. Those that are
+//!   over stay for a while, so that a reading that comes late or again does not open them anew.
+//! * *When a sensor spoke last*, for thresholds that wait for its silence, is written every 50,000 readings of
+//!   the partition. The readings since are read again.
+//! * *Which events have caused an alert* is the tail of `iot-alerts` itself, of which the last
+//!   [`Config::alerts_remembered`] of each partition are read.
 //!
-//! * *What.* The last [`Config::alerts_remembered`] alerts of each partition: a second publication must
-//!   follow before that number of further alerts of its partition. At one alert per second and partition, the
-//!   default 10,000 reach back almost three hours; at a steady storm of a hundred per second, a hundred
-//!   seconds.
-//! * *Where it survives.* `iot-alerts` itself is the store. Readings and alerts are co-partitioned: an alert
-//!   goes to the partition number that its reading came from, which for the key `sensor_id` is also where the
-//!   partitioner would put it. The instance that is assigned a partition of readings first reads the tail of
-//!   the same partition of alerts.
-//! * *Why it is whole.* That read waits until the stable end has reached the end that the partition had at
-//!   the assignment, so it sees every alert of the former owner, or sees it aborted (see `restore`). No
-//!   reading of the partition is evaluated before.
-//! * *When it is wrong.* The alerts of the open transaction are kept apart until it is committed, and an
-//!   abort forgets them. A commit without an answer ends the session, and what it knew with it.
+//! The topics are co-partitioned: who owns a partition of readings writes and restores that partition of the
+//! other two. The restore waits until their stable ends have reached the ends that they had at the
+//! assignment, so it sees what the former owner committed, or sees it aborted (see `restore`). No reading of
+//! the partition is evaluated before. What the open transaction changes is kept apart until it is committed,
+//! and an abort undoes it. A commit without an answer ends the session, and what it knew with it.
+//!
+//! # Time
+//!
+//! Readings bring event time. Where none comes, a tick fires what was due by the clock, but only when the
+//! broker says that the partition has no reading which was not evaluated: no sensor is silent because we are
+//! slow, or were away. What a tick says is committed like the alerts of a reading, with the partition's
+//! offset, so a former owner's is refused.
 //!
 //! # Rebalances
 //!
-//! They are cooperative: a partition that stays goes on while others move. One that comes is paused until its
-//! last alerts are restored, and holds up no other. One that goes takes its readings out of the open
+//! They are cooperative: a partition that stays goes on while others move. One that comes is paused until it
+//! is restored, and holds up no other. One that goes takes its readings out of the open
 //! transaction: that is aborted, and the readings of the partitions that stay are read and evaluated again.
 //!
 //! # Why a former owner cannot commit late
@@ -53,106 +59,104 @@ mod config;
 mod consumer;
 mod failure;
 mod metrics;
+mod partition;
 mod restore;
 mod session;
 mod shared;
-mod thresholds;
+mod silences;
+mod tables;
 
 pub use config::Config;
 
 use anyhow::Context;
 use chassis::Chassis;
-use chassis::kafka::{Assignment, Watch, WatchMetrics, Watched, table};
+use chassis::kafka::{Assignment, Watch, WatchMetrics, Watched};
 use metrics::Metrics;
-use rules::Rules;
 use schema::topics;
 use shared::Shared;
-use std::sync::{Arc, RwLock};
-use thresholds::Thresholds;
+use tables::{TABLES, Tables};
 use tokio::sync::oneshot;
 
 /// The consumer group, and the stem of every transactional id.
 const GROUP: &str = "alerting-svc";
-/// The reader of the table of thresholds, which is in no group.
-const TABLE_READER: &str = "alerting-svc-thresholds";
 
-/// Consumes readings, evaluates them and commits their alerts until the shutdown: the table of thresholds is
-/// loaded, then sessions of consume → evaluate → commit are supervised beside it.
+/// Consumes readings, evaluates them and commits their alerts until the shutdown: the tables are loaded, then
+/// sessions of consume → evaluate → commit are supervised beside them.
 ///
 /// # Errors
 /// A client cannot be made, the topics do not fit, or another instance has our name (stop).
 pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
     let metrics = Metrics::register(&chassis.registry).context("register metrics")?;
-    let rules = Arc::new(RwLock::new(Rules::default()));
     chassis.readiness.latch("kafka").close();
     // The end of this function, for whatever reason, also ends the session's thread.
     let stop = chassis.shutdown.child_token();
     let _guard = stop.clone().drop_guard();
 
-    let (topic, assignment) = (config.kafka.topic(topics::THRESHOLD_UPDATES.name), Assignment::default());
-    let thresholds_watch = watch(
-        &config,
-        &chassis,
-        "thresholds-progress",
-        TABLE_READER,
-        &topic,
-        &assignment,
-        "alerting_thresholds",
-    )?;
-    let latch = chassis.readiness.latch("thresholds");
-    let source =
-        table::Source { reader: TABLE_READER, topic: &topic, latch: &latch, assignment: &assignment };
-    let readable = chassis.readiness.latch("thresholds-readable");
-    let thresholds = Thresholds::new(Arc::clone(&rules), metrics.clone(), readable);
-    let (loaded, wait_loaded) = oneshot::channel();
-    // Err means that the sessions have ended already.
-    let on_loaded = || loaded.send(()).unwrap_or_default();
-    let kafka = config.kafka.clone();
-    let table = table::follow(&kafka, source, &stop, |key, value| thresholds.apply(key, value), on_loaded);
+    let tables = Tables::new(metrics.clone(), chassis.readiness.latch("thresholds-readable"));
+    let [thresholds, devices, silences] = &TABLES;
+    let (loaded, wait): (Vec<_>, Vec<_>) = TABLES.iter().map(|_| oneshot::channel()).unzip();
+    let [first, second, third] = <[_; 3]>::try_from(loaded).expect("one for each table");
+    let followed = async {
+        tokio::try_join!(
+            tables.follow(thresholds, &config, &chassis, &stop, first),
+            tables.follow(devices, &config, &chassis, &stop, second),
+            tables.follow(silences, &config, &chassis, &stop, third),
+        )
+    };
 
     let (topic, assignment) = (config.kafka.topic(topics::READINGS.name), Assignment::default());
-    let readings_watch = watch(&config, &chassis, "progress", GROUP, &topic, &assignment, "alerting")?;
+    let metrics_of_watch =
+        WatchMetrics::register(&chassis.registry, GROUP_METRICS).context("register metrics")?;
+    let watched = Watched {
+        latch: "progress",
+        group: GROUP,
+        topic: &topic,
+        assignment: &assignment,
+        stall_max: config.stall_max,
+        metrics: metrics_of_watch,
+    };
+    let watch = Watch::open(&config.kafka, &chassis, watched)?;
     // The restore gives up by itself, and a session that ends says so: only a broker that is away stands in
     // the way.
     let is_free = |_| !chassis.readiness.closed().contains(&"kafka");
-    let watches = async {
+    let watched = async {
         tokio::select! {
-            ended = readings_watch.run(is_free) => ended,
-            ended = thresholds_watch.run(|_| true) => ended,
+            ended = watch.run(is_free) => ended,
             () = stop.cancelled() => Ok(()),
         }
     };
 
-    let shared = Shared { config, chassis: chassis.clone(), metrics, rules, assignment, stop: stop.clone() };
+    let shared = Shared {
+        config: config.clone(),
+        chassis: chassis.clone(),
+        metrics,
+        tables: tables.clone(),
+        assignment: assignment.clone(),
+        stop: stop.clone(),
+    };
     let sessions = async {
-        // Err means that the table reader ends, and with it everything.
-        if wait_loaded.await.is_ok() {
+        for loaded in wait {
+            // Err means that a table's reader ends, and with it everything.
+            if loaded.await.is_err() {
+                stop.cancel();
+            }
+        }
+        if !stop.is_cancelled() {
             session::supervise(&shared).await?;
         }
         stop.cancel();
         Ok(())
     };
-    tokio::try_join!(table, sessions, watches)?;
+    tokio::try_join!(followed, sessions, watched)?;
     Ok(())
 }
 
+/// Prefix of the metrics of the watch on readings.
+const GROUP_METRICS: &str = "alerting";
+
 /// Lists the names of the service's metrics, which dashboards and documents are held against.
 pub fn metric_names() -> Vec<String> {
-    let watches = ["alerting", "alerting_thresholds"].map(WatchMetrics::names);
+    let prefixes = TABLES.iter().map(|table| table.metrics).chain([GROUP_METRICS]);
+    let watches: Vec<_> = prefixes.map(WatchMetrics::names).collect();
     [Metrics::names(), watches.concat()].concat()
-}
-
-/// Watches one topic, of which `assignment` says what is read, under a latch and metrics of its own.
-fn watch(
-    config: &Config,
-    chassis: &Chassis,
-    latch: &'static str,
-    group: &str,
-    topic: &str,
-    assignment: &Assignment,
-    prefix: &str,
-) -> anyhow::Result<Watch> {
-    let metrics = WatchMetrics::register(&chassis.registry, prefix).context("register metrics")?;
-    let watched = Watched { latch, group, topic, assignment, stall_max: config.stall_max, metrics };
-    Watch::open(&config.kafka, chassis, watched)
 }

@@ -16,16 +16,36 @@ chassis::metrics! {
         pub(crate) alerts: IntCounter = "alerting_alerts_total",
         /// Alerts held back because the same reading had caused them before.
         pub(crate) repeats: IntCounter = "alerting_repeats_total",
+        /// Alerts that opened an episode, in committed transactions.
+        pub(crate) opened: IntCounter = "alerting_episodes_opened_total",
+        /// Alerts that closed an episode, in committed transactions.
+        pub(crate) closed: IntCounter = "alerting_episodes_closed_total",
+        /// Alerts that a silence covers, in committed transactions; they are marked.
+        pub(crate) silenced: IntCounter = "alerting_silenced_alerts_total",
+        /// Violations by readings older than their episode's newest, which move nothing.
+        pub(crate) late: IntCounter = "alerting_late_violations_total",
+        /// Values of readings older than their threshold's `alertAgeSecondsMax`, which move nothing.
+        pub(crate) aged: IntCounter = "alerting_aged_values_total",
+        /// Episodes of thresholds in mode shadow that were opened, in committed transactions.
+        pub(crate) shadow_episodes: IntCounter = "alerting_shadow_episodes_total",
         /// Violations of thresholds in mode shadow, in committed transactions.
         pub(crate) shadow_violations: IntCounter = "alerting_shadow_violations_total",
         /// Records that are no readings, in committed transactions; command-svc keeps them as dead letters.
         pub(crate) undecodable: IntCounter = "alerting_undecodable_records_total",
-        /// Records of the threshold table that could not be read.
+        /// Records of the tables that could not be read.
         pub(crate) unreadable_rules: IntCounter = "alerting_unreadable_rules_total",
         /// Sessions that ended with a failure and were begun again.
         pub(crate) retries: IntCounter = "alerting_session_retries_total",
         /// Thresholds whose last change cannot be read; the one before stays in force.
         pub(crate) unreadable_thresholds: IntGauge = "alerting_unreadable_thresholds",
+        /// Episodes that are open, in the partitions of this instance; those in shadow count.
+        pub(crate) open: IntGauge = "alerting_open_episodes",
+        /// Partitions whose timers are due and wait for readings that are not evaluated yet.
+        pub(crate) ticks_late: IntGauge = "alerting_late_ticks_partitions",
+        /// Devices that are known, deleted ones too.
+        pub(crate) devices: IntGauge = "alerting_devices_records",
+        /// Silences, those that are over too.
+        pub(crate) silences: IntGauge = "alerting_silences_records",
         /// Thresholds in force.
         pub(crate) thresholds: IntGauge = "alerting_thresholds_records",
         /// From the first acknowledgement waited for to the end of the transaction.

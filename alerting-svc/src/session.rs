@@ -4,21 +4,24 @@
 use crate::commit::Transaction;
 use crate::consumer::ReadingsConsumer;
 use crate::failure::Failure;
+use crate::partition::Partition;
 use crate::restore::Restorer;
 use crate::shared::Shared;
+use crate::tables::Changed;
 use anyhow::{Context, anyhow};
 use chassis::kafka::Change;
 use chassis::retry::{Supervisor, Try};
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::message::{BorrowedMessage, Message};
-use rules::{Dedup, DedupKey, evaluate};
-use schema::{Alert, Mode, ReadingCreatedEvent, Timestamp, topics};
+use rules::Input;
+use schema::{ReadingView, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 /// Longest wait for a reading while a partition is restored, which goes on no sooner than this is over.
 const RESTORE_WAIT: Duration = Duration::from_millis(5);
+/// Interval of ticks: how late a timer fires that no reading fires.
+const TICK: Duration = Duration::from_millis(250);
 /// Commits in a row that the group may refuse before the session is given up. With the pause after each they
 /// take some seconds, in which the news of the rebalance must have come.
 const REFUSALS_MAX: u32 = 200;
@@ -31,8 +34,10 @@ struct Session<'a> {
     shared: &'a Shared,
     consumer: &'a ReadingsConsumer,
     transaction: Transaction,
-    dedup: Dedup,
+    /// The partitions that are restored.
+    partitions: BTreeMap<i32, Partition>,
     restorer: Restorer,
+    ticked: Instant,
     group: Option<ConsumerGroupMetadata>,
     /// Commits that the group has refused in a row.
     refusals: u32,
@@ -43,15 +48,14 @@ fn run(shared: &Shared) -> Result<(), Failure> {
     let consumer = ReadingsConsumer::open(shared)?;
     let transaction = Transaction::start(shared)?;
     consumer.subscribe()?;
-    let (kafka, capacity) = (&shared.config.kafka, shared.config.alerts_remembered);
-    let alerts = kafka.topic(topics::ALERTS.name);
-    let restorer = Restorer::start(kafka, &alerts, capacity).map_err(Failure::Stop)?;
+    let restorer = Restorer::start(shared).map_err(Failure::Stop)?;
     let mut session = Session {
         shared,
         consumer: &consumer,
         transaction,
-        dedup: Dedup::new(capacity),
+        partitions: BTreeMap::new(),
         restorer,
+        ticked: Instant::now(),
         group: None,
         refusals: 0,
     };
@@ -70,11 +74,16 @@ impl Session<'_> {
             let polled = self.consumer.poll(self.wait())?;
             let rewound = self.apply_rebalances()?;
             self.resume_restored()?;
+            self.follow_tables()?;
             // A record of a partition that was rewound comes again, behind those before it.
             if let Some(record) = polled
                 && !rewound.contains(&record.partition())
             {
                 self.consume(&record)?;
+            }
+            if self.ticked.elapsed() >= TICK {
+                self.ticked = Instant::now();
+                self.tick()?;
             }
             if self.transaction.batch.is_due(Instant::now()) {
                 self.commit_or_rewind()?;
@@ -97,7 +106,7 @@ impl Session<'_> {
                 Change::Revoked(partitions) => {
                     for partition in &partitions {
                         self.restorer.cancel(*partition);
-                        self.dedup.remove(*partition);
+                        self.partitions.remove(partition);
                     }
                     // Their readings are for the next owner.
                     let spans = &self.transaction.batch.spans;
@@ -118,25 +127,92 @@ impl Session<'_> {
     /// is kept.
     fn abort_and_rewind(&mut self) -> Result<BTreeSet<i32>, Failure> {
         let spans = self.transaction.abort()?;
-        self.dedup.abort();
-        let kept = spans.into_iter().filter(|(partition, _)| self.dedup.is_restored(*partition));
+        for partition in self.partitions.values_mut() {
+            partition.episodes.abort();
+            partition.is_checked = false;
+        }
+        let kept = spans.into_iter().filter(|(partition, _)| self.partitions.contains_key(partition));
         let firsts: BTreeMap<i32, i64> = kept.map(|(partition, span)| (partition, span.first)).collect();
+        for (partition, first) in &firsts {
+            if let Some(held) = self.partitions.get_mut(partition) {
+                held.next = Some(*first);
+            }
+        }
         self.consumer.seek(&firsts)?;
         Ok(firsts.into_keys().collect())
     }
 
     /// Lets the partitions go on that are restored.
     fn resume_restored(&mut self) -> Result<(), Failure> {
-        while let Some((partition, window)) = self.restorer.take().map_err(Failure::Retry)? {
-            self.dedup.restore(partition, window);
+        while let Some((partition, restored)) = self.restorer.take().map_err(Failure::Retry)? {
+            self.partitions.insert(partition, restored);
             self.consumer.resume(partition)?;
         }
         Ok(())
     }
 
+    /// Closes what the tables do not speak for any more: in a partition that is new all at once, in the others
+    /// what has changed.
+    fn follow_tables(&mut self) -> Result<(), Failure> {
+        let changes = self.shared.tables.take_changes();
+        if changes.is_none() {
+            self.partitions.values_mut().for_each(|partition| partition.is_checked = false);
+        }
+        let partitions: Vec<i32> = self.partitions.keys().copied().collect();
+        for partition in partitions {
+            let Some(held) = self.partitions.get(&partition) else { continue };
+            // Without an offset to commit nothing could be told; the first reading brings one.
+            if held.next.is_none() {
+                continue;
+            }
+            if !held.is_checked {
+                self.step(partition, Input::Restored, Timestamp::now(), None)?;
+                if let Some(held) = self.partitions.get_mut(&partition) {
+                    held.is_checked = true;
+                }
+                continue;
+            }
+            for change in changes.iter().flatten() {
+                let input = match change {
+                    Changed::Rule(touched) => Input::RuleChanged(touched),
+                    Changed::Device(sensor_id) => Input::DeviceChanged(sensor_id),
+                };
+                self.step(partition, input, Timestamp::now(), None)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the clock fire what is due, in the partitions of which no reading waits.
+    fn tick(&mut self) -> Result<(), Failure> {
+        let now = Timestamp::now();
+        let is_due = |held: &Partition| held.episodes.next_due().is_some_and(|due| due <= now);
+        let due = self.partitions.iter().filter(|(_, held)| held.is_checked && is_due(held));
+        let due: BTreeSet<i32> = due.map(|(partition, _)| *partition).collect();
+        let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        let open = self.partitions.values().map(|held| held.episodes.open_count()).sum();
+        self.shared.metrics.open.set(count(open));
+        let mut late = 0;
+        if !due.is_empty() {
+            // The ends are asked after the clock: until then, everything there is was evaluated.
+            let ends = self.consumer.ends(due.iter().copied())?;
+            for partition in due {
+                let next = self.partitions.get(&partition).and_then(|held| held.next);
+                match (next, ends.get(&partition)) {
+                    (Some(next), Some(end)) if *end <= next => {
+                        self.step(partition, Input::Tick, now, None)?;
+                    }
+                    _ => late += 1,
+                }
+            }
+        }
+        self.shared.metrics.ticks_late.set(count(late));
+        Ok(())
+    }
+
     fn consume(&mut self, record: &BorrowedMessage<'_>) -> Result<(), Failure> {
         let (partition, offset) = (record.partition(), record.offset());
-        if !self.dedup.is_restored(partition) {
+        if !self.partitions.contains_key(&partition) {
             // No reading is evaluated before its partition is restored; it is paused, and goes on from here.
             if self.restorer.is_requested(partition) {
                 self.consumer.seek(&BTreeMap::from([(partition, offset)]))?;
@@ -144,39 +220,53 @@ impl Session<'_> {
             return Ok(());
         }
         self.transaction.begin()?;
-        match record.payload().map(serde_json::from_slice::<ReadingCreatedEvent>) {
-            Some(Ok(reading)) => self.evaluate(&reading, partition)?,
+        self.transaction.batch.add(partition, offset);
+        match record.payload().map(serde_json::from_slice::<ReadingView<'_>>) {
+            Some(Ok(reading)) => {
+                let received_at = Some(reading.received_at);
+                self.step(partition, Input::Reading(&reading, offset), Timestamp::now(), received_at)?;
+            }
             // command-svc keeps it as a dead letter.
             Some(Err(_)) | None => self.transaction.batch.undecodable += 1,
         }
-        self.transaction.batch.add(partition, offset);
-        Ok(())
-    }
-
-    fn evaluate(&mut self, reading: &ReadingCreatedEvent, partition: i32) -> Result<(), Failure> {
-        for (key, alert) in self.alerts_of(reading) {
-            if self.dedup.insert(partition, key) {
-                self.transaction.send(&alert, partition, reading.received_at)?;
-            } else {
-                self.transaction.batch.repeats += 1;
-            }
+        if let Some(held) = self.partitions.get_mut(&partition) {
+            held.next = Some(offset + 1);
         }
         Ok(())
     }
 
-    /// Returns the alerts before any is produced: producing may wait, and the table must not wait for it.
-    fn alerts_of(&mut self, reading: &ReadingCreatedEvent) -> Vec<(DedupKey, Alert)> {
-        let rules = self.shared.rules.read().unwrap_or_else(PoisonError::into_inner);
-        let thresholds = rules.of(&reading.sensor_id, &reading.zone_id, &reading.device_type);
-        let mut alerts = Vec::new();
-        for violation in evaluate(reading, thresholds) {
-            if violation.threshold.mode == Mode::Live {
-                alerts.push((violation.key(reading), violation.alert(reading, Timestamp::now())));
-            } else {
-                self.transaction.batch.shadow_violations += 1;
+    /// Makes one step of a partition's episodes, and produces its alerts.
+    fn step(
+        &mut self,
+        partition: i32,
+        input: Input<'_>,
+        now: Timestamp,
+        received_at: Option<Timestamp>,
+    ) -> Result<(), Failure> {
+        let Some(held) = self.partitions.get_mut(&partition) else { return Ok(()) };
+        // The alerts are made before any is produced: producing may wait, and the tables must not wait for it.
+        let alerts = {
+            let tables = self.shared.tables.read();
+            let rules = rules::Tables { rules: &tables.rules, devices: &tables.devices };
+            let out = &mut self.transaction.batch.out;
+            held.episodes.step(rules, input, now, out);
+            let mut alerts = std::mem::take(&mut out.alerts);
+            for alert in &mut alerts {
+                alert.silenced_by = tables.silences.covering(alert);
             }
+            alerts
+        };
+        if let Some(next) = held.next
+            && held.episodes.has_changes()
+        {
+            self.transaction.begin()?;
+            self.transaction.batch.add_standing(partition, next);
         }
-        alerts
+        for alert in alerts {
+            self.transaction.begin()?;
+            self.transaction.send(&alert, partition, received_at)?;
+        }
+        Ok(())
     }
 
     /// Commits, or when the group has gone on to another generation, does the same under that one.
@@ -201,8 +291,15 @@ impl Session<'_> {
 
     fn commit(&mut self) -> Result<(), Failure> {
         let group = self.group.as_ref().ok_or_else(|| Failure::Retry(anyhow!("the group is not joined")))?;
+        let now = Timestamp::now();
+        for partition in self.transaction.batch.spans.keys().copied().collect::<Vec<_>>() {
+            let Some(held) = self.partitions.get_mut(&partition) else { continue };
+            for (key, episode) in held.episodes.changes(now) {
+                self.transaction.send_state(&key, episode.as_ref(), partition)?;
+            }
+        }
         self.transaction.commit(self.consumer, group)?;
-        self.dedup.commit();
+        self.partitions.values_mut().for_each(|held| held.episodes.commit());
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 
 mod alerts;
 mod docs;
+mod episodes;
 mod failures;
 mod rebalance;
 mod support;

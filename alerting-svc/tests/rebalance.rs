@@ -2,7 +2,8 @@
 
 use crate::support::{Rule, Service, Stage, alert, reading};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use schema::{ReadingCreatedEvent, Timestamp, topics};
+use rules::{DedupWindow, Devices, Episodes, Input, Outputs, Rules, Tables};
+use schema::{Alert, ReadingCreatedEvent, ThresholdRow, Timestamp, topics};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,8 +45,7 @@ async fn partition_that_waits_for_its_former_owner_holds_up_no_other() {
     // What a former owner has produced and not committed yet.
     let (first, partition) = (&readings[0], partition_of[&readings[0].event_id]);
     let row = rules[0].as_row();
-    let left_open: Vec<_> =
-        rules::evaluate(first, [&row]).map(|violation| violation.alert(first, Timestamp::now())).collect();
+    let left_open = alerts_of(first, row);
     let settings = stage.kafka.settings();
     let mut config = settings.producer();
     let former: BaseProducer = config.set("transactional.id", settings.group("former")).create().unwrap();
@@ -71,6 +71,17 @@ async fn partition_that_waits_for_its_former_owner_holds_up_no_other() {
     let all: BTreeSet<Uuid> = partition_of.keys().copied().chain([last.event_id]).collect();
     count_until(&alerts, &mut seen, &all).await;
     service.stop().await;
+}
+
+/// Evaluates one reading by one threshold.
+fn alerts_of(reading: &ReadingCreatedEvent, row: ThresholdRow) -> Vec<Alert> {
+    let (mut rules, devices, mut out) = (Rules::default(), Devices::default(), Outputs::default());
+    rules.put(row);
+    let tables = Tables { rules: &rules, devices: &devices };
+    let text = serde_json::to_string(reading).unwrap();
+    let view = serde_json::from_str(&text).unwrap();
+    Episodes::new(DedupWindow::new(1), 1).step(tables, Input::Reading(&view, 0), Timestamp::now(), &mut out);
+    out.alerts
 }
 
 /// Reads alerts until every one of the events has one; none comes twice.

@@ -2,7 +2,8 @@
 
 use alerting_svc::Config;
 use chassis::Chassis;
-use schema::{Alert, Mode, ReadingCreatedEvent, Scope, ThresholdRow, Timestamp, topics};
+use schema::topics::{self, Topic};
+use schema::{Alert, Mode, ReadingCreatedEvent, Scope, ThresholdRow, Timestamp};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::process::{Child, Stdio};
@@ -36,13 +37,15 @@ pub(crate) struct Rule {
     pub(crate) max: f64,
     pub(crate) mode: Mode,
     pub(crate) version: i64,
+    /// Columns beside these.
+    pub(crate) more: Value,
 }
 
 impl Rule {
     pub(crate) fn new(sensor: &str, max: f64) -> Self {
         let id = Uuid::from_u128(Uuid::new_v4().as_u128() >> 1);
         let scope = Scope::Sensor(sensor.to_owned());
-        Self { id, scope, metric: "temperature", max, mode: Mode::Live, version: 1 }
+        Self { id, scope, metric: "temperature", max, mode: Mode::Live, version: 1, more: json!({}) }
     }
 
     /// Sorts after every other threshold of the sensor, so that its alert comes last.
@@ -63,6 +66,7 @@ impl Rule {
         });
         let scope = serde_json::to_value(&self.scope).unwrap();
         row.as_object_mut().unwrap().extend(scope.as_object().unwrap().clone());
+        row.as_object_mut().unwrap().extend(self.more.as_object().unwrap().clone());
         row
     }
 }
@@ -116,6 +120,12 @@ impl Stage {
     pub(crate) async fn publish(&self, reading: &ReadingCreatedEvent) {
         let value = serde_json::to_vec(reading).unwrap();
         self.kafka.produce(topics::READINGS, &reading.sensor_id, Some(&value)).await;
+    }
+
+    /// Puts a row of another table.
+    pub(crate) async fn put_row(&self, topic: Topic, key: Value, row: Value) {
+        let change = json!({"op": "c", "before": null, "after": row, "source": {}, "ts_ms": 0});
+        self.kafka.produce(topic, &key.to_string(), Some(change.to_string().as_bytes())).await;
     }
 
     pub(crate) fn alerts(&self) -> Reader {

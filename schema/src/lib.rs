@@ -10,7 +10,7 @@
 //! | [`topics::SILENCE_UPDATES`] | row key | [`Change`]`<`[`SilenceRow`]`>` | cdc-svc | alerting-svc |
 //! | [`topics::ALERTS`] | sensor id | [`Alert`] | alerting-svc | notification consumers |
 //! | [`topics::NOTIFY_DLQ`] | as the source record | original record, [`dead_letter`] | notify-svc | operators |
-//! | [`topics::ALERT_STATE`] | [`EpisodeKey`] | [`Episode`]; nothing is written yet | alerting-svc | alerting-svc |
+//! | [`topics::ALERT_STATE`] | [`EpisodeKey`] | [`Episode`] | alerting-svc | alerting-svc |
 //!
 //! Everything is UTF-8 JSON. Changes are additive: a released message decodes for ever, which
 //! `tests/contract.rs` holds against one frozen file per version.
