@@ -106,7 +106,7 @@ function checkWorkload(overlay, manifest, manifests) {
   }
   // A user's secret is made by Strimzi and a certificate's by cert-manager, each under the name that the manifest gives.
   const made = new Set([...named("KafkaUser"), ...manifests.filter((m) => m.kind === "Certificate").map((m) => m.spec.secretName)]);
-  const given = /^(fieldline-cluster-ca-cert|fieldline-database-ca|device-ca|.*-database)$/;
+  const given = /^(fieldline-cluster-ca-cert|fieldline-database-ca|device-ca|notify-targets|.*-database)$/;
   const secrets = (pod.volumes ?? []).flatMap((volume) => [
     ...(volume.secret ? [volume.secret.secretName] : []),
     ...(volume.projected?.sources ?? []).map((source) => source.secret.name),
@@ -149,9 +149,12 @@ function checkSelectors(overlay, manifests) {
 function checkAccounts(overlay, manifests) {
   const contract = [...readFileSync(join(root, "schema/src/topics.rs"), "utf8").matchAll(/"(iot-[a-z-]+)"/g)].map((m) => m[1]);
   const topics = manifests.filter((m) => m.kind === "KafkaTopic").map((m) => m.metadata.name);
-  for (const topic of contract.filter((name) => !topics.includes(name))) problems.push(`${overlay}: there is no topic ${topic}`);
-  for (const topic of topics.filter((name) => !contract.includes(name))) problems.push(`${overlay}: topic ${topic} is not in the contract`);
   const running = new Set(manifests.filter((m) => m.spec?.template?.spec?.containers).map((m) => m.metadata.name));
+  // A topic that an optional service alone writes comes with it.
+  const comesWith = { "iot-notify-dlq": "notify-svc" };
+  const expected = contract.filter((name) => !comesWith[name] || running.has(comesWith[name]));
+  for (const topic of expected.filter((name) => !topics.includes(name))) problems.push(`${overlay}: there is no topic ${topic}`);
+  for (const topic of topics.filter((name) => !contract.includes(name))) problems.push(`${overlay}: topic ${topic} is not in the contract`);
   const users = manifests.filter((m) => m.kind === "KafkaUser");
   for (const topic of topics) {
     const writers = users
@@ -165,13 +168,13 @@ function checkAccounts(overlay, manifests) {
 
 /** Says which metrics the alert rules name that no service has, and which rules the runbook does not explain. */
 function checkRules(overlay, manifests) {
-  const text = ["gateway", "command-svc", "alerting-svc", "cdc-svc", "lake-svc", "chassis", "query-svc"]
+  const text = ["gateway", "command-svc", "alerting-svc", "cdc-svc", "lake-svc", "notify-svc", "chassis", "query-svc"]
     .map((name) => sources(join(root, name, "src")))
     .join("\n");
   const runbook = readFileSync(join(root, "docs/runbook.md"), "utf8");
   const rules = manifests.filter((m) => m.kind === "PrometheusRule").flatMap((m) => m.spec.groups.flatMap((group) => group.rules));
   for (const rule of rules) {
-    for (const [name] of rule.expr.matchAll(/\b(gateway|command|alerting|cdc|lake|auth|http|query)_[a-z_]+/g)) {
+    for (const [name] of rule.expr.matchAll(/\b(gateway|command|alerting|cdc|lake|notify|auth|http|query)_[a-z_]+/g)) {
       const stem = name.replace(/_(bucket|count|sum)$/, "");
       // What several services have is declared without the service's name.
       const suffix = stem.replace(/^[a-z]+_/, "");
