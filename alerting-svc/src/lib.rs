@@ -20,18 +20,19 @@
 //!
 //! # What a partition knows, and where it survives (ADR 0024)
 //!
-//! * *Episodes* are records of `iot-alert-state`, one for each change that a transaction made. Those that are
-//!   over stay for a while, so that a reading that comes late or again does not open them anew.
-//! * *When a sensor spoke last*, for thresholds that wait for its silence, is written every 50,000 readings of
-//!   the partition. The readings since are read again.
+//! * *Episodes* are records of `iot-alert-state`, one for each change that a transaction made. Those that
+//!   are over stay for a while, so that a reading that comes late or again does not open them anew.
+//! * *When a sensor spoke last*, for thresholds that wait for its silence, is written every 50,000 readings
+//!   of the partition. The readings since are read again.
 //! * *Which events have caused an alert* is the tail of `iot-alerts` itself, of which the last
 //!   [`Config::alerts_remembered`] of each partition are read.
 //!
 //! The topics are co-partitioned: who owns a partition of readings writes and restores that partition of the
 //! other two. The restore waits until their stable ends have reached the ends that they had at the
 //! assignment, so it sees what the former owner committed, or sees it aborted (see `restore`). No reading of
-//! the partition is evaluated before. What the open transaction changes is kept apart until it is committed,
-//! and an abort undoes it. A commit without an answer ends the session, and what it knew with it.
+//! the partition is evaluated before. The changes of the open transaction are kept apart until it is
+//! committed, and an abort undoes them. A commit without an answer ends the session, and what it knew with
+//! it.
 //!
 //! # Time
 //!

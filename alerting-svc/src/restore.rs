@@ -1,5 +1,6 @@
 //! `iot-alert-state` and the tail of `iot-alerts` → the episodes of partitions, on a thread of its own: the
-//! partitions that this instance keeps go on meanwhile, and each that it gets goes on as soon as it is restored.
+//! partitions that this instance keeps go on meanwhile, and each that it gets goes on as soon as it is
+//! restored.
 
 mod heard;
 

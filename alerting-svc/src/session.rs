@@ -151,8 +151,8 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Closes what the tables do not speak for any more: in a partition that is new all at once, in the others
-    /// what has changed.
+    /// Closes what the tables do not speak for any more: in a partition that is new all at once, in the
+    /// others what has changed.
     fn follow_tables(&mut self) -> Result<(), Failure> {
         let changes = self.shared.tables.take_changes();
         if changes.is_none() {
@@ -244,7 +244,8 @@ impl Session<'_> {
         received_at: Option<Timestamp>,
     ) -> Result<(), Failure> {
         let Some(held) = self.partitions.get_mut(&partition) else { return Ok(()) };
-        // The alerts are made before any is produced: producing may wait, and the tables must not wait for it.
+        // The alerts are made before any is produced: producing may wait, and the tables must not wait for
+        // it.
         let alerts = {
             let tables = self.shared.tables.read();
             let rules = rules::Tables { rules: &tables.rules, devices: &tables.devices };
