@@ -14,7 +14,6 @@
 mod dedup;
 mod devices;
 mod episodes;
-mod evaluate;
 mod held;
 mod limits;
 mod outputs;
@@ -26,10 +25,9 @@ mod table;
 mod time;
 mod versions;
 
-pub use dedup::{Dedup, DedupKey, DedupWindow};
+pub use dedup::{DedupKey, DedupWindow};
 pub use devices::Devices;
 pub use episodes::{Episodes, GRACE_MICROS, Input, Tables, UNWRITTEN_OFFSETS_MAX};
-pub use evaluate::{Violation, evaluate};
 pub use outputs::Outputs;
 pub use table::{Rules, Touched};
 pub use versions::VERSIONS_MAX;

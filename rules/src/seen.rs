@@ -48,3 +48,43 @@ impl Seen {
         self.open_keys.clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        // Each transaction is a list of events, and ends in a commit or an abort.
+        #[test]
+        fn exactly_the_last_keys_of_commits_and_of_the_open_transaction_are_known(
+            transactions in prop::collection::vec((prop::collection::vec(0_u128..40, 0..30), any::<bool>()), 0..12),
+            capacity in 1_usize..20,
+        ) {
+            let threshold_id = Uuid::from_u128(0);
+            let mut seen = Seen::new(DedupWindow::new(capacity));
+            let mut committed: Vec<u128> = Vec::new();
+            for (events, is_committed) in transactions {
+                let mut open: Vec<u128> = Vec::new();
+                for event in events {
+                    let is_known = committed.contains(&event) || open.contains(&event);
+                    prop_assert_eq!(seen.insert(threshold_id, Uuid::from_u128(event)), !is_known);
+                    if !is_known {
+                        open.push(event);
+                    }
+                }
+                if is_committed {
+                    seen.commit();
+                    committed.extend(open);
+                    committed.drain(..committed.len().saturating_sub(capacity));
+                } else {
+                    seen.abort();
+                }
+                for event in 0..40 {
+                    let is_known = seen.knows(threshold_id, Uuid::from_u128(event));
+                    prop_assert_eq!(is_known, committed.contains(&event));
+                }
+            }
+        }
+    }
+}
