@@ -96,14 +96,15 @@ pub(super) fn id(name: &str) -> Uuid {
 
 /// Makes the key and the change of a rule.
 pub(super) fn change(id: Uuid, sensor: Option<&str>, limits: Limits) -> (String, Value) {
-    let now = Timestamp::now();
+    // Before every reading: an older one is evaluated by none.
+    let at = Timestamp::from_micros(0).expect("the epoch is an instant");
     let device_type = if sensor.is_some() { None } else { Some(DEVICE_TYPE) };
     let row = json!({
         "threshold_id": id, "sensor_id": sensor, "device_type": device_type, "zone_id": null, "metric": METRIC,
         "min_value": limits.min, "max_value": limits.max, "no_data_seconds": null, "severity": "critical",
         "mode": "live", "hysteresis": 0.0, "for_seconds": 0, "keep_firing_seconds": 0, "repeat": "every",
         "alert_age_seconds_max": null, "description": "", "updated_by": "bench", "version": 1,
-        "created_at": now, "updated_at": now,
+        "created_at": at, "updated_at": at,
     });
     let change = json!({ "op": "c", "before": null, "after": row, "source": {}, "ts_ms": 0 });
     (json!({ "threshold_id": id }).to_string(), change)
