@@ -19,6 +19,9 @@ use tokio::time::Instant;
 const LINGER: Duration = Duration::from_millis(2);
 /// How often an idle stream looks at its own silence and beats.
 const IDLE_LOOK: Duration = Duration::from_secs(5);
+/// Interval at which WAL of other tables is let go: each time costs a small Kafka transaction, and beside many
+/// writes to other tables the server speaks of it all the time.
+const LET_GO_EVERY: Duration = Duration::from_secs(1);
 /// Microseconds from the Unix epoch to PostgreSQL's, 2000-01-01.
 const PG_EPOCH_MICROS: i64 = 946_684_800_000_000;
 
@@ -45,8 +48,17 @@ pub(crate) async fn run(
     source: &mut ReplicationClient,
     sink: &mut Sink,
 ) -> Result<(), Failure> {
-    let mut stream =
-        Stream { context, wal, source, sink, relations: HashMap::new(), receiving: None, unconfirmed: None };
+    let mut stream = Stream {
+        context,
+        wal,
+        source,
+        sink,
+        relations: HashMap::new(),
+        receiving: None,
+        unconfirmed: None,
+        foreign: None,
+        let_go: Instant::now(),
+    };
     let outcome = stream.run().await;
     stream.source.stop();
     outcome
@@ -61,6 +73,10 @@ struct Stream<'a> {
     receiving: Option<Receiving>,
     /// What the open Kafka transaction holds of whole database transactions.
     unconfirmed: Option<Unconfirmed>,
+    /// End of WAL that holds no change of ours and is to be let go: the server says it once.
+    foreign: Option<Lsn>,
+    /// When WAL of other tables was last let go.
+    let_go: Instant,
 }
 
 impl Stream<'_> {
@@ -70,7 +86,11 @@ impl Stream<'_> {
         loop {
             self.context.chassis.liveness.beat();
             let lingering = self.receiving.is_none() && self.sink.is_open();
-            let wait = if lingering { LINGER } else { IDLE_LOOK };
+            let wait = match self.foreign {
+                _ if lingering => LINGER,
+                Some(_) => LET_GO_EVERY.saturating_sub(self.let_go.elapsed()),
+                None => IDLE_LOOK,
+            };
             let event = tokio::select! {
                 event = tokio::time::timeout(wait, self.source.recv()) => event,
                 () = shutdown.cancelled() => return self.drain().await,
@@ -83,6 +103,7 @@ impl Stream<'_> {
                 Ok(Ok(None)) => return Err(ended("the server ended the stream")),
                 Ok(Err(error)) => return Err(slot::failure("read the stream")(error)),
                 Err(_) if lingering => self.commit().await?,
+                Err(_) if self.foreign.is_some() => self.let_go().await?,
                 Err(_) if heard.elapsed() > SILENCE_MAX => return Err(ended("the server is silent")),
                 Err(_) => {}
             }
@@ -103,6 +124,8 @@ impl Stream<'_> {
             ReplicationEvent::Begin { final_lsn, commit_time_micros, .. } => {
                 let commit_micros = commit_time_micros.saturating_add(PG_EPOCH_MICROS);
                 self.receiving = Some(Receiving { commit_lsn: final_lsn, commit_micros });
+                // Its own end is further.
+                self.foreign = None;
             }
             ReplicationEvent::XLogData { data, .. } => {
                 let message = pgoutput::decode(&data).map_err(stop("decode a change"))?;
@@ -126,7 +149,10 @@ impl Stream<'_> {
             ReplicationEvent::KeepAlive { wal_end, .. } => {
                 let is_idle = self.receiving.is_none() && !self.sink.is_open();
                 if is_idle {
-                    self.let_go(wal_end).await?;
+                    self.foreign = Some(wal_end);
+                    if self.let_go.elapsed() >= LET_GO_EVERY {
+                        self.let_go().await?;
+                    }
                 }
             }
             ReplicationEvent::Message { .. } | ReplicationEvent::StoppedAt { .. } => {}
@@ -219,11 +245,13 @@ impl Stream<'_> {
     }
 
     /// Confirms WAL that holds no change of ours, once the mark is moved.
-    async fn let_go(&mut self, end: Lsn) -> Result<(), Failure> {
+    async fn let_go(&mut self) -> Result<(), Failure> {
+        let Some(end) = self.foreign.take() else { return Ok(()) };
         let mark = self.mark_at(end);
         self.context.patiently(self.sink.commit(Some(&mark))).await?.map_err(Failure::Kafka)?;
         self.unconfirmed = None;
         self.source.update_applied_lsn(end);
+        self.let_go = Instant::now();
         Ok(())
     }
 

@@ -137,11 +137,8 @@ async fn readers_notice_nothing(system: &System) {
     run(system, rule).await;
     let mut device: Publisher = system.publisher("thermostat-1", certificate.clone());
     let alerts = system.kafka.read(topics::ALERTS);
-    let mut second = 0;
     until("an alert", async || {
-        second += 1;
-        let at = format!("2026-01-02T03:{:02}:{:02}Z", second / 60 % 60, second % 60);
-        device.publish(&json!({ "temperature": 31.5, "timestamp": at }).to_string()).await;
+        device.publish(r#"{"temperature": 31.5}"#).await;
         alerts.next_within(Duration::from_millis(300)).await
     })
     .await;
