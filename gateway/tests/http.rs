@@ -266,7 +266,8 @@ async fn device_has_its_share_of_what_may_be_in_flight_and_no_more() {
 #[tokio::test(flavor = "multi_thread")]
 async fn refusal_of_a_body_that_is_too_large_arrives() {
     // Bytes that are read and not kept are charged, too.
-    let stack = Stack::with_http(&[("PUBLISH_RATE_MAX", "1000000")]).await;
+    let rates = [("PUBLISH_RATE_MAX", "1000000"), ("PUBLISH_BURST_MAX", "50000")];
+    let stack = Stack::with_http(&rates).await;
     let device = stack.register("a-1").await;
     let head = |bytes: usize, more: &str| {
         format!("POST /api/v1/readings HTTP/1.1\r\nhost: x\r\ncontent-length: {bytes}\r\n{more}\r\n")
