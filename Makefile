@@ -48,9 +48,10 @@ fuzz: build ## Fuzzes the MQTT codec, every decoder and whole sessions, FUZZ_SEC
 	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) FUZZ_FROM=$$(date +%s)000000000 $(IOTCTL) servers run -- \
 	  cargo test --locked $(FUZZ_SPEED) -p gateway fuzz -- --nocapture --test-threads 1
 
-check: deps ## Checks form: fmt, clippy, dependencies, documentation
+check: deps ## Checks form: fmt, clippy, the rules of form, dependencies, documentation
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo test --locked --workspace --test form
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny --version $(CARGO_DENY)
 	cargo deny --locked check bans licenses sources
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --document-private-items

@@ -19,8 +19,8 @@ use tokio::time::Instant;
 const LINGER: Duration = Duration::from_millis(2);
 /// How often an idle stream looks at its own silence and beats.
 const IDLE_LOOK: Duration = Duration::from_secs(5);
-/// Interval at which WAL of other tables is let go: each time costs a small Kafka transaction, and beside many
-/// writes to other tables the server speaks of it all the time.
+/// Interval at which WAL of other tables is let go. Each time costs a small Kafka transaction, and beside
+/// many writes to other tables the server speaks of it all the time.
 const LET_GO_EVERY: Duration = Duration::from_secs(1);
 /// Microseconds from the Unix epoch to PostgreSQL's, 2000-01-01.
 const PG_EPOCH_MICROS: i64 = 946_684_800_000_000;
