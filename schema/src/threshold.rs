@@ -19,6 +19,9 @@ pub enum Severity {
 }
 
 impl Severity {
+    /// Every severity.
+    pub const ALL: [Self; 3] = [Self::Info, Self::Warning, Self::Critical];
+
     /// Returns the name used in JSON and in the table.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -26,6 +29,11 @@ impl Severity {
             Self::Warning => "warning",
             Self::Critical => "critical",
         }
+    }
+
+    /// Reads a name as [`Severity::as_str`] writes it.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|severity| severity.as_str() == name)
     }
 }
 
@@ -295,6 +303,15 @@ mod tests {
             assert_eq!(serde_json::to_value(mode).unwrap(), mode.as_str());
         }
         assert_eq!(Mode::from_name("Live"), None);
+    }
+
+    #[test]
+    fn every_severity_is_found_by_its_own_name_alone() {
+        for severity in Severity::ALL {
+            assert_eq!(Severity::from_name(severity.as_str()), Some(severity));
+            assert_eq!(serde_json::to_value(severity).unwrap(), severity.as_str());
+        }
+        assert_eq!(Severity::from_name("Critical"), None);
     }
 
     #[test]

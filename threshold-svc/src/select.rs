@@ -1,5 +1,7 @@
 //! A statement of texts of ours and parameters of the caller's.
 
+use chassis::http::Problem;
+use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
 /// A parameter and its type.
@@ -33,6 +35,15 @@ impl<'a> Select<'a> {
     /// Returns the statement.
     pub(crate) fn text(&self) -> &str {
         &self.text
+    }
+
+    /// Runs the statement, which counts a list, if the count is wanted.
+    pub(crate) async fn total(&self, client: &Client, is_wanted: bool) -> Result<Option<i64>, Problem> {
+        if !is_wanted {
+            return Ok(None);
+        }
+        let rows = client.query_typed(self.text(), self.params()).await?;
+        Ok(rows.first().map(|row| row.try_get(0)).transpose()?)
     }
 
     /// Returns its parameters.

@@ -116,9 +116,7 @@ pub(crate) fn read(row: &Row) -> Result<Threshold, Problem> {
 }
 
 pub(crate) fn read_severity(name: &str) -> Result<Severity, Problem> {
-    let known = [Severity::Info, Severity::Warning, Severity::Critical];
-    let found = known.into_iter().find(|severity| severity.as_str() == name);
-    found.ok_or_else(|| Problem::internal(&"a row has an unknown severity"))
+    Severity::from_name(name).ok_or_else(|| Problem::internal(&"a row has an unknown severity"))
 }
 
 /// A draft as the columns that [`INSERT`] and [`UPDATE`] write.
@@ -270,13 +268,7 @@ pub(crate) async fn list(
     let rows = page.rows();
     let select = listed(filter, page.after.as_ref()).then(" LIMIT $?", [(&rows, Type::INT8)]);
     let rows = client.query_typed(select.text(), select.params()).await?;
-    let total = if page.is_total_wanted {
-        let count = filtered(COUNT, filter);
-        let rows = client.query_typed(count.text(), count.params()).await?;
-        rows.first().map(|row| row.try_get(0)).transpose()?
-    } else {
-        None
-    };
+    let total = filtered(COUNT, filter).total(&client, page.is_total_wanted).await?;
     let thresholds = rows.iter().map(read).collect::<Result<_, _>>()?;
     Ok(KeysetListing::new(thresholds, page, key, total))
 }

@@ -96,6 +96,12 @@ pub(super) fn query(filters: &[(&str, Option<&str>)]) -> String {
     query.finish()
 }
 
+/// Returns the address of one resource of a list.
+pub(super) fn one(api: &Api, path: &str, id: &str) -> String {
+    let id: String = url::form_urlencoded::byte_serialize(id.as_bytes()).collect();
+    format!("{}{path}/{id}", api.thresholds)
+}
+
 /// Reads every page of a list.
 pub(super) async fn all(api: &Api, path: &str, query: &str) -> Result<Vec<Value>> {
     let first = format!("{}{path}?limit=1000&{query}", api.thresholds);

@@ -1,6 +1,6 @@
 //! `iotctl silences`.
 
-use super::operator::{OperatorOptions, all, explained, print, query};
+use super::operator::{OperatorOptions, all, explained, one, print, query};
 use super::parse_duration;
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
@@ -91,9 +91,7 @@ pub(super) async fn run(state: Option<&Path>, offset: Option<u16>, options: Sile
             print(&all(&api, PATH, &query(&[("state", only.as_deref())])).await?, &COLUMNS);
         }
         SilencesCommand::Expire { id } => {
-            let id: String = url::form_urlencoded::byte_serialize(id.as_bytes()).collect();
-            let url = format!("{}{PATH}/{id}", api.thresholds);
-            api.call(Method::DELETE, &url, None).await.map_err(explained)?;
+            api.call(Method::DELETE, &one(&api, PATH, &id), None).await.map_err(explained)?;
         }
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! `iotctl thresholds`.
 
-use super::operator::{OperatorOptions, all, explained, print, query};
+use super::operator::{OperatorOptions, all, explained, one, print, query};
 use crate::api::Api;
 use crate::thresholds::file::Rules;
 use crate::thresholds::{self, Step};
@@ -106,19 +106,14 @@ pub(super) async fn run(state: Option<&Path>, offset: Option<u16>, options: Thre
             print(&all(&api, PATH, &query).await?, &COLUMNS);
         }
         ThresholdsCommand::Get { id } => {
-            let threshold = api.get(&one(&api, &id)).await.map_err(explained)?;
+            let threshold = api.get(&one(&api, PATH, &id)).await.map_err(explained)?;
             println!("{}", serde_json::to_string_pretty(&threshold)?);
         }
         ThresholdsCommand::Delete { id } => {
-            api.call(Method::DELETE, &one(&api, &id), None).await.map_err(explained)?;
+            api.call(Method::DELETE, &one(&api, PATH, &id), None).await.map_err(explained)?;
         }
     }
     Ok(0)
-}
-
-fn one(api: &Api, id: &str) -> String {
-    let id: String = url::form_urlencoded::byte_serialize(id.as_bytes()).collect();
-    format!("{}{PATH}/{id}", api.thresholds)
 }
 
 fn rules(file: &Path) -> Result<Rules> {

@@ -166,8 +166,7 @@ impl Episodes {
     fn touch(&mut self, sensor: &Arc<str>, threshold_id: Uuid) {
         let key = (Arc::clone(sensor), threshold_id);
         if !self.touched.contains_key(&key) {
-            let entries = self.sensors.get(sensor).into_iter().flatten();
-            let mut entries = entries;
+            let mut entries = self.sensors.get(sensor).into_iter().flatten();
             let entry = entries.find(|entry| entry.threshold_id == threshold_id);
             let before = Before {
                 held: entry.map(|entry| entry.held.clone()),

@@ -138,13 +138,7 @@ pub(super) async fn list(
     let order = " ORDER BY ends_at DESC, silence_id DESC LIMIT $?";
     let select = select.then(order, [(&rows, Type::INT8)]);
     let rows = client.query_typed(select.text(), select.params()).await?;
-    let total = if page.is_total_wanted {
-        let count = filtered(COUNT, filter);
-        let rows = client.query_typed(count.text(), count.params()).await?;
-        rows.first().map(|row| row.try_get(0)).transpose()?
-    } else {
-        None
-    };
+    let total = filtered(COUNT, filter).total(&client, page.is_total_wanted).await?;
     let silences = rows.iter().map(read).collect::<Result<_, _>>()?;
     let key = |silence: &Silence| (silence.ends_at.as_micros(), silence.silence_id);
     Ok(KeysetListing::new(silences, page, key, total))
