@@ -1,5 +1,9 @@
 //! PostgreSQL settings: pools with bounds and timeouts, TLS, migrations, and the check of the schema version.
 
+mod select;
+
+pub use select::{Param, Select};
+
 use crate::admin::Latch;
 use crate::config::{Env, Secret};
 use anyhow::Context;

@@ -14,7 +14,6 @@
 mod acknowledgements;
 mod bulk;
 mod routes;
-mod select;
 mod silences;
 mod store;
 mod threshold;

@@ -1,11 +1,11 @@
 //! Table `sensor_thresholds`. Each change is one transaction with its row in the history; a refusal is the
 //! problem that the caller gets.
 
-use crate::select::Select;
 use crate::threshold::{Draft, Filter, Threshold};
 use crate::versions::{self, Event};
 use crate::warnings::{self, Warning};
 use chassis::http::{Change, KeysetListing, KeysetPage, Problem, check_version};
+use chassis::postgres::Select;
 use deadpool_postgres::{GenericClient, Pool, Transaction};
 use schema::{Mode, Severity};
 use serde::Serialize;

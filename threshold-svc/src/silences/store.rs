@@ -1,9 +1,9 @@
 //! Table `silences`. Each change is one transaction; a refusal is the problem that the caller gets.
 
 use super::silence::{Filter, Matchers, NewSilence, Silence, State, changed};
-use crate::select::Select;
 use crate::store::read_severity;
 use chassis::http::{Change, KeysetListing, KeysetPage, Problem, check_version};
+use chassis::postgres::Select;
 use deadpool_postgres::{Pool, Transaction};
 use schema::{Severity, Timestamp};
 use time::OffsetDateTime;

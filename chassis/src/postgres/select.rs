@@ -1,26 +1,25 @@
 //! A statement of texts of ours and parameters of the caller's.
 
-use chassis::http::Problem;
-use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Error};
 
 /// A parameter and its type.
-pub(crate) type Param<'a> = (&'a (dyn ToSql + Sync), Type);
+pub type Param<'a> = (&'a (dyn ToSql + Sync), Type);
 
 /// A statement in the making. What a caller writes travels as a parameter or chooses a text.
-pub(crate) struct Select<'a> {
+pub struct Select<'a> {
     text: String,
     params: Vec<Param<'a>>,
 }
 
 impl<'a> Select<'a> {
     /// Begins with a text that has no parameter.
-    pub(crate) fn new(text: &str) -> Self {
+    pub fn new(text: &str) -> Self {
         Self { text: text.to_owned(), params: Vec::new() }
     }
 
     /// Adds a text, each `$?` of which stands for one of the parameters, in their order.
-    pub(crate) fn then<const N: usize>(mut self, text: &str, params: [Param<'a>; N]) -> Self {
+    pub fn then<const N: usize>(mut self, text: &str, params: [Param<'a>; N]) -> Self {
         let mut parts = text.split("$?");
         self.text.push_str(parts.next().unwrap_or_default());
         for (part, param) in parts.zip(params) {
@@ -33,21 +32,24 @@ impl<'a> Select<'a> {
     }
 
     /// Returns the statement.
-    pub(crate) fn text(&self) -> &str {
+    pub fn text(&self) -> &str {
         &self.text
     }
 
     /// Runs the statement, which counts a list, if the count is wanted.
-    pub(crate) async fn total(&self, client: &Client, is_wanted: bool) -> Result<Option<i64>, Problem> {
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn total(&self, client: &Client, is_wanted: bool) -> Result<Option<i64>, Error> {
         if !is_wanted {
             return Ok(None);
         }
         let rows = client.query_typed(self.text(), self.params()).await?;
-        Ok(rows.first().map(|row| row.try_get(0)).transpose()?)
+        rows.first().map(|row| row.try_get(0)).transpose()
     }
 
     /// Returns its parameters.
-    pub(crate) fn params(&self) -> &[Param<'a>] {
+    pub fn params(&self) -> &[Param<'a>] {
         &self.params
     }
 }
