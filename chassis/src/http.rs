@@ -117,6 +117,8 @@ pub async fn serve(
             }))
     })
     .workers(2)
+    // A caller that has closed its connection wants no answer: its handler is dropped.
+    .h1_allow_half_closed(false)
     .disable_signals()
     .shutdown_timeout(DRAIN_S_MAX);
     let listen = settings.listen;
