@@ -166,7 +166,7 @@ impl Service {
     };
     /// Operators → thresholds.
     pub const THRESHOLD: &'static Self = &Self {
-        reads: &["devices"],
+        reads: &["devices", "readings_ingestion"],
         writes: &["sensor_thresholds", "sensor_threshold_versions", "silences", "alert_acknowledgements"],
         listeners: &[rest(8082)],
         settings: |installation| installation.tokens(),

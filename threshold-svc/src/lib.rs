@@ -1,7 +1,8 @@
 //! REST for what operators say of alerts: thresholds, silences, acknowledgements → their tables, of which
 //! alerting-svc follows the first two by change data capture.
 //!
-//! In:         HTTP requests with a JWT: role operator; analyst may read.
+//! In:         HTTP requests with a JWT: role operator; analyst may read. Table `readings_ingestion`, which
+//!             command-svc writes, for backtests.
 //! Out:        tables `sensor_thresholds`, `sensor_threshold_versions`, `silences` and
 //!             `alert_acknowledgements`; nothing else writes them, but the database deletes thresholds with
 //!             their device.
@@ -12,7 +13,9 @@
 //!             ready; nothing is tried twice on the caller's behalf.
 
 mod acknowledgements;
+mod backtest;
 mod bulk;
+mod metrics;
 mod routes;
 mod silences;
 mod store;
@@ -22,12 +25,26 @@ mod warnings;
 
 pub use chassis::rest::Settings as Config;
 
+use actix_web::web::Data;
+use anyhow::Context as _;
+use backtest::Backtests;
 use chassis::{Chassis, rest};
+use metrics::Metrics;
+
+/// Lists the names of the service's own metrics, which documents are held against.
+pub fn metric_names() -> Vec<String> {
+    Metrics::names()
+}
 
 /// Serves until shutdown.
 ///
 /// # Errors
 /// A setting cannot be used, the schema is of another release, or the address cannot be bound (stop).
 pub async fn run(config: Config, chassis: Chassis) -> anyhow::Result<()> {
-    rest::run(&config, schema::migrations::VERSIONS, &chassis, routes::configure).await
+    let metrics = Metrics::register(&chassis.registry).context("register metrics")?;
+    let backtests = Data::new(Backtests::new(metrics));
+    rest::run(&config, schema::migrations::VERSIONS, &chassis, move |app| {
+        app.app_data(backtests.clone()).configure(routes::configure);
+    })
+    .await
 }

@@ -3,7 +3,7 @@
 use crate::store;
 use crate::threshold::{self, Draft, Filter};
 use crate::versions;
-use crate::{acknowledgements, bulk, silences};
+use crate::{acknowledgements, backtest, bulk, silences};
 use actix_web::http::header::LOCATION;
 use actix_web::web::{Data, Path, Payload, ServiceConfig, delete, get, patch, post, put, resource};
 use actix_web::{HttpRequest, HttpResponse};
@@ -27,7 +27,8 @@ pub(crate) fn configure(app: &mut ServiceConfig) {
     acknowledgements::configure(app);
     // Before the ids: none of these words is one.
     app.service(resource(format!("{PATH}/import")).route(post().to(bulk::import)))
-        .service(resource(format!("{PATH}/export")).route(get().to(bulk::export)));
+        .service(resource(format!("{PATH}/export")).route(get().to(bulk::export)))
+        .service(resource(format!("{PATH}/backtest")).route(post().to(backtest::backtest)));
     app.service(resource(PATH).route(post().to(create)).route(get().to(list)))
         .service(
             resource(format!("{PATH}/{{thresholdId}}"))

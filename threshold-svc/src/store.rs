@@ -7,7 +7,7 @@ use crate::warnings::{self, Warning};
 use chassis::http::{Change, KeysetListing, KeysetPage, Problem, check_version};
 use chassis::postgres::Select;
 use deadpool_postgres::{GenericClient, Pool, Transaction};
-use schema::{Mode, Severity};
+use schema::{Mode, Severity, ThresholdRow};
 use serde::Serialize;
 use time::OffsetDateTime;
 use tokio_postgres::error::SqlState;
@@ -321,6 +321,26 @@ fn filtered<'a>(text: &str, filter: &'a Filter) -> Select<'a> {
         select = select.then(&format!(" AND mode = '{}'", mode.as_str()), []);
     }
     select
+}
+
+/// Reads the live thresholds with the purpose of one (ADR 0022): those of zones and types, and those of that
+/// sensor, or of all; no more than `limit`.
+pub(crate) async fn in_force(
+    transaction: &Transaction<'_>,
+    row: &ThresholdRow,
+    sensor_id: Option<&str>,
+    limit: i64,
+) -> Result<Vec<Threshold>, Problem> {
+    let (metric, severity) = (Some(row.metric.clone()), Some(row.severity));
+    let filter = Filter { metric, severity, mode: Some(Mode::Live), ..Filter::default() };
+    let is_silence = row.no_data_seconds.is_some();
+    let mut select =
+        filtered(LIST, &filter).then(" AND (no_data_seconds IS NOT NULL) = $?", [(&is_silence, Type::BOOL)]);
+    if let Some(sensor_id) = &sensor_id {
+        select = select.then(" AND coalesce(sensor_id, '') IN ('', $?)", [(sensor_id, Type::TEXT)]);
+    }
+    let select = select.then(" LIMIT $?", [(&limit, Type::INT8)]);
+    transaction.query_typed(select.text(), select.params()).await?.iter().map(read).collect()
 }
 
 /// Applies a change to a row, if it has one of the expected versions.

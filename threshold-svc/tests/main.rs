@@ -1,7 +1,9 @@
 //! threshold-svc on a real socket and a real database.
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
+mod backtest;
 mod bulk;
+mod docs;
 mod history;
 mod manners;
 mod paging;

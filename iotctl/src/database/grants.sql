@@ -12,6 +12,8 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON sensor_thresholds, silences, alert_ackno
 GRANT SELECT, INSERT, DELETE ON sensor_threshold_versions TO threshold_svc;
 -- Which thresholds meet at one sensor depends on its zone and type.
 GRANT SELECT ON devices TO threshold_svc;
+-- A backtest evaluates what is stored.
+GRANT SELECT ON readings_ingestion TO threshold_svc;
 GRANT USAGE ON SEQUENCE devices_version TO device_svc;
 GRANT USAGE ON SEQUENCE sensor_thresholds_version, silences_version TO threshold_svc;
 -- An insert that skips a row which is there must be able to see it.
