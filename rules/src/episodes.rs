@@ -392,7 +392,10 @@ fn samples<'a, 'r>(
         }
         samples.extend(value_of(&row.metric).map(|value| {
             let (at, received_at, event_id) = (reading.reading_at, reading.received_at, reading.event_id);
-            (row, Sample { sensor_id, zone_id, device_type, at, received_at, event_id, value, offset })
+            (
+                row,
+                Sample { sensor_id, zone_id, device_type, at, received_at, event_id, value, offset, reading },
+            )
         }));
     }
     samples

@@ -2,7 +2,8 @@
 
 use crate::time::plus;
 use schema::{
-    Bound, Episode, EpisodeKey, EpisodeState, Limit, Mode, Reason, Severity, ThresholdRow, Timestamp,
+    Bound, Episode, EpisodeKey, EpisodeState, Limit, Mode, ReadingView, Reason, Severity, ThresholdRow,
+    Timestamp,
 };
 use std::sync::Arc;
 use uuid::Uuid;
@@ -54,6 +55,7 @@ pub(crate) struct Sample<'a> {
     pub(crate) event_id: Uuid,
     pub(crate) value: f64,
     pub(crate) offset: i64,
+    pub(crate) reading: &'a ReadingView<'a>,
 }
 
 impl Listening {
@@ -108,6 +110,7 @@ impl Listening {
             last_reading_at: self.last_reading_at,
             last_received_at: Some(self.last_received_at),
             last_value: None,
+            unit: None,
             last_event_ids: Vec::new(),
             last_violation_at: None,
             occurrences: 0,

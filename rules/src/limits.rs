@@ -123,6 +123,7 @@ fn begin(
         last_reading_at: sample.at,
         last_received_at: None,
         last_value: None,
+        unit: None,
         last_event_ids: Vec::new(),
         last_violation_at: None,
         occurrences: 0,
@@ -211,6 +212,11 @@ pub(crate) fn take(episode: &mut Episode, sample: &Sample<'_>) {
     episode.last_reading_at = sample.at;
     episode.last_received_at = Some(sample.received_at);
     episode.last_value = Some(sample.value);
+    if let Some(unit) = sample.reading.unit(&episode.metric)
+        && episode.unit.as_deref() != Some(unit)
+    {
+        episode.unit = Some(unit.to_owned());
+    }
     if let Some(extremes) = &mut episode.extremes {
         extremes.min = extremes.min.min(sample.value);
         extremes.max = extremes.max.max(sample.value);

@@ -81,6 +81,7 @@ impl Step<'_> {
             (of_sample.bound, of_sample.reason) = (bound, reason(bound.limit));
             of_sample.last_reading_at = sample.at;
             of_sample.last_value = Some(sample.value);
+            of_sample.unit = sample.reading.unit(&row.metric).map(str::to_owned).or(of_sample.unit);
             of_sample.last_event_ids = vec![sample.event_id];
             let why = of_sample.reason;
             self.speak(&of_sample, EpisodeStep::Continuing, why);
@@ -138,7 +139,7 @@ impl Step<'_> {
             sensor_id: episode.sensor_id.clone(),
             display_name: display_name.or_else(|| episode.display_name.clone()),
             metric: episode.metric.clone(),
-            unit: None,
+            unit: episode.unit.clone(),
             value: caused_by.map(|(value, _)| value),
             bound: episode.bound,
             severity: episode.severity,

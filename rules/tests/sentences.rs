@@ -54,6 +54,31 @@ fn alert_says_for_a_person_what_met_what_since_when_and_how_often() {
 }
 
 #[test]
+fn alert_has_the_unit_that_its_sensor_said_last() {
+    let mut stage = Stage::new([threshold(1)]);
+    let say = |at, value, attributes: serde_json::Value| Reading {
+        attributes: serde_json::from_value(attributes).unwrap(),
+        ..Reading::new("s", at, value)
+    };
+    stage.read(&say(0, 31.0, json!({"units": {"m": "Cel", "other": "V"}})));
+    stage.commit();
+    stage.restart();
+    stage.read(&say(1, 32.0, json!({})));
+    stage.read(&say(2, 33.0, json!({"units.m": "°F"})));
+    for (at, refused) in (3..).zip([json!("x".repeat(33)), json!("\u{1b}[2J"), json!(""), json!(7)]) {
+        stage.read(&say(at, 34.0, json!({"units": {"m": refused}})));
+    }
+    stage.read(&say(1, 32.5, json!({"units": {"m": "K"}})));
+    stage.read(&say(7, 29.0, json!({"units": "Cel"})));
+    stage.commit();
+    let units: Vec<_> = stage.alerts.iter().map(|alert| alert.unit.as_deref().unwrap()).collect();
+    assert_eq!(units, ["Cel", "Cel", "°F", "°F", "°F", "°F", "°F", "K", "°F"]);
+    let summary = |at: usize| stage.alerts[at].summary.clone().unwrap();
+    assert_eq!(summary(0), "s: m 31 Cel is above 30 Cel");
+    assert!(summary(8).starts_with("s: m 29 °F is inside its limits again"), "{}", summary(8));
+}
+
+#[test]
 fn most_specific_of_one_metric_one_severity_and_one_kind_speaks() {
     let scoped = |id: u128, scope: Scope| ThresholdRow { scope, repeat: Repeat::Never, ..threshold(id) };
     let (zone_id, device_type) = ("z".to_owned(), "T".to_owned());

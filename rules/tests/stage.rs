@@ -52,13 +52,14 @@ pub(crate) struct Reading {
     pub(crate) received: i64,
     pub(crate) value: f64,
     pub(crate) event: u128,
+    pub(crate) attributes: serde_json::Map<String, serde_json::Value>,
 }
 
 impl Reading {
     pub(crate) fn new(sensor: &'static str, at: i64, value: f64) -> Self {
         // Equal readings are one event.
         let event = (u128::try_from(at + 10_000_000).unwrap() << 64) | u128::from(value.to_bits());
-        Self { sensor, at, received: at, value, event }
+        Self { sensor, at, received: at, value, event, attributes: serde_json::Map::new() }
     }
 
     pub(crate) fn view(&self) -> ReadingView<'_> {
@@ -68,7 +69,7 @@ impl Reading {
             device_type: "T".into(),
             zone_id: "z".into(),
             values: vec![("m".into(), self.value)],
-            attributes: serde_json::Map::new(),
+            attributes: self.attributes.clone(),
             reading_at: second(self.at),
             received_at: second(self.received),
         }

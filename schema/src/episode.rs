@@ -106,6 +106,9 @@ pub struct Episode {
     /// Value of the newest reading.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_value: Option<f64>,
+    /// The metric's unit, as a reading said it last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
     /// The last events at the instant of the newest reading, up to 8, the newest last: one of them that comes
     /// again changes nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

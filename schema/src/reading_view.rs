@@ -38,6 +38,26 @@ pub struct ReadingView<'a> {
     pub received_at: Timestamp,
 }
 
+/// Bytes of the longest unit: every alert repeats it.
+const UNIT_BYTES_MAX: usize = 32;
+
+impl ReadingView<'_> {
+    /// Returns the unit of a metric: codecs that know units have all of them in the attribute `units`, and in
+    /// JSON a field of a nested object is a dotted one. One that is too long or no plain text is none.
+    #[must_use]
+    pub fn unit(&self, metric: &str) -> Option<&str> {
+        if self.attributes.is_empty() {
+            return None;
+        }
+        let units = self.attributes.get("units");
+        let unit =
+            units.map_or_else(|| self.attributes.get(&format!("units.{metric}")), |all| all.get(metric));
+        let is_plain =
+            |unit: &&str| (1..=UNIT_BYTES_MAX).contains(&unit.len()) && !unit.contains(char::is_control);
+        unit.and_then(serde_json::Value::as_str).filter(is_plain)
+    }
+}
+
 impl From<ReadingView<'_>> for ReadingCreatedEvent {
     fn from(view: ReadingView<'_>) -> Self {
         Self {
