@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
 mod docs;
-mod server;
 mod trouble;
 
 use chassis::Chassis;
@@ -12,10 +11,10 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList, topic_partition_list::TopicPartitionListElem};
 use schema::{Alert, EpisodeStep, Reason, Severity, Status, Timestamp, topics};
 use serde_json::{Value, json};
-use server::Server;
 use std::time::Duration;
 use testkit::kafka::{Kafka, SCALED_PARTITIONS};
 use testkit::wait::until;
+use testkit::webhook::{Request, Server};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
@@ -171,7 +170,7 @@ async fn each_target_hears_its_own_part_in_its_own_words() {
     all_is_done(&kafka, "pager").await;
     all_is_done(&kafka, "chat").await;
     assert_eq!(critical.taken().len(), 1);
-    let words: Vec<Value> = chat.taken().iter().map(server::Request::json).collect();
+    let words: Vec<Value> = chat.taken().iter().map(Request::json).collect();
     assert_eq!(words.len(), 3);
     assert!(words.iter().all(|one| one["text"].as_str().unwrap().contains("Hall")), "{words:?}");
     service.stop().await;

@@ -1,6 +1,5 @@
 //! Targets that fail, and a service that is killed: nothing is lost, and nobody waits for another.
 
-use crate::server::{Answer, Server};
 use crate::{Service, alert, all_is_done, lag, target, tell};
 use schema::dead_letter::DeadLetter;
 use schema::{Alert, EpisodeStep, Timestamp, topics};
@@ -8,8 +7,9 @@ use serde_json::json;
 use std::collections::BTreeSet;
 use testkit::kafka::Kafka;
 use testkit::wait::until;
+use testkit::webhook::{Answer, Request, Server};
 
-fn ids(requests: &[crate::server::Request]) -> Vec<String> {
+fn ids(requests: &[Request]) -> Vec<String> {
     requests.iter().map(|request| request.headers["idempotency-key"].clone()).collect()
 }
 

@@ -17,6 +17,7 @@ pub mod proxy;
 pub mod rest;
 pub mod server;
 pub mod wait;
+pub mod webhook;
 
 /// Returns a variable of the test run.
 ///

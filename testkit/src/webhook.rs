@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 
 /// How one request is answered.
 #[derive(Clone, Debug)]
-pub(crate) enum Answer {
+pub enum Answer {
     /// With that status, and perhaps a header line.
     Status(u16, &'static str),
     /// Not at all; the connection stays.
@@ -27,15 +27,21 @@ pub(crate) enum Answer {
 
 /// A request as it came.
 #[derive(Clone, Debug)]
-pub(crate) struct Request {
-    pub(crate) headers: BTreeMap<String, String>,
-    pub(crate) body: Vec<u8>,
+pub struct Request {
+    /// Its headers, by their names in lower case.
+    pub headers: BTreeMap<String, String>,
+    /// Its body.
+    pub body: Vec<u8>,
     /// Whether it was answered with 200 or 204.
-    pub(crate) is_taken: bool,
+    pub is_taken: bool,
 }
 
 impl Request {
-    pub(crate) fn json(&self) -> serde_json::Value {
+    /// Returns the body as JSON.
+    ///
+    /// # Panics
+    /// It is none.
+    pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap()
     }
 }
@@ -48,8 +54,10 @@ struct Shared {
     otherwise: Option<Answer>,
 }
 
-pub(crate) struct Server {
-    pub(crate) port: u16,
+/// A webhook that ends with this value.
+pub struct Server {
+    /// Its port of 127.0.0.1.
+    pub port: u16,
     shared: Arc<Mutex<Shared>>,
     accepting: JoinHandle<()>,
 }
@@ -62,7 +70,10 @@ impl Drop for Server {
 
 impl Server {
     /// Answers 200, unless it is told otherwise.
-    pub(crate) async fn start() -> Self {
+    ///
+    /// # Panics
+    /// The machine has no free port.
+    pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::<Mutex<Shared>>::default();
@@ -75,25 +86,40 @@ impl Server {
         Self { port, shared, accepting }
     }
 
-    pub(crate) fn url(&self) -> String {
+    /// Returns where to call it.
+    pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}/hook", self.port)
     }
 
     /// Answers the next requests like this.
-    pub(crate) fn answer_next(&self, answers: impl IntoIterator<Item = Answer>) {
+    ///
+    /// # Panics
+    /// A connection of it has panicked.
+    pub fn answer_next(&self, answers: impl IntoIterator<Item = Answer>) {
         self.shared.lock().unwrap().answers.extend(answers);
     }
 
     /// Answers every request like this from now on; none: 200.
-    pub(crate) fn answer_all(&self, answer: Option<Answer>) {
+    ///
+    /// # Panics
+    /// A connection of it has panicked.
+    pub fn answer_all(&self, answer: Option<Answer>) {
         self.shared.lock().unwrap().otherwise = answer;
     }
 
-    pub(crate) fn requests(&self) -> Vec<Request> {
+    /// Returns the requests so far.
+    ///
+    /// # Panics
+    /// A connection of it has panicked.
+    pub fn requests(&self) -> Vec<Request> {
         self.shared.lock().unwrap().requests.clone()
     }
 
-    pub(crate) fn taken(&self) -> Vec<Request> {
+    /// Returns those that were answered with 200 or 204.
+    ///
+    /// # Panics
+    /// A connection of it has panicked.
+    pub fn taken(&self) -> Vec<Request> {
         self.requests().into_iter().filter(|request| request.is_taken).collect()
     }
 }
