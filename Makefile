@@ -9,7 +9,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 IOTCTL := $(TARGET)/debug/iotctl
 CARGO_DENY := 0.20.2
 # Optimises what is fuzzed and leaves its checks for overflow and its debug assertions in.
-FUZZ_SPEED := --config profile.dev.package.gateway.opt-level=3 --config profile.dev.package.schema.opt-level=3
+FUZZ_SPEED := --config profile.dev.package.gateway.opt-level=3 --config profile.dev.package.schema.opt-level=3 --config profile.dev.package.rules.opt-level=3
 
 help: ## Shows this list
 	@echo 'Fieldline: make TARGET'
@@ -44,9 +44,9 @@ abuse: build ## Lets one hostile device of each kind loose beside 200 good ones 
 	  cargo test --locked -p e2e -p gateway --tests -- --nocapture strangers::
 
 # Coverage-guided fuzzing needs a nightly compiler; this is mutational, from a corpus, by generators that know the formats.
-fuzz: build ## Fuzzes the MQTT codec, every decoder and whole sessions, FUZZ_SECONDS=60 for each, with new rounds each time
+fuzz: build ## Fuzzes the MQTT codec, every decoder, whole sessions and the evaluator of rules, FUZZ_SECONDS=60 for each, with new rounds each time
 	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) FUZZ_FROM=$$(date +%s)000000000 $(IOTCTL) servers run -- \
-	  cargo test --locked $(FUZZ_SPEED) -p gateway fuzz -- --nocapture --test-threads 1
+	  cargo test --locked $(FUZZ_SPEED) -p gateway -p rules fuzz -- --nocapture --test-threads 1
 
 check: deps ## Checks form: fmt, clippy, the rules of form, dependencies, documentation
 	cargo fmt --all --check
