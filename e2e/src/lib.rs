@@ -116,6 +116,18 @@ impl System {
         system
     }
 
+    /// Starts notify-svc with these targets, and waits until it is ready.
+    ///
+    /// # Panics
+    /// It does not become ready; its log is printed.
+    pub async fn start_notify(&mut self, targets: &Value) {
+        let folder = self.folder.path().join("notify");
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("targets.json"), json!({ "targets": targets }).to_string()).unwrap();
+        self.ports.insert((Service::NOTIFY.name, ADMIN), testkit::free_port());
+        self.restart(Service::NOTIFY).await;
+    }
+
     fn spawn(&mut self, service: &Service) {
         let child = service::spawn(self, service);
         self.processes.insert(service.name, child);
@@ -223,6 +235,21 @@ impl System {
         (status, if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap() })
     }
 
+    /// Runs `iotctl` as an admin of this system.
+    ///
+    /// # Panics
+    /// It is not built.
+    pub async fn iotctl(&self, arguments: &[&str]) -> std::process::Output {
+        let token = self.folder.path().join("token");
+        std::fs::write(&token, &self.token).unwrap();
+        let mut command =
+            tokio::process::Command::from(testkit::process::command(service::program("iotctl")));
+        command.current_dir(self.folder.path()).env("FIELDLINE_TOKEN_FILE", token);
+        command.env("FIELDLINE_THRESHOLDS_URL", self.url(Service::THRESHOLD, ""));
+        command.env("FIELDLINE_QUERIES_URL", self.url(Service::QUERY, ""));
+        command.args(arguments).output().await.unwrap()
+    }
+
     /// Returns a metric of a service under one label; 0 while it has none.
     ///
     /// # Panics
@@ -284,7 +311,7 @@ impl Drop for System {
             let _ = child.wait();
         }
         if std::thread::panicking() {
-            for service in Service::required() {
+            for service in Service::ALL.into_iter().filter(|service| self.log_file(service).exists()) {
                 eprintln!("=== {} ===\n{}", service.name, self.log(service));
             }
         }

@@ -100,7 +100,7 @@ fn line(alert: &Alert) -> String {
 }
 
 /// Takes out characters that steer a terminal.
-fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     text.chars().filter(|one| !one.is_control()).collect()
 }
 

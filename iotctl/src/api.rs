@@ -126,11 +126,11 @@ impl Api {
         Ok(true)
     }
 
-    /// Describes services elsewhere: threshold-svc answers at that URL.
+    /// Describes a service elsewhere, which answers at that URL.
     ///
     /// # Errors
     /// The HTTP client cannot be made.
-    pub fn thresholds_at(url: &str, token: String) -> Result<Self> {
+    pub fn at(url: &str, token: String) -> Result<Self> {
         let client = reqwest::Client::builder().timeout(REQUEST_TIME_MAX).no_proxy().build();
         let url = url.trim_end_matches('/').to_owned();
         Ok(Self {

@@ -66,8 +66,7 @@ enum Command {
     Pki(PkiCommand),
     /// Prints a token for the REST interfaces.
     Token(TokenOptions),
-    /// Shows alerts as they come: lines on a terminal, JSON in a pipe. The broker is named as for services,
-    /// or is that of the local installation.
+    /// Alerts: shown as they come, listed as episodes, acknowledged. Lines on a terminal, JSON in a pipe.
     Alerts(AlertsOptions),
     /// Kafka topics. The broker is named by KAFKA_BOOTSTRAP_SERVERS and the variables that services take
     /// beside it.
@@ -138,7 +137,7 @@ async fn dispatch(arguments: Arguments) -> Result<u8> {
         Command::Verify(command) => {
             return verify::run(State::find(named)?.as_ref(), offset, command, &progress).await;
         }
-        Command::Alerts(options) => alerts::run(State::find(named)?.as_ref(), offset, options).await?,
+        Command::Alerts(options) => alerts::run(named, offset, options).await?,
         Command::Topics(command) => topics::run(&command).await?,
         Command::Servers(command) => return servers::run(&State::open(named)?, command, &progress).await,
     }

@@ -1,5 +1,6 @@
-//! Options by which an operator's command finds threshold-svc and is believed there.
+//! Options by which a command finds the service that it asks, and is believed there.
 
+use crate::alerts::clean;
 use crate::api::{Api, Refusal};
 use crate::state::State;
 use crate::token::Signer;
@@ -13,6 +14,8 @@ use std::time::Duration;
 
 /// Validity of the token that a command makes for itself; longer than any command.
 const TOKEN_TTL: Duration = Duration::from_secs(3_600);
+/// Resources of the largest page of a list.
+const PAGE_MAX: usize = 1_000;
 
 #[derive(Debug, Args)]
 pub(super) struct OperatorOptions {
@@ -27,27 +30,55 @@ pub(super) struct OperatorOptions {
 impl OperatorOptions {
     /// Describes the service. Nothing is sent yet.
     pub(super) fn api(&self, state: Option<&Path>, offset: Option<u16>) -> Result<Api> {
-        let token = match &self.token_file {
-            Some(file) => Some(crate::files::read(file)?.trim().to_owned()),
-            None => None,
-        };
-        if let (Some(url), Some(token)) = (&self.url, &token) {
-            return Api::thresholds_at(url, token.clone());
-        }
-        let state = State::open_installed(state)?;
-        let ports = crate::up::ports(&state, offset)?;
-        let token = match token {
-            Some(token) => token,
-            None => {
-                let signer = Signer::open_or_create(&state.jwt()).context("make a token")?;
-                signer.mint("local-user", &["operator"], TOKEN_TTL)?
-            }
-        };
-        Api::local(ports, token)
+        api(self.url.as_deref(), self.token_file.as_deref(), state, offset)
     }
 }
 
-/// Prints resources: a table for people, a line of JSON each for programs.
+#[derive(Debug, Args)]
+pub(super) struct ReaderOptions {
+    /// Where query-svc answers [default: in the local installation].
+    #[arg(long, env = "FIELDLINE_QUERIES_URL", requires = "token_file")]
+    url: Option<String>,
+    /// File with a token of the role operator or analyst [default: one is made with the local installation's
+    /// key].
+    #[arg(long, env = "FIELDLINE_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+}
+
+impl ReaderOptions {
+    /// Describes the service. Nothing is sent yet.
+    pub(super) fn api(&self, state: Option<&Path>, offset: Option<u16>) -> Result<Api> {
+        api(self.url.as_deref(), self.token_file.as_deref(), state, offset)
+    }
+}
+
+fn api(
+    url: Option<&str>,
+    token_file: Option<&Path>,
+    state: Option<&Path>,
+    offset: Option<u16>,
+) -> Result<Api> {
+    let token = match token_file {
+        Some(file) => Some(crate::files::read(file)?.trim().to_owned()),
+        None => None,
+    };
+    if let (Some(url), Some(token)) = (url, &token) {
+        return Api::at(url, token.clone());
+    }
+    let state = State::open_installed(state)?;
+    let ports = crate::up::ports(&state, offset)?;
+    let token = match token {
+        Some(token) => token,
+        None => {
+            let signer = Signer::open_or_create(&state.jwt()).context("make a token")?;
+            signer.mint("local-user", &["operator"], TOKEN_TTL)?
+        }
+    };
+    Api::local(ports, token)
+}
+
+/// Prints resources: a table for people, a line of JSON each for programs. A column is a field, or with
+/// slashes the path to one.
 pub(super) fn print(resources: &[Value], columns: &[&str]) {
     let mut out = std::io::stdout().lock();
     if !std::io::stdout().is_terminal() {
@@ -57,12 +88,13 @@ pub(super) fn print(resources: &[Value], columns: &[&str]) {
         }
         return;
     }
-    let cell = |resource: &Value, column: &str| match &resource[column] {
-        Value::Null => "-".to_owned(),
-        Value::String(text) => text.lines().next().unwrap_or_default().to_owned(),
-        other => other.to_string(),
+    let cell = |resource: &Value, column: &str| match resource.pointer(&format!("/{column}")) {
+        None | Some(Value::Null) => "-".to_owned(),
+        Some(Value::String(text)) => clean(text.lines().next().unwrap_or_default()),
+        Some(other) => other.to_string(),
     };
-    let mut rows = vec![columns.iter().map(|column| (*column).to_owned()).collect::<Vec<_>>()];
+    let title = |column: &&str| column.rsplit('/').next().unwrap_or_default().to_owned();
+    let mut rows = vec![columns.iter().map(title).collect::<Vec<_>>()];
     rows.extend(resources.iter().map(|one| columns.iter().map(|column| cell(one, column)).collect()));
     let width = |at: usize| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns.len()).map(width).collect();
@@ -102,16 +134,23 @@ pub(super) fn one(api: &Api, path: &str, id: &str) -> String {
     format!("{}{path}/{id}", api.thresholds)
 }
 
-/// Reads every page of a list.
+/// Reads every page of a list of threshold-svc.
 pub(super) async fn all(api: &Api, path: &str, query: &str) -> Result<Vec<Value>> {
-    let first = format!("{}{path}?limit=1000&{query}", api.thresholds);
+    some(api, &format!("{}{path}", api.thresholds), query, usize::MAX).await
+}
+
+/// Reads the pages of a list until there are `count_max` resources.
+pub(super) async fn some(api: &Api, list: &str, query: &str, count_max: usize) -> Result<Vec<Value>> {
+    let first = format!("{list}?limit={}&{query}", count_max.clamp(1, PAGE_MAX));
     let (mut found, mut url) = (Vec::new(), first.clone());
     loop {
         let page = api.get(&url).await.map_err(explained)?;
         found.extend(crate::api::resources(&page).iter().cloned());
         match page["next"].as_str() {
-            Some(next) => url = format!("{first}&cursor={next}"),
-            None => return Ok(found),
+            Some(next) if found.len() < count_max => url = format!("{first}&cursor={next}"),
+            _ => break,
         }
     }
+    found.truncate(count_max);
+    Ok(found)
 }
