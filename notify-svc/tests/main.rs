@@ -1,6 +1,7 @@
 //! The notification service on a real broker, and webhooks that fail in every way.
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
+mod consumer;
 mod docs;
 mod trouble;
 
