@@ -3,9 +3,10 @@
 use crate::services::Service;
 use crate::state::Ports;
 use anyhow::{Context as _, Result};
-use reqwest::{Method, Response, StatusCode};
+use reqwest_rustls::{Certificate, Client, Method, RequestBuilder, Response, StatusCode, header};
 use serde::Serialize;
 use serde_json::{Value, json};
+use std::path::Path;
 use std::time::Duration;
 
 /// Longest time for one request.
@@ -15,7 +16,7 @@ const LONG_REQUEST_TIME_MAX: Duration = Duration::from_secs(600);
 
 /// Where the three services answer, and a token for them.
 pub struct Api {
-    client: reqwest::Client,
+    client: Client,
     token: String,
     /// Base URL of device-svc.
     pub devices: String,
@@ -67,9 +68,8 @@ impl Api {
     /// # Errors
     /// The HTTP client cannot be made.
     pub fn local(ports: Ports, token: String) -> Result<Self> {
-        let client = reqwest::Client::builder().timeout(REQUEST_TIME_MAX).no_proxy().build();
         Ok(Self {
-            client: client.context("make an HTTP client")?,
+            client: client(Some(Vec::new()))?,
             token,
             devices: ports.rest(Service::DEVICE),
             thresholds: ports.rest(Service::THRESHOLD),
@@ -126,15 +126,21 @@ impl Api {
         Ok(true)
     }
 
-    /// Describes a service elsewhere, which answers at that URL.
+    /// Describes a service elsewhere, which answers at that URL; over https its certificate must chain to an
+    /// authority of the file, or of the system.
     ///
     /// # Errors
-    /// The HTTP client cannot be made.
-    pub fn at(url: &str, token: String) -> Result<Self> {
-        let client = reqwest::Client::builder().timeout(REQUEST_TIME_MAX).no_proxy().build();
+    /// The file has no certificates, or the HTTP client cannot be made.
+    pub fn at(url: &str, ca_file: Option<&Path>, token: String) -> Result<Self> {
+        let roots = match ca_file {
+            Some(file) => Some(authorities(file)?),
+            // Where none is needed, the system's are not looked for: it may have none.
+            None if url.starts_with("http://") => Some(Vec::new()),
+            None => None,
+        };
         let url = url.trim_end_matches('/').to_owned();
         Ok(Self {
-            client: client.context("make an HTTP client")?,
+            client: client(roots)?,
             token,
             devices: url.clone(),
             thresholds: url.clone(),
@@ -170,22 +176,34 @@ impl Api {
         request.send().await.with_context(|| format!("send a request to {url}"))
     }
 
-    fn request(
-        &self,
-        method: Method,
-        url: &str,
-        body: Option<&Value>,
-        etag: Option<&str>,
-    ) -> reqwest::RequestBuilder {
+    fn request(&self, method: Method, url: &str, body: Option<&Value>, etag: Option<&str>) -> RequestBuilder {
         let mut request = self.client.request(method, url).bearer_auth(&self.token);
         if let Some(body) = body {
-            request = request.json(body);
+            request = request.header(header::CONTENT_TYPE, "application/json").body(body.to_string());
         }
         if let Some(etag) = etag {
             request = request.header("if-match", etag);
         }
         request
     }
+}
+
+/// Makes an HTTP client that believes these authorities, or the system's.
+fn client(roots: Option<Vec<Certificate>>) -> Result<Client> {
+    let builder = Client::builder().timeout(REQUEST_TIME_MAX).no_proxy();
+    let builder = match roots {
+        Some(roots) => builder.tls_certs_only(roots),
+        None => builder,
+    };
+    builder.build().context("make an HTTP client")
+}
+
+fn authorities(file: &Path) -> Result<Vec<Certificate>> {
+    let pem = crate::files::read(file)?;
+    let roots =
+        Certificate::from_pem_bundle(pem.as_bytes()).with_context(|| format!("use {}", file.display()))?;
+    anyhow::ensure!(!roots.is_empty(), "{} has no certificates", file.display());
+    Ok(roots)
 }
 
 /// Returns the elements of a page.

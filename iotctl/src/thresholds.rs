@@ -9,7 +9,7 @@ pub mod file;
 use crate::api::Api;
 use anyhow::{Context as _, Result};
 use file::{Rule, Rules};
-use reqwest::Method;
+use reqwest_rustls::Method;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;

@@ -1,7 +1,9 @@
 //! `iotctl thresholds` and `iotctl silences` against a real threshold-svc.
 
+use chassis::http;
 use serde_json::{Value, json};
 use std::process::Output;
+use testkit::pki::TestPki;
 use testkit::postgres::Database;
 use testkit::rest::Rest;
 use threshold_svc::Config;
@@ -13,10 +15,14 @@ struct World {
 }
 
 async fn start() -> World {
+    start_with(|http| http).await
+}
+
+async fn start_with(listening: impl Fn(http::Settings) -> http::Settings) -> World {
     let database = Database::create().await;
     let settings = database.settings();
     let rest = Rest::start(|http, auth, chassis| {
-        threshold_svc::run(Config { http, auth, database: settings.clone() }, chassis)
+        threshold_svc::run(Config { http: listening(http), auth, database: settings.clone() }, chassis)
     })
     .await;
     let folder = tempfile::tempdir().unwrap();
@@ -172,4 +178,22 @@ async fn a_silence_is_added_listed_and_expired() {
     // Of nothing in particular there is no silence.
     let all = world.iotctl(&["silences", "add", "--for", "2h", "--comment", "all"]).await;
     assert_eq!(all.status.code(), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_behind_tls_is_believed_by_the_authorities_of_a_file_alone() {
+    let (pki, other) = (TestPki::create(), TestPki::create());
+    let (cert, key) = (pki.path("server.pem"), pki.path("server.key"));
+    let world = start_with(|http| http.with_tls(cert.clone(), key.clone())).await;
+    let url = format!("https://{}", world.rest.listen);
+    let list = async |pki: &TestPki| {
+        let file = world.folder.path().join("ca.pem");
+        std::fs::write(&file, pki.root_pem()).unwrap();
+        let file = file.display().to_string();
+        world.iotctl(&["thresholds", "list", "--url", &url, "--ca-file", &file]).await
+    };
+    let (listed, refused) = (list(&pki).await, list(&other).await);
+    assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(1) && said.contains("certificate"), "{said}");
 }

@@ -7,7 +7,7 @@ use crate::state::{KAFKA_PORT, State};
 use anyhow::{Context as _, Result};
 use chassis::kafka::Settings;
 use clap::{Args, Subcommand, ValueEnum};
-use reqwest::Method;
+use reqwest_rustls::Method;
 use schema::Severity;
 use serde_json::json;
 use std::path::Path;

@@ -22,6 +22,9 @@ pub(super) struct OperatorOptions {
     /// Where threshold-svc answers [default: in the local installation].
     #[arg(long, env = "FIELDLINE_THRESHOLDS_URL", requires = "token_file", global = true)]
     url: Option<String>,
+    /// Authorities that its certificate must chain to, PEM [default: the system's].
+    #[arg(long, env = "FIELDLINE_CA_FILE", global = true)]
+    ca_file: Option<PathBuf>,
     /// File with a token of the role operator [default: one is made with the local installation's key].
     #[arg(long, env = "FIELDLINE_TOKEN_FILE", global = true)]
     token_file: Option<PathBuf>,
@@ -30,7 +33,8 @@ pub(super) struct OperatorOptions {
 impl OperatorOptions {
     /// Describes the service. Nothing is sent yet.
     pub(super) fn api(&self, state: Option<&Path>, offset: Option<u16>) -> Result<Api> {
-        api(self.url.as_deref(), self.token_file.as_deref(), state, offset)
+        let url = self.url.as_deref().map(|url| (url, self.ca_file.as_deref()));
+        api(url, self.token_file.as_deref(), state, offset)
     }
 }
 
@@ -39,6 +43,9 @@ pub(super) struct ReaderOptions {
     /// Where query-svc answers [default: in the local installation].
     #[arg(long, env = "FIELDLINE_QUERIES_URL", requires = "token_file")]
     url: Option<String>,
+    /// Authorities that its certificate must chain to, PEM [default: the system's].
+    #[arg(long, env = "FIELDLINE_CA_FILE")]
+    ca_file: Option<PathBuf>,
     /// File with a token of the role operator or analyst [default: one is made with the local installation's
     /// key].
     #[arg(long, env = "FIELDLINE_TOKEN_FILE")]
@@ -48,12 +55,13 @@ pub(super) struct ReaderOptions {
 impl ReaderOptions {
     /// Describes the service. Nothing is sent yet.
     pub(super) fn api(&self, state: Option<&Path>, offset: Option<u16>) -> Result<Api> {
-        api(self.url.as_deref(), self.token_file.as_deref(), state, offset)
+        let url = self.url.as_deref().map(|url| (url, self.ca_file.as_deref()));
+        api(url, self.token_file.as_deref(), state, offset)
     }
 }
 
 fn api(
-    url: Option<&str>,
+    url: Option<(&str, Option<&Path>)>,
     token_file: Option<&Path>,
     state: Option<&Path>,
     offset: Option<u16>,
@@ -62,8 +70,8 @@ fn api(
         Some(file) => Some(crate::files::read(file)?.trim().to_owned()),
         None => None,
     };
-    if let (Some(url), Some(token)) = (url, &token) {
-        return Api::at(url, token.clone());
+    if let (Some((url, ca_file)), Some(token)) = (url, &token) {
+        return Api::at(url, ca_file, token.clone());
     }
     let state = State::open_installed(state)?;
     let ports = crate::up::ports(&state, offset)?;

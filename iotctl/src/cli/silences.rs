@@ -4,7 +4,7 @@ use super::operator::{OperatorOptions, all, explained, one, print, query};
 use super::parse_duration;
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
-use reqwest::Method;
+use reqwest_rustls::Method;
 use schema::Timestamp;
 use serde_json::json;
 use std::path::Path;

@@ -7,7 +7,7 @@ use crate::thresholds::{self, Step};
 use crate::verify::Findings;
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
-use reqwest::Method;
+use reqwest_rustls::Method;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
