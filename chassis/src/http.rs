@@ -13,11 +13,11 @@ mod settings;
 mod tls;
 
 pub use crate::problem::{FieldError, Problem};
-pub use accept::preferred;
+pub use accept::{acceptable, preferred};
 pub use change::{Change, Rules, media_type};
 pub use etag::{check_version, if_match, is_held, representation, version_tag};
 pub use fields::{Fields, Listing, Page, check_prose, read_array, read_body};
-pub use keyset::{KeysetListing, KeysetPage};
+pub use keyset::{KeysetListing, KeysetPage, cursor};
 pub use settings::Settings;
 
 use crate::admin::head_as_get;

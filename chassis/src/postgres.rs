@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::{CancelToken, Client, Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::sync::CancellationToken;
 
@@ -93,6 +93,11 @@ impl Settings {
     /// for an answer waits for one that was lost.
     pub fn statement_max(&self) -> Duration {
         self.statement_max
+    }
+
+    /// Returns how many connections a pool holds.
+    pub fn connections_max(&self) -> usize {
+        self.connections_max
     }
 
     /// Returns the connection settings, for clients that are not ours (the replication stream).
@@ -172,6 +177,18 @@ impl Settings {
             }
         };
         Ok(client)
+    }
+
+    /// Asks the server to end the statement that a connection of ours runs.
+    ///
+    /// # Errors
+    /// The server cannot be reached.
+    pub async fn cancel(&self, token: &CancelToken) -> anyhow::Result<()> {
+        match self.tls()? {
+            Some(tls) => token.cancel_query(tls).await,
+            None => token.cancel_query(NoTls).await,
+        }
+        .context("cancel a statement")
     }
 
     fn tls(&self) -> anyhow::Result<Option<MakeRustlsConnect>> {

@@ -47,6 +47,22 @@ pub fn preferred<'a>(request: &HttpRequest, formats: &[&'a str]) -> &'a str {
     best.0
 }
 
+/// Chooses as [`preferred`] does.
+///
+/// # Errors
+/// 406 that names the formats, when the caller takes none of them.
+///
+/// # Panics
+/// There is no format to choose from.
+pub fn acceptable<'a>(request: &HttpRequest, formats: &[&'a str]) -> Result<&'a str, Problem> {
+    let format = preferred(request, formats);
+    if weight(request, format) > 0.0 {
+        return Ok(format);
+    }
+    let detail = format!("the resource is there as {}: let Accept name one of them", formats.join(", "));
+    Err(Problem::new(StatusCode::NOT_ACCEPTABLE, detail))
+}
+
 fn weight(request: &HttpRequest, format: &str) -> f32 {
     let lines = request.headers().get_all(ACCEPT);
     weight_of(format, lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(',')))

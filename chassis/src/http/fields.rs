@@ -272,11 +272,15 @@ impl Fields {
         }
     }
 
-    /// Takes a whole number of a query string within bounds, with a default.
+    /// Takes a whole number within bounds, with a default, from a query string or a body that asks the same.
     pub(super) fn count_in(&mut self, name: &str, default: i64, bounds: RangeInclusive<i64>) -> i64 {
-        let Some(text) = self.text_optional(name, |_| Ok::<_, Infallible>(())) else { return default };
-        match text.parse() {
-            Ok(number) if bounds.contains(&number) => number,
+        let number = match self.take(name) {
+            None => return default,
+            Some(Value::String(text)) => text.parse().ok(),
+            Some(value) => value.as_i64(),
+        };
+        match number {
+            Some(number) if bounds.contains(&number) => number,
             _ => {
                 let (least, most) = (bounds.start(), bounds.end());
                 self.problem(name, format!("must be a whole number from {least} to {most}"));

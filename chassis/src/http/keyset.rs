@@ -56,7 +56,7 @@ impl<T> KeysetListing<T> {
         let limit = usize::try_from(page.limit).unwrap_or(usize::MAX);
         let has_next = resources.len() > limit;
         resources.truncate(limit);
-        let next = resources.last().filter(|_| has_next).map(|last| write(&key(last)));
+        let next = resources.last().filter(|_| has_next).map(|last| cursor(&key(last)));
         Self { count: resources.len(), resources, next, total }
     }
 }
@@ -76,7 +76,8 @@ impl Fields {
     }
 }
 
-fn write(key: &impl Serialize) -> String {
+/// Writes the key of a row as the `cursor` that asks for what comes after it.
+pub fn cursor(key: &impl Serialize) -> String {
     let json = serde_json::to_vec(key).expect("a key is made of texts and numbers");
     URL_SAFE_NO_PAD.encode(json)
 }
@@ -137,9 +138,9 @@ mod tests {
     fn what_is_no_cursor_of_the_list_is_a_bad_field() {
         assert_eq!(taken(""), Ok(KeysetPage { limit: 2, after: None, is_total_wanted: false }));
         assert!(taken("total=true").unwrap().is_total_wanted);
-        let nul = write(&("\0", 1));
-        let other = write(&(1, 1));
-        let long = write(&("x".repeat(3_000), 1));
+        let nul = cursor(&("\0", 1));
+        let other = cursor(&(1, 1));
+        let long = cursor(&("x".repeat(3_000), 1));
         for bad in ["", "x", "%00", "e30", &nul, &other, &long] {
             assert_eq!(taken(&format!("cursor={bad}")), Err(vec!["cursor".to_owned()]), "{bad}");
         }
@@ -149,7 +150,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_key_without_a_nul_comes_back(text in "[^\0]{0,128}", number: i64) {
-            prop_assert_eq!(read::<Key>(&write(&(&text, number))), Some((text, number)));
+            prop_assert_eq!(read::<Key>(&cursor(&(&text, number))), Some((text, number)));
         }
 
         #[test]
