@@ -1,12 +1,12 @@
-//! Answers about hours, kept for a bounded time and shared by concurrent callers that ask the same.
+//! Answers about hours and what is made of them, kept for a bounded time and shared by concurrent callers
+//! that ask the same.
 
 use crate::config;
 use crate::metrics::Metrics;
-use crate::query::Hours;
-use crate::store::Hour;
+use crate::query::{Aggregates, Hours};
 use actix_web::http::header::EntityTag;
 use actix_web::web::Bytes;
-use chassis::http::{Listing, Problem};
+use chassis::http::Problem;
 use moka::Expiry;
 use moka::future::Cache;
 use schema::Timestamp;
@@ -18,6 +18,29 @@ use std::time::{Duration, Instant};
 const ENTRY_BYTES: usize = 512;
 /// Bytes of the body's hash that make its tag: no two bodies meet by chance.
 const TAG_BYTES: usize = 16;
+
+/// What may be asked again.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Question {
+    Hours(Hours),
+    Aggregates(Box<Aggregates>),
+}
+
+impl Question {
+    fn is_closed(&self, now: Timestamp) -> bool {
+        match self {
+            Self::Hours(hours) => hours.is_closed(now),
+            Self::Aggregates(aggregates) => aggregates.is_closed(now),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Hours(_) => 0,
+            Self::Aggregates(aggregates) => aggregates.bytes(),
+        }
+    }
+}
 
 /// One answer, encoded.
 #[derive(Debug)]
@@ -36,26 +59,27 @@ impl Answer {
 
 struct Freshness;
 
-impl Expiry<Hours, Arc<Answer>> for Freshness {
-    fn expire_after_create(&self, _: &Hours, answer: &Arc<Answer>, created: Instant) -> Option<Duration> {
+impl Expiry<Question, Arc<Answer>> for Freshness {
+    fn expire_after_create(&self, _: &Question, answer: &Arc<Answer>, created: Instant) -> Option<Duration> {
         Some(answer.fresh_until.saturating_duration_since(created))
     }
 }
 
 /// Keeps answers within a bound of memory, the most useful ones first.
-pub(crate) struct HoursCache {
-    answers: Cache<Hours, Arc<Answer>>,
+pub(crate) struct AnswerCache {
+    answers: Cache<Question, Arc<Answer>>,
     config: config::Cache,
     metrics: Metrics,
 }
 
-impl HoursCache {
+impl AnswerCache {
     /// Makes an empty cache.
     pub(crate) fn new(config: config::Cache, metrics: Metrics) -> Self {
         let answers = Cache::builder()
             .max_capacity(config.bytes_max)
-            .weigher(|_: &Hours, answer: &Arc<Answer>| {
-                u32::try_from(answer.body.len() + ENTRY_BYTES).unwrap_or(u32::MAX)
+            .weigher(|question: &Question, answer: &Arc<Answer>| {
+                let bytes = question.bytes() + answer.body.len() + ENTRY_BYTES;
+                u32::try_from(bytes).unwrap_or(u32::MAX)
             })
             .expire_after(Freshness)
             .build();
@@ -69,22 +93,21 @@ impl HoursCache {
     /// The problem of the load.
     pub(crate) async fn get(
         &self,
-        hours: Hours,
-        load: impl Future<Output = Result<Listing<Hour>, Problem>>,
+        question: Question,
+        load: impl Future<Output = Result<Bytes, Problem>>,
     ) -> Result<Arc<Answer>, Problem> {
-        let closed = hours.is_closed(Timestamp::now());
+        let closed = question.is_closed(Timestamp::now());
         let age_max = if closed { self.config.closed_age_max } else { self.config.open_age_max };
         let encoded = async {
             // The age begins before the statement: what is committed meanwhile may be missing.
             let fresh_until = Instant::now() + age_max;
             self.metrics.hours_loads.inc();
-            let listing = load.await?;
-            let body = serde_json::to_vec(&listing).map_err(|error| Problem::internal(&error))?;
+            let body = load.await?;
             let tag = EntityTag::new_strong(hex::encode(&Sha256::digest(&body)[..TAG_BYTES]));
-            Ok(Arc::new(Answer { body: body.into(), tag, fresh_until }))
+            Ok(Arc::new(Answer { body, tag, fresh_until }))
         };
         self.answers
-            .try_get_with(hours, Box::pin(encoded))
+            .try_get_with(question, Box::pin(encoded))
             .await
             .map_err(|problem: Arc<Problem>| (*problem).clone())
     }

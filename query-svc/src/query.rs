@@ -1,11 +1,22 @@
 //! What a caller may ask. Pure.
 
+mod aggregates;
+mod buckets;
 mod episodes;
+mod instant;
+mod readings;
 
+pub(crate) use aggregates::{Aggregates, By, Cursor, Fill, Operation};
+pub(crate) use buckets::{Buckets, Width};
 pub(crate) use episodes::Episodes;
+pub(crate) use readings::{Reading, ReadingKey, Readings};
 
 use chassis::http::{Fields, Page, Problem, check_prose};
+use instant::parse_instant;
+use jiff::tz::TimeZone;
 use schema::{Timestamp, check_metric, check_sensor_id};
+use serde_json::Value;
+use std::fmt::Display;
 
 /// Hours of a page when the caller names no number, and most of them: a year of one metric at once, 2 MB.
 const HOURS_DEFAULT: i64 = 1_000;
@@ -17,6 +28,8 @@ const HOUR_MICROS: i64 = 3_600_000_000;
 /// Latest values of a page when the caller names no number, and most of them: about 250 bytes each.
 const LATEST_DEFAULT: i64 = 100;
 const LATEST_MAX: i64 = 1_000;
+/// Most sensors whose latest values one question names.
+const LIST_MAX: usize = 100;
 /// Longest zone id or device type that is looked for, in characters; the registry has no longer ones.
 const LABEL_CHARS_MAX: usize = 64;
 
@@ -37,13 +50,14 @@ impl Hours {
     ///
     /// # Errors
     /// 400 that names every bad parameter.
-    pub(crate) fn read(sensor_id: &str, mut fields: Fields) -> Result<Self, Problem> {
+    pub(crate) fn read(sensor_id: &str, mut fields: Fields, now: Timestamp) -> Result<Self, Problem> {
         if let Err(error) = check_sensor_id(sensor_id) {
             fields.problem("sensorId", error);
         }
         let metric = fields.text_optional("metric", check_metric);
-        let from = fields.parsed("from", parse_instant);
-        let to = fields.parsed("to", parse_instant);
+        let from = instant_in(&mut fields, "from", now, &TimeZone::UTC);
+        fields.or("to", "now");
+        let to = instant_in(&mut fields, "to", now, &TimeZone::UTC);
         if let Some((from, to)) = from.zip(to) {
             if from >= to {
                 fields.problem("from", "must be before to");
@@ -70,9 +84,51 @@ impl Hours {
     }
 }
 
-fn parse_instant(text: &str) -> Result<Timestamp, String> {
-    // In a query string + is a space, the commonest reason for an instant that cannot be read.
-    Timestamp::parse(text).map_err(|error| format!("{error}, such as 2026-01-02T03:00:00Z; write + as %2B"))
+/// Takes a required instant; a day is one of the zone.
+fn instant_in(fields: &mut Fields, name: &str, now: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
+    fields.parsed(name, |text| parse_instant(text, now, zone))
+}
+
+/// Takes `timezone`, UTC unless it is given.
+fn zone(fields: &mut Fields) -> TimeZone {
+    let mut zone = TimeZone::UTC;
+    fields.text_optional("timezone", |name| {
+        zone = TimeZone::get(name)
+            .map_err(|_| "must be a time zone of IANA's database, such as Europe/Berlin")?;
+        Ok::<_, &str>(())
+    });
+    zone
+}
+
+/// Takes texts that each pass the check, sorted and each once: an array, or a text, which is split at commas
+/// unless they may have some themselves. Without the field there are none.
+fn texts<E: Display>(
+    fields: &mut Fields,
+    name: &str,
+    most: usize,
+    is_split: bool,
+    check: impl Fn(&str) -> Result<(), E>,
+) -> Vec<String> {
+    let mut texts: Vec<String> = match fields.take(name) {
+        None => return Vec::new(),
+        Some(Value::String(text)) if is_split => text.split(',').map(str::to_owned).collect(),
+        Some(Value::String(text)) => vec![text],
+        Some(Value::Array(values)) if values.iter().all(Value::is_string) => {
+            values.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+        }
+        Some(_) => {
+            fields.problem(name, "must be a text, or an array of texts");
+            return Vec::new();
+        }
+    };
+    texts.sort_unstable();
+    texts.dedup();
+    if texts.is_empty() || texts.len() > most {
+        fields.problem(name, format!("must be from 1 to {most}"));
+    } else if let Some(error) = texts.iter().find_map(|text| check(text).err()) {
+        fields.problem(name, error);
+    }
+    texts
 }
 
 /// Returns the first bucket that does not begin before the instant. The rows are the same, and a client that
@@ -120,7 +176,7 @@ const DIRECTIONS: [(&str, Direction); 2] = [("asc", Direction::Asc), ("desc", Di
 /// Asks for the newest value of each metric of the sensors that match.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Latest {
-    pub(crate) sensor_id: Option<String>,
+    pub(crate) sensor_ids: Option<Vec<String>>,
     pub(crate) zone_id: Option<String>,
     pub(crate) device_type: Option<String>,
     pub(crate) metric: Option<String>,
@@ -137,7 +193,8 @@ impl Latest {
     pub(crate) fn read(mut fields: Fields) -> Result<Self, Problem> {
         let label = |text: &str| check_prose(text, LABEL_CHARS_MAX);
         let latest = Self {
-            sensor_id: fields.text_optional("sensorId", check_sensor_id),
+            sensor_ids: Some(texts(&mut fields, "sensorId", LIST_MAX, true, check_sensor_id))
+                .filter(|ids| !ids.is_empty()),
             zone_id: fields.text_optional("zoneId", label),
             device_type: fields.text_optional("deviceType", label),
             metric: fields.text_optional("metric", check_metric),
@@ -160,7 +217,7 @@ impl Latest {
         let page = fields.page(LATEST_DEFAULT, LATEST_MAX);
         fields.finish()?;
         Ok(Self {
-            sensor_id: Some(sensor_id.to_owned()),
+            sensor_ids: Some(vec![sensor_id.to_owned()]),
             zone_id: None,
             device_type: None,
             metric: None,
@@ -180,7 +237,8 @@ mod tests {
     }
 
     fn read(json: &str) -> Result<Hours, Vec<String>> {
-        let outcome = Hours::read("s", Fields::of_json(json.as_bytes()).unwrap());
+        let now = instant("2026-01-02T04:30:00Z");
+        let outcome = Hours::read("s", Fields::of_json(json.as_bytes()).unwrap(), now);
         outcome.map_err(|problem| problem.errors.into_iter().map(|error| error.field).collect())
     }
 
@@ -194,6 +252,13 @@ mod tests {
     }
 
     #[test]
+    fn a_range_ends_now_unless_it_says_when() {
+        let day = read(r#"{"from":"2026-01-02"}"#).unwrap();
+        assert_eq!((day.from, day.to), (instant("2026-01-02T00:00:00Z"), instant("2026-01-02T05:00:00Z")));
+        assert_eq!(read(r#"{"from":"now-24h","to":"now"}"#).unwrap().from, instant("2026-01-01T05:00:00Z"));
+    }
+
+    #[test]
     fn a_range_is_closed_once_its_last_hour_is_over() {
         let range = read(r#"{"from":"2026-01-02T02:00:00Z","to":"2026-01-02T04:30:00Z"}"#).unwrap();
         assert!(!range.is_closed(instant("2026-01-02T04:59:59.999999Z")));
@@ -202,8 +267,8 @@ mod tests {
 
     #[test]
     fn ranges_keep_to_their_bounds() {
-        assert_eq!(read("{}").unwrap_err(), ["from", "to"]);
-        assert_eq!(read(r#"{"from":"yesterday","to":"2026-01-02"}"#).unwrap_err(), ["from", "to"]);
+        assert_eq!(read("{}").unwrap_err(), ["from"]);
+        assert_eq!(read(r#"{"from":"yesterday","to":"today"}"#).unwrap_err(), ["from", "to"]);
         for (from, to) in [
             ("2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z"),
             ("2026-01-02T00:00:00Z", "2026-01-01T00:00:00Z"),

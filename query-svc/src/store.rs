@@ -1,11 +1,16 @@
 //! The read model. A statement is made of texts of ours: what a caller writes travels as a parameter or
 //! chooses one.
 
+mod aggregates;
 mod episodes;
+mod readings;
 
+pub(crate) use aggregates::{AggregateSheet, page as aggregates};
 pub(crate) use episodes::{find as episode, list as episodes};
+pub(crate) use readings::{ReadingSheet, reading};
 
 use crate::query::{Direction, Hours, Latest, Sort};
+use bytes::Bytes;
 use chassis::http::{Listing, Problem};
 use deadpool_postgres::Pool;
 use schema::Timestamp;
@@ -18,7 +23,7 @@ use uuid::Uuid;
 /// One metric of one sensor in one hour, as one device type in one zone.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Hour {
+struct Hour {
     bucket: Timestamp,
     metric: String,
     device_type: String,
@@ -82,8 +87,17 @@ fn read_hour(row: &Row) -> Result<Hour, Problem> {
     })
 }
 
-/// Reads hours, ordered by bucket, metric, device type and zone.
-pub(crate) async fn hours(pool: &Pool, query: &Hours) -> Result<Listing<Hour>, Problem> {
+/// A sensor is known from its first reading on: its latest values stay when the hours are asked for long
+/// after, and when its device is deleted.
+const KNOWN: &str = "SELECT 1 FROM sensor_latest WHERE sensor_id = $1 LIMIT 1";
+
+/// Makes the answer to everybody who names a sensor in a path and is mistaken.
+pub(crate) fn unknown_sensor() -> Problem {
+    Problem::not_found("no reading of this sensor")
+}
+
+/// Reads hours, ordered by bucket, metric, device type and zone, and writes them as JSON.
+pub(crate) async fn hours(pool: &Pool, query: &Hours) -> Result<Bytes, Problem> {
     let client = pool.get().await?;
     let (from, to) = (OffsetDateTime::from(query.from), OffsetDateTime::from(query.to));
     let mut params: Vec<&(dyn ToSql + Sync)> = vec![&query.sensor_id, &from, &to];
@@ -99,8 +113,14 @@ pub(crate) async fn hours(pool: &Pool, query: &Hours) -> Result<Listing<Hour>, P
     let (count, list) = tokio::try_join!(client.prepare_cached(count), client.prepare_cached(list))?;
     let (total, rows) =
         tokio::try_join!(client.query_one(&count, &count_params), client.query(&list, &params))?;
-    let resources = rows.iter().map(read_hour).collect::<Result<_, _>>()?;
-    Ok(Listing::new(resources, total.try_get(0)?, query.page))
+    let resources: Vec<_> = rows.iter().map(read_hour).collect::<Result<_, _>>()?;
+    let total = total.try_get(0)?;
+    if total == 0 && client.query_typed(KNOWN, &[(&query.sensor_id, Type::TEXT)]).await?.is_empty() {
+        return Err(unknown_sensor());
+    }
+    let listing = Listing::new(resources, total, query.page);
+    let body = serde_json::to_vec(&listing).map_err(|error| Problem::internal(&error))?;
+    Ok(body.into())
 }
 
 macro_rules! latest {
@@ -108,7 +128,7 @@ macro_rules! latest {
         concat!(
             "SELECT ",
             $columns,
-            " FROM sensor_latest WHERE ($1 IS NULL OR sensor_id = $1) AND ($2 IS NULL OR zone_id = $2) \
+            " FROM sensor_latest WHERE ($1 IS NULL OR sensor_id = ANY($1)) AND ($2 IS NULL OR zone_id = $2) \
              AND ($3 IS NULL OR device_type = $3) AND ($4 IS NULL OR metric = $4)"
         )
     };
@@ -155,7 +175,7 @@ fn read_latest(row: &Row) -> Result<LatestValue, Problem> {
 pub(crate) async fn latest(pool: &Pool, query: &Latest) -> Result<Listing<LatestValue>, Problem> {
     let client = pool.get().await?;
     let params: [(&(dyn ToSql + Sync), Type); 6] = [
-        (&query.sensor_id, Type::TEXT),
+        (&query.sensor_ids, Type::TEXT_ARRAY),
         (&query.zone_id, Type::TEXT),
         (&query.device_type, Type::TEXT),
         (&query.metric, Type::TEXT),

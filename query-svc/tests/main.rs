@@ -1,9 +1,11 @@
 //! query-svc on a real socket and a real database.
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
+mod aggregates;
 mod alerts;
 mod hours;
 mod latest;
+mod readings;
 mod trust;
 
 use chassis::rest::Settings;
@@ -46,7 +48,14 @@ struct World {
 }
 
 async fn start(open_age_max: Duration, closed_age_max: Duration) -> World {
-    let database = Database::create().await;
+    start_over(Database::create().await, open_age_max, closed_age_max).await
+}
+
+async fn start_with(dialect: Dialect, open_age_max: Duration, closed_age_max: Duration) -> World {
+    start_over(Database::create_with(dialect).await, open_age_max, closed_age_max).await
+}
+
+async fn start_over(database: Database, open_age_max: Duration, closed_age_max: Duration) -> World {
     let settings = database.settings();
     let cache = Cache { bytes_max: 1 << 20, open_age_max, closed_age_max };
     let rest = Rest::start(|http, auth, chassis| {

@@ -2,6 +2,7 @@
 
 use super::{LABEL_CHARS_MAX, parse_instant};
 use chassis::http::{Fields, KeysetPage, Problem, check_prose};
+use jiff::tz::TimeZone;
 use schema::{Severity, Timestamp, check_metric, check_sensor_id};
 use uuid::Uuid;
 
@@ -41,8 +42,9 @@ impl Episodes {
     ///
     /// # Errors
     /// 400 that names every bad parameter.
-    pub(crate) fn read(mut fields: Fields) -> Result<Self, Problem> {
+    pub(crate) fn read(mut fields: Fields, now: Timestamp) -> Result<Self, Problem> {
         let label = |text: &str| check_prose(text, LABEL_CHARS_MAX);
+        let instant = |text: &str| parse_instant(text, now, &TimeZone::UTC);
         let episodes = Self {
             state: fields.one_of_optional("state", &STATES),
             sensor_id: fields.text_optional("sensorId", check_sensor_id),
@@ -53,8 +55,8 @@ impl Episodes {
             threshold_id: parsed_optional(&mut fields, "thresholdId", |text| {
                 text.parse().map_err(|_| "must be a UUID".to_owned())
             }),
-            from: parsed_optional(&mut fields, "from", parse_instant),
-            to: parsed_optional(&mut fields, "to", parse_instant),
+            from: parsed_optional(&mut fields, "from", instant),
+            to: parsed_optional(&mut fields, "to", instant),
             is_acknowledged: fields.one_of_optional("acknowledged", &FLAGS),
             is_silenced: fields.one_of_optional("silenced", &FLAGS),
             page: fields.keyset(EPISODES_DEFAULT, EPISODES_MAX),
