@@ -22,9 +22,9 @@ const METRICS: [&str; 2] = ["m", "n"];
 const THRESHOLDS: usize = 6;
 /// Offsets from one reading to the next: a sensor that speaks is written after a few of them.
 const OFFSETS: i64 = 20_000;
-/// Bytes of everything that is held, written out: some hundreds for each of what is held of 24 pairs of
-/// sensor and threshold, 16 closed episodes, 16 alerts, and what waits for its time.
-const HELD_BYTES_MAX: usize = 200_000;
+/// Bytes of everything that is held, written out, of 24 pairs of sensor and threshold, 16 closed episodes and
+/// 16 alerts: four times what there is, and less than 100 for each turn.
+const HELD_BYTES_MAX: usize = 40_000;
 /// The first, the last and some other microseconds.
 const INSTANTS: [i64; 5] =
     [-62_135_596_800_000_000, 253_402_300_799_999_999, 0, 1_770_000_000_000_000, 1_770_000_000_000_001];
@@ -89,6 +89,7 @@ struct Partition {
     dice: Dice,
     clock: i64,
     offset: i64,
+    version: i64,
     rules: Rules,
     devices: Devices,
     episodes: Episodes,
@@ -106,11 +107,22 @@ impl Partition {
             dice: Dice(round),
             clock: INSTANTS[3],
             offset: 0,
+            version: 0,
             rules: Rules::default(),
             devices: Devices::default(),
             episodes: none_held(),
             out: Outputs::default(),
             records: BTreeMap::new(),
+        }
+    }
+
+    /// The version of the next change: of one in ten an earlier one, which may be stale.
+    fn version(&mut self) -> i64 {
+        self.version += 1;
+        if self.dice.once_in(10) {
+            i64::try_from(self.dice.below(1_000)).unwrap()
+        } else {
+            1_000 + self.version
         }
     }
 
@@ -152,6 +164,7 @@ impl Partition {
     }
 
     fn change_rule(&mut self) {
+        let version = self.version();
         let dice = &mut self.dice;
         let id = Uuid::from_u128(u128::try_from(dice.below(THRESHOLDS)).unwrap());
         let key = json!({ "threshold_id": id }).to_string();
@@ -165,7 +178,7 @@ impl Partition {
             "for_seconds": dice.pick(&SECONDS), "keep_firing_seconds": dice.pick(&SECONDS),
             "repeat": dice.pick(&["every", "never", "1", "60"]), "severity": dice.pick(&["info", "critical"]),
             "alert_age_seconds_max": dice.perhaps(&SECONDS), "mode": dice.pick(&["live", "live", "shadow", "off"]),
-            "version": dice.next() % 1_000, "created_at": "2026-01-02T03:04:05Z",
+            "version": version, "created_at": "2026-01-02T03:04:05Z",
             "updated_at": dice.instant(self.clock), "updated_by": "",
         });
         let value = match self.dice.below(6) {
@@ -192,11 +205,12 @@ impl Partition {
     }
 
     fn change_device(&mut self) {
+        let version = self.version();
         let sensor_id = self.dice.pick(&SENSORS);
         let row = json!({
             "sensor_id": sensor_id, "display_name": self.dice.pick(&["", "Hall", "\u{1b}[2J"]), "device_type": "x",
-            "zone_id": "x", "codec": "json", "status": self.dice.pick(&["active", "active", "suspended", "retired"]),
-            "fingerprints": [], "version": self.dice.next() % 1_000, "created_at": "2026-01-02T03:04:05Z",
+            "zone_id": "x", "codec": "json", "status": self.dice.pick(&["active", "active", "active", "suspended", "retired"]),
+            "fingerprints": [], "version": version, "created_at": "2026-01-02T03:04:05Z",
             "updated_at": self.dice.instant(self.clock),
         });
         let change = json!({"op": "u", "before": null, "after": row, "ts_ms": 0}).to_string();
@@ -278,7 +292,7 @@ fn any_rules_and_inputs_are_taken_without_a_panic_and_in_bounded_memory() {
         done += 1;
     }
     println!("fuzz rules: {done} rounds of {TURNS} turns");
-    assert!(done < ROUNDS || alerts > 1_000, "{alerts} alerts: the inputs say nothing");
+    assert!(done < ROUNDS || alerts > 5_000, "{alerts} alerts: the inputs say nothing");
 }
 
 /// Says which round failed, when one does.
