@@ -1,5 +1,7 @@
 //! A reading whose texts stay where they were read, for consumers of very many.
 
+mod own;
+
 use crate::{ReadingCreatedEvent, Timestamp};
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
@@ -41,7 +43,15 @@ pub struct ReadingView<'a> {
 /// Bytes of the longest unit: every alert repeats it.
 const UNIT_BYTES_MAX: usize = 32;
 
-impl ReadingView<'_> {
+impl<'a> ReadingView<'a> {
+    /// Reads a record's value.
+    ///
+    /// # Errors
+    /// It is not JSON or no reading (dead letter).
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, serde_json::Error> {
+        own::read(bytes).map_or_else(|| serde_json::from_slice(bytes), Ok)
+    }
+
     /// Returns the unit of a metric: codecs that know units have all of them in the attribute `units`, and in
     /// JSON a field of a nested object is a dotted one. One that is too long or no plain text is none.
     #[must_use]
@@ -118,11 +128,21 @@ mod tests {
         "zoneId":"z","values":{"b":1,"a":-2.5e-3,"b":3,"\u0061":4},"unknown":[{}],"attributes":{"text":"x","list":[1]},
         "readingAt":"2026-01-02T03:04:05+02:00","receivedAt":"2026-01-02T03:04:05.000006Z"}"#;
 
-    /// Says whether both read it, and the same from it.
+    /// Says whether all read it, and the same from it.
     fn agree(bytes: &[u8]) -> bool {
         let whole = serde_json::from_slice::<ReadingCreatedEvent>(bytes).ok();
-        let view = serde_json::from_slice::<ReadingView<'_>>(bytes).ok();
-        whole == view.map(ReadingCreatedEvent::from)
+        let view = serde_json::from_slice::<ReadingView<'_>>(bytes).ok().map(ReadingCreatedEvent::from);
+        let decoded = ReadingView::decode(bytes).ok().map(ReadingCreatedEvent::from);
+        whole == view && view == decoded
+    }
+
+    /// A reading as the gateway writes it.
+    fn written(values: &str) -> String {
+        format!(
+            r#"{{"eventId":"7cdc6127-a2ee-5db8-a48c-86e7d4561d3c","sensorId":"s","deviceType":"Té","zoneId":"",
+            "values":{values},"readingAt":"2026-01-02T03:04:05.000000Z","receivedAt":"2026-01-02T03:04:05.000006Z"}}"#
+        )
+        .replace("\n            ", "")
     }
 
     #[test]
@@ -152,6 +172,33 @@ mod tests {
         }
     }
 
+    #[test]
+    fn readings_as_the_gateway_writes_them_take_the_short_way() {
+        for values in [r#"{"a":-2.5e-3,"b":1}"#, r#"{"é":0}"#, r#"{"a":1e16}"#, r#"{"a":-0.0}"#] {
+            let text = written(values);
+            assert!(own::read(text.as_bytes()).is_some() && agree(text.as_bytes()), "{text}");
+            let event: ReadingCreatedEvent = serde_json::from_str(&text).unwrap();
+            let again = serde_json::to_vec(&event).unwrap();
+            assert!(own::read(&again).is_some_and(|view| ReadingCreatedEvent::from(view) == event));
+        }
+    }
+
+    #[test]
+    fn what_only_one_of_the_two_ways_could_read_takes_the_general_way() {
+        for number in
+            ["+1", ".5", "1.", "1.e5", "01", "-", "-.5", "inf", "NaN", "1e999", "1_0", "", " 1", "1e"]
+        {
+            let text = written(&format!(r#"{{"a":{number}}}"#));
+            assert!(own::read(text.as_bytes()).is_none() && agree(text.as_bytes()), "{text}");
+        }
+        for values in
+            [r#"{"b":1,"a":2}"#, r#"{"a":1,"a":2}"#, "{}", r#"{"a\n":1}"#, "{\"a\n\":1}", r#"{"a":1,}"#]
+        {
+            let text = written(values);
+            assert!(own::read(text.as_bytes()).is_none() && agree(text.as_bytes()), "{text}");
+        }
+    }
+
     proptest! {
         #[test]
         fn any_damage_is_seen_by_both_or_by_none(at in 0..WHOLE.len(), byte: u8, cut in 0..WHOLE.len()) {
@@ -159,6 +206,20 @@ mod tests {
             bytes[at] = byte;
             prop_assert!(agree(&bytes));
             prop_assert!(agree(&bytes[..cut]));
+        }
+
+        #[test]
+        fn any_damage_to_what_the_gateway_writes_is_seen_by_all_or_by_none(
+            at in 0..500_usize, byte in prop_oneof![any::<u8>(), prop::sample::select(&b"0-+.eE\"\\,:{}"[..])],
+            cut in 0..500_usize, value: f64,
+        ) {
+            prop_assume!(value.is_finite());
+            let mut bytes = written(&json!({"a": value, "b": 12.5}).to_string()).into_bytes();
+            prop_assert!(own::read(&bytes).is_some() && agree(&bytes));
+            let length = bytes.len();
+            bytes[at % length] = byte;
+            prop_assert!(agree(&bytes));
+            prop_assert!(agree(&bytes[..cut % length]));
         }
     }
 }
