@@ -2,7 +2,7 @@
 
 use crate::{DeviceKey, DeviceRow, SilenceKey, SilenceRow, ThresholdKey, ThresholdRow};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 /// Names what happened to a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,10 +112,22 @@ impl<R: RowKey> Change<R> {
     }
 }
 
+/// The envelope around an envelope of a converter that writes schemas.
+#[derive(Deserialize)]
+struct Wrapper<'a> {
+    #[serde(borrow)]
+    payload: &'a RawValue,
+}
+
+/// Reads a plain record, or else a wrapped one. No record is both: what is plain has fields that a wrapper
+/// lacks.
 pub(crate) fn unwrap<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, serde_json::Error> {
-    let mut value: Value = serde_json::from_slice(bytes)?;
-    match value.get_mut("payload") {
-        Some(payload) => serde_json::from_value(payload.take()),
-        None => serde_json::from_value(value),
+    let plain = serde_json::from_slice(bytes);
+    match (plain, bytes.trim_ascii_start().first()) {
+        (Err(plain), Some(b'{')) => match serde_json::from_slice::<Wrapper<'_>>(bytes) {
+            Ok(wrapper) => serde_json::from_str(wrapper.payload.get()),
+            Err(_) => Err(plain),
+        },
+        (plain, _) => plain,
     }
 }

@@ -16,7 +16,7 @@
 //! * *A tombstone* has no position. The one that follows a delete says nothing new, however late it comes;
 //!   any other, which is all that compaction left of a delete, deletes.
 
-use crate::change::{ChangeError, Op, Source, unwrap};
+use crate::change::{ChangeError, Op, unwrap};
 use serde::Deserialize;
 use std::cmp::Ordering;
 use std::collections::{HashMap, VecDeque};
@@ -49,9 +49,18 @@ struct Headline {
     #[serde(default)]
     after: Option<Versioned>,
     #[serde(default)]
-    source: Source,
+    source: Place,
     #[serde(default)]
     ts_ms: i64,
+}
+
+/// The parts of a [`crate::change::Source`] that say where a change stands.
+#[derive(Default, Deserialize)]
+struct Place {
+    #[serde(default)]
+    lsn: Option<u64>,
+    #[serde(default)]
+    snapshot: Option<String>,
 }
 
 #[derive(Deserialize)]
