@@ -207,7 +207,12 @@ impl Episodes {
     ) {
         self.offset = self.offset.max(offset);
         let sensor_id = reading.sensor_id.as_ref();
-        let known = self.sensors.get_key_value(sensor_id).map(|(sensor, _)| Arc::clone(sensor));
+        let known = self.sensors.get_key_value(sensor_id);
+        let is_over = |entry: &Entry| matches!(entry.held, Held::Closed(_));
+        if known.is_none_or(|(_, entries)| entries.iter().all(is_over)) && !tables.rules.may_begin(reading) {
+            return;
+        }
+        let known = known.map(|(sensor, _)| Arc::clone(sensor));
         let samples = samples(tables, reading, offset, out);
         if samples.is_empty() && known.is_none() {
             return;

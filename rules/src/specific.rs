@@ -1,10 +1,28 @@
 //! Which thresholds speak for a sensor: of those with one purpose the most specific. ADR 0022. Pure.
 
+use crate::limits;
 use crate::table::{Rules, rank};
 use crate::versions::is_on;
-use schema::{Mode, ThresholdRow, Timestamp};
+use schema::{Mode, ReadingView, ThresholdRow, Timestamp};
 
 impl Rules {
+    /// Says whether a reading may begin anything where no episode of its sensor goes on, or be counted. It
+    /// asks each threshold alone, so it costs little, and says no of nearly all readings.
+    pub(crate) fn may_begin(&self, reading: &ReadingView<'_>) -> bool {
+        let may_begin = |row: &ThresholdRow| {
+            let mut of_metric = reading.values.iter().filter(|(metric, _)| *metric == row.metric);
+            of_metric.any(|(_, value)| {
+                row.no_data_seconds.is_some()
+                    || row.alert_age_seconds_max.is_some()
+                    || limits::violated(row, *value).is_some()
+            })
+        };
+        let scopes = self.by_scope(&reading.sensor_id, &reading.zone_id, &reading.device_type);
+        let mut in_force =
+            scopes.into_iter().flatten().filter_map(|versions| versions.at(reading.reading_at));
+        in_force.any(may_begin)
+    }
+
     /// Returns the thresholds that speak for a sensor at an instant of event time, among those whose metric
     /// is asked for, each in its version of that instant.
     ///

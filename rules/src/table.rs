@@ -125,6 +125,8 @@ impl Rules {
         for scope in scopes(&versions) {
             let of_scope = self.of_scope(&scope);
             let place = of_scope.partition_point(|other| other.current().threshold_id < threshold_id);
+            // Nearly every sensor has one, and there are very many sensors.
+            of_scope.reserve_exact(1);
             of_scope.insert(place, Arc::clone(&versions));
         }
         self.by_id.insert(threshold_id, versions);
