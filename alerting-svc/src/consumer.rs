@@ -15,6 +15,14 @@ use std::time::Duration;
 /// Timeout after which a broker counts as unreachable.
 const ANSWER_WAIT: Duration = Duration::from_secs(5);
 
+/// Most kibibytes fetched ahead of the session: some 25,000 readings, more than wait for a commit to end.
+/// Each takes about as much again for itself.
+const QUEUE_KIB_MAX: &str = "8192";
+/// Most bytes of one answer for a partition, compressed; beyond the queue's bound there is one answer more.
+const FETCH_BYTES_MAX: &str = "262144";
+/// Milliseconds between two looks whether a full queue has room again.
+const QUEUE_LOOK_MS: &str = "5";
+
 /// Consumes readings. Nothing is committed by it; see `commit`.
 pub(crate) struct ReadingsConsumer {
     client: BaseConsumer<Member>,
@@ -30,6 +38,9 @@ impl ReadingsConsumer {
             .consumer(GROUP)
             .set("group.instance.id", &shared.config.instance_id)
             .set("statistics.interval.ms", REPORT_INTERVAL_MS)
+            .set("queued.max.messages.kbytes", QUEUE_KIB_MAX)
+            .set("fetch.message.max.bytes", FETCH_BYTES_MAX)
+            .set("fetch.queue.backoff.ms", QUEUE_LOOK_MS)
             // A rebalance takes away only what moves; the other partitions go on.
             .set("partition.assignment.strategy", "cooperative-sticky")
             .create_with_context(Member::new(monitor, shared.assignment.clone()).beginning_paused())
@@ -81,6 +92,11 @@ impl ReadingsConsumer {
             },
             None => Ok(None),
         }
+    }
+
+    /// Says whether the assignment has changed since its changes were taken.
+    pub(crate) fn has_changed(&self) -> bool {
+        self.client.context().has_changed()
     }
 
     /// Takes the changes of the assignment since the last call.

@@ -18,7 +18,10 @@ pub(super) async fn drain(stage: &Stage, decodes: bool) -> Result<Lap> {
     let (settings, topic) = (stage.kafka.clone(), stage.readings.clone());
     let wanted = stage.options.readings;
     tokio::task::spawn_blocking(move || {
-        let consumer: BaseConsumer = settings.consumer("bench-bare").create().context("create a consumer")?;
+        let mut settings = settings.consumer("bench-bare");
+        // The client's own second between two looks at a full queue would be the limit.
+        settings.set("fetch.queue.backoff.ms", "5");
+        let consumer: BaseConsumer = settings.create().context("create a consumer")?;
         let mut partitions = TopicPartitionList::new();
         for partition in 0..topic.partitions() {
             partitions.add_partition_offset(&topic.name, partition, Offset::Beginning)?;

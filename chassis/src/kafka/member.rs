@@ -73,6 +73,11 @@ impl Member {
         std::mem::take(&mut *self.changes.lock())
     }
 
+    /// Says whether anything has changed since the last call of [`Member::take`].
+    pub fn has_changed(&self) -> bool {
+        !self.changes.lock().is_empty()
+    }
+
     fn push(&self, change: Change) {
         if self.revoke.is_none() {
             self.changes.lock().push(change);

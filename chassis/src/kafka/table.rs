@@ -14,6 +14,11 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::collections::{BTreeMap, BTreeSet};
 use tokio_util::sync::CancellationToken;
 
+/// Most kibibytes fetched ahead of the table.
+const QUEUE_KIB_MAX: &str = "8192";
+/// Milliseconds between two looks whether a full queue has room again.
+const QUEUE_LOOK_MS: &str = "5";
+
 /// Says what is read, and who is told of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Source<'a> {
@@ -49,6 +54,8 @@ pub async fn follow(
     let consumer: StreamConsumer<Quiet> = settings
         .consumer(reader)
         .set("enable.partition.eof", "true")
+        .set("queued.max.messages.kbytes", QUEUE_KIB_MAX)
+        .set("fetch.queue.backoff.ms", QUEUE_LOOK_MS)
         .create_with_context(Quiet)
         .context("create the consumer of a table topic")?;
     let Some(mut unread) = assign_all(consumer, topic, shutdown).await? else { return Ok(()) };
