@@ -44,7 +44,7 @@ chassis::metrics! {
         pub(crate) ticks_late: IntGauge = "alerting_late_ticks_partitions",
         /// Devices that are known, deleted ones too.
         pub(crate) devices: IntGauge = "alerting_devices_records",
-        /// Silences, those that are over too.
+        /// Silences that were not over at the last change of any.
         pub(crate) silences: IntGauge = "alerting_silences_records",
         /// Thresholds in force.
         pub(crate) thresholds: IntGauge = "alerting_thresholds_records",

@@ -8,6 +8,7 @@ use chassis::Chassis;
 use chassis::admin::Latch;
 use chassis::kafka::{Assignment, Watch, WatchMetrics, Watched, table};
 use rules::{Devices, Rules, Touched};
+use schema::Timestamp;
 use schema::topics::{self, Topic};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use tokio::sync::oneshot;
@@ -117,7 +118,7 @@ impl Tables {
         } else if *topic == topics::DEVICE_UPDATES {
             held.devices.apply(key, value).map(|sensor| self.changed(sensor.map(Changed::Device)))
         } else {
-            held.silences.apply(key, value)
+            held.silences.apply(key, value, Timestamp::now())
         };
         if applied.is_err() {
             self.metrics.unreadable_rules.inc();
