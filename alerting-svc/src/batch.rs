@@ -8,10 +8,15 @@ use std::time::{Duration, Instant};
 /// Age of its first alert at which a batch ends: a burst shares one commit, a single alert waits for no more
 /// than this.
 const ALERT_LINGER: Duration = Duration::from_millis(5);
-/// Age of its first reading at which a batch without any alert ends: only offsets wait, so there is no hurry.
-const OFFSETS_LINGER: Duration = Duration::from_millis(100);
+/// Age of its first reading at which any other batch ends: one without an alert, for which only offsets wait,
+/// and one behind which readings wait already. Their alerts are late by more than this, and each commit would
+/// make them later.
+const BATCH_AGE_MAX: Duration = Duration::from_millis(100);
 /// Most readings of a batch; bounds what an abort repeats.
-const BATCH_READINGS_MAX: usize = 2_000;
+const BATCH_READINGS_MAX: usize = 100_000;
+/// Most alerts of a batch; bounds the memory that they and their episodes take in the producer, about 2 kB
+/// each.
+const BATCH_ALERTS_MAX: u64 = 4_000;
 /// Longest wait for a reading when no batch is open; also how late a shutdown is seen.
 const IDLE_WAIT: Duration = Duration::from_millis(100);
 
@@ -28,6 +33,8 @@ pub(crate) struct Span {
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     pub(crate) opened: Option<Instant>,
+    /// Whether readings wait already that are not in it.
+    pub(crate) is_behind: bool,
     pub(crate) first_alert: Option<Instant>,
     pub(crate) readings: usize,
     pub(crate) undecodable: u64,
@@ -72,16 +79,17 @@ impl Batch {
     /// Returns how long it may wait for another reading.
     pub(crate) fn wait(&self, now: Instant) -> Duration {
         let due = match (self.opened, self.first_alert) {
-            (_, Some(first)) => first + ALERT_LINGER,
-            (Some(opened), None) => opened + OFFSETS_LINGER,
-            (None, None) => return IDLE_WAIT,
+            (_, Some(first)) if !self.is_behind => first + ALERT_LINGER,
+            (Some(opened), _) => opened + BATCH_AGE_MAX,
+            (None, _) => return IDLE_WAIT,
         };
         due.saturating_duration_since(now)
     }
 
     /// Says whether it is to be committed now.
     pub(crate) fn is_due(&self, now: Instant) -> bool {
-        self.is_open() && (self.readings >= BATCH_READINGS_MAX || self.wait(now).is_zero())
+        let is_full = self.readings >= BATCH_READINGS_MAX || self.alerts >= BATCH_ALERTS_MAX;
+        self.is_open() && (is_full || self.wait(now).is_zero())
     }
 }
 
@@ -95,8 +103,8 @@ mod tests {
         let mut batch = Batch::default();
         assert_eq!((batch.wait(begin), batch.is_due(begin)), (IDLE_WAIT, false));
         batch.opened = Some(begin);
-        assert_eq!(batch.wait(begin), OFFSETS_LINGER);
-        assert!(!batch.is_due(begin) && batch.is_due(begin + OFFSETS_LINGER));
+        assert_eq!(batch.wait(begin), BATCH_AGE_MAX);
+        assert!(!batch.is_due(begin) && batch.is_due(begin + BATCH_AGE_MAX));
         let alert = begin + Duration::from_millis(1);
         let golden: Alert =
             serde_json::from_str(include_str!("../../schema/tests/golden/alert.1.json")).unwrap();
@@ -104,6 +112,16 @@ mod tests {
         batch.add_alert(&golden, None, alert + ALERT_LINGER / 2);
         assert_eq!((batch.alerts, batch.received.len()), (2, 1));
         assert!(!batch.is_due(alert) && batch.is_due(alert + ALERT_LINGER), "the first alert counts");
+    }
+
+    #[test]
+    fn batch_with_readings_behind_it_ends_by_its_age_or_its_alerts() {
+        let begin = Instant::now();
+        let mut batch =
+            Batch { opened: Some(begin), first_alert: Some(begin), is_behind: true, ..Batch::default() };
+        assert!(!batch.is_due(begin + ALERT_LINGER) && batch.is_due(begin + BATCH_AGE_MAX));
+        batch.alerts = BATCH_ALERTS_MAX;
+        assert!(batch.is_due(begin));
     }
 
     #[test]

@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 
 /// Longest wait for a reading while a partition is restored, which goes on no sooner than this is over.
 const RESTORE_WAIT: Duration = Duration::from_millis(5);
+/// Most records that are consumed before anything else is looked at: a fraction of a millisecond.
+const BURST_RECORDS_MAX: usize = 256;
 /// Interval of ticks: how late a timer fires that no reading fires.
 const TICK: Duration = Duration::from_millis(250);
 /// Commits in a row that the group may refuse before the session is given up. With the pause after each they
@@ -67,11 +69,17 @@ fn run(shared: &Shared) -> Result<(), Failure> {
     outcome
 }
 
-impl Session<'_> {
+impl<'a> Session<'a> {
     fn run_until_stopped(&mut self) -> Result<(), Failure> {
+        // What came with the last change of the assignment.
+        let mut left: Option<BorrowedMessage<'_>> = None;
         while !self.shared.stop.is_cancelled() {
             self.shared.chassis.liveness.beat();
-            let polled = self.consumer.poll(self.wait())?;
+            let polled = match left.take() {
+                Some(record) => Some(record),
+                None => self.consumer.poll(self.wait())?,
+            };
+            self.transaction.batch.is_behind &= polled.is_some();
             let rewound = self.apply_rebalances()?;
             self.resume_restored()?;
             self.follow_tables()?;
@@ -79,7 +87,10 @@ impl Session<'_> {
             if let Some(record) = polled
                 && !rewound.contains(&record.partition())
             {
-                self.consume(&record)?;
+                left = self.consume_burst(record)?;
+            }
+            if self.consumer.has_changed() {
+                continue;
             }
             if self.ticked.elapsed() >= TICK {
                 self.ticked = Instant::now();
@@ -94,6 +105,9 @@ impl Session<'_> {
     }
 
     fn wait(&self) -> Duration {
+        if self.transaction.batch.is_behind {
+            return Duration::ZERO;
+        }
         let wait = self.transaction.batch.wait(Instant::now());
         if self.restorer.is_busy() { wait.min(RESTORE_WAIT) } else { wait }
     }
@@ -210,6 +224,27 @@ impl Session<'_> {
         Ok(())
     }
 
+    /// Consumes a record and those that wait behind it. One that comes with a change of the assignment is
+    /// returned: the change goes first.
+    fn consume_burst(&mut self, first: BorrowedMessage<'a>) -> Result<Option<BorrowedMessage<'a>>, Failure> {
+        let mut record = first;
+        for _ in 1..BURST_RECORDS_MAX {
+            self.consume(&record)?;
+            let next = self.consumer.poll(Duration::ZERO)?;
+            if self.consumer.has_changed() {
+                return Ok(next);
+            }
+            let Some(next) = next else {
+                self.transaction.batch.is_behind = false;
+                return Ok(None);
+            };
+            record = next;
+        }
+        self.consume(&record)?;
+        self.transaction.batch.is_behind = true;
+        Ok(None)
+    }
+
     fn consume(&mut self, record: &BorrowedMessage<'_>) -> Result<(), Failure> {
         let (partition, offset) = (record.partition(), record.offset());
         if !self.partitions.contains_key(&partition) {
@@ -221,7 +256,7 @@ impl Session<'_> {
         }
         self.transaction.begin()?;
         self.transaction.batch.add(partition, offset);
-        match record.payload().map(serde_json::from_slice::<ReadingView<'_>>) {
+        match record.payload().map(ReadingView::decode) {
             Some(Ok(reading)) => {
                 let received_at = Some(reading.received_at);
                 self.step(partition, Input::Reading(&reading, offset), Timestamp::now(), received_at)?;
