@@ -16,6 +16,7 @@ mod devices;
 mod episodes;
 mod held;
 mod limits;
+mod listed;
 mod outputs;
 mod seen;
 mod silence;

@@ -1,6 +1,5 @@
 //! Which thresholds speak for a sensor: of those with one purpose the most specific. ADR 0022. Pure.
 
-use crate::limits;
 use crate::table::{Rules, rank};
 use crate::versions::is_on;
 use schema::{Mode, ReadingView, ThresholdRow, Timestamp};
@@ -9,18 +8,8 @@ impl Rules {
     /// Says whether a reading may begin anything where no episode of its sensor goes on, or be counted. It
     /// asks each threshold alone, so it costs little, and says no of nearly all readings.
     pub(crate) fn may_begin(&self, reading: &ReadingView<'_>) -> bool {
-        let may_begin = |row: &ThresholdRow| {
-            let mut of_metric = reading.values.iter().filter(|(metric, _)| *metric == row.metric);
-            of_metric.any(|(_, value)| {
-                row.no_data_seconds.is_some()
-                    || row.alert_age_seconds_max.is_some()
-                    || limits::violated(row, *value).is_some()
-            })
-        };
         let scopes = self.by_scope(&reading.sensor_id, &reading.zone_id, &reading.device_type);
-        let mut in_force =
-            scopes.into_iter().flatten().filter_map(|versions| versions.at(reading.reading_at));
-        in_force.any(may_begin)
+        scopes.into_iter().flatten().any(|listed| listed.may_begin(reading))
     }
 
     /// Returns the thresholds that speak for a sensor at an instant of event time, among those whose metric
@@ -35,7 +24,7 @@ impl Rules {
     ) -> Vec<&ThresholdRow> {
         let mut rows: Vec<&ThresholdRow> = Vec::new();
         for (scope, thresholds) in self.by_scope(sensor_id, zone_id, device_type).into_iter().enumerate() {
-            let in_force = thresholds.iter().filter_map(|versions| versions.at(at));
+            let in_force = thresholds.iter().filter_map(|listed| listed.versions.at(at));
             let here = in_force.filter(|row| {
                 // One may be listed for another version that covers other sensors.
                 let covers = rank(row) == scope && row.scope.covers(sensor_id, zone_id, device_type);

@@ -1,5 +1,6 @@
 //! The thresholds as a table, kept by the records of `iot-threshold-updates`. Pure.
 
+use crate::listed::{Listed, Thresholds};
 use crate::versions::Versions;
 use schema::{Change, ChangeError, Order, Scope, ThresholdRow, Timestamp, Verdict};
 use std::collections::{BTreeSet, HashMap};
@@ -16,21 +17,17 @@ const UNREADABLE_MAX: usize = 1_000;
 /// scope in the order of their ids, so that a reading always yields the same alerts in the same order.
 #[derive(Debug, Default)]
 pub struct Rules {
-    of_sensor: HashMap<String, Thresholds>,
+    of_sensor: HashMap<Box<str>, Thresholds>,
     /// By zone, then by type.
-    of_zone_and_type: HashMap<String, HashMap<String, Thresholds>>,
-    of_zone: HashMap<String, Thresholds>,
-    of_type: HashMap<String, Thresholds>,
+    of_zone_and_type: HashMap<Box<str>, HashMap<Box<str>, Thresholds>>,
+    of_zone: HashMap<Box<str>, Thresholds>,
+    of_type: HashMap<Box<str>, Thresholds>,
     by_id: HashMap<Uuid, Arc<Versions>>,
     /// Keys whose last change cannot be read.
     unreadable: BTreeSet<Vec<u8>>,
     /// How new the change is that is in force.
     order: Order<Uuid>,
 }
-
-/// The thresholds of one scope, in the order of their ids; also those that had this scope in a version that
-/// is still known.
-type Thresholds = Vec<Arc<Versions>>;
 
 /// Says what a change of a threshold may have changed for sensors.
 #[derive(Clone, Debug, PartialEq)]
@@ -123,11 +120,7 @@ impl Rules {
         touched.add(&versions);
         let versions = Arc::new(versions);
         for scope in scopes(&versions) {
-            let of_scope = self.of_scope(&scope);
-            let place = of_scope.partition_point(|other| other.current().threshold_id < threshold_id);
-            // Nearly every sensor has one, and there are very many sensors.
-            of_scope.reserve_exact(1);
-            of_scope.insert(place, Arc::clone(&versions));
+            self.of_scope(&scope).insert(Listed::new(Arc::clone(&versions)));
         }
         self.by_id.insert(threshold_id, versions);
         touched
@@ -149,10 +142,10 @@ impl Rules {
                 Scope::Zone(zone_id) => remove(&mut self.of_zone, zone_id, id),
                 Scope::DeviceType(device_type) => remove(&mut self.of_type, device_type, id),
                 Scope::ZoneAndType { zone_id, device_type } => {
-                    if let Some(of_zone) = self.of_zone_and_type.get_mut(zone_id) {
+                    if let Some(of_zone) = self.of_zone_and_type.get_mut(zone_id.as_str()) {
                         remove(of_zone, device_type, id);
                         if of_zone.is_empty() {
-                            self.of_zone_and_type.remove(zone_id);
+                            self.of_zone_and_type.remove(zone_id.as_str());
                         }
                     }
                 }
@@ -163,22 +156,18 @@ impl Rules {
 
     fn of_scope(&mut self, scope: &Scope) -> &mut Thresholds {
         match scope.clone() {
-            Scope::Sensor(sensor_id) => self.of_sensor.entry(sensor_id).or_default(),
+            Scope::Sensor(sensor_id) => self.of_sensor.entry(sensor_id.into()).or_default(),
             Scope::ZoneAndType { zone_id, device_type } => {
-                self.of_zone_and_type.entry(zone_id).or_default().entry(device_type).or_default()
+                let of_zone = self.of_zone_and_type.entry(zone_id.into()).or_default();
+                of_zone.entry(device_type.into()).or_default()
             }
-            Scope::Zone(zone_id) => self.of_zone.entry(zone_id).or_default(),
-            Scope::DeviceType(device_type) => self.of_type.entry(device_type).or_default(),
+            Scope::Zone(zone_id) => self.of_zone.entry(zone_id.into()).or_default(),
+            Scope::DeviceType(device_type) => self.of_type.entry(device_type.into()).or_default(),
         }
     }
 
     /// Returns what may cover a sensor, by the kind of scope: sensor, zone and type, zone, type.
-    pub(crate) fn by_scope(
-        &self,
-        sensor_id: &str,
-        zone_id: &str,
-        device_type: &str,
-    ) -> [&[Arc<Versions>]; 4] {
+    pub(crate) fn by_scope(&self, sensor_id: &str, zone_id: &str, device_type: &str) -> [&[Listed]; 4] {
         let of_both = self.of_zone_and_type.get(zone_id).and_then(|of_zone| of_zone.get(device_type));
         let scopes = [
             self.of_sensor.get(sensor_id),
@@ -186,7 +175,7 @@ impl Rules {
             self.of_zone.get(zone_id),
             self.of_type.get(device_type),
         ];
-        scopes.map(|thresholds| thresholds.map_or(&[][..], Vec::as_slice))
+        scopes.map(|thresholds| thresholds.map_or(&[][..], Thresholds::as_slice))
     }
 
     /// Returns the thresholds that cover a sensor now, given where it is and what it is.
@@ -198,7 +187,7 @@ impl Rules {
     ) -> impl Iterator<Item = &ThresholdRow> {
         let scopes = self.by_scope(sensor_id, zone_id, device_type).into_iter().enumerate();
         let current = scopes.flat_map(|(rank, thresholds)| {
-            let current = thresholds.iter().map(|versions| versions.current());
+            let current = thresholds.iter().map(|listed| listed.versions.current());
             current.filter(move |row| self::rank(row) == rank)
         });
         // One may be listed for an earlier version that covered another sensor.
@@ -243,10 +232,10 @@ fn scopes(versions: &Versions) -> Vec<Scope> {
 }
 
 /// Removes a threshold, and its scope with the last one.
-fn remove(of: &mut HashMap<String, Thresholds>, name: &str, id: Uuid) {
+fn remove(of: &mut HashMap<Box<str>, Thresholds>, name: &str, id: Uuid) {
     if let Some(of_name) = of.get_mut(name) {
-        of_name.retain(|versions| versions.current().threshold_id != id);
-        if of_name.is_empty() {
+        of_name.remove(id);
+        if of_name.as_slice().is_empty() {
             of.remove(name);
         }
     }
