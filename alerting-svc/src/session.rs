@@ -227,9 +227,9 @@ impl<'a> Session<'a> {
     /// Consumes a record and those that wait behind it. One that comes with a change of the assignment is
     /// returned: the change goes first.
     fn consume_burst(&mut self, first: BorrowedMessage<'a>) -> Result<Option<BorrowedMessage<'a>>, Failure> {
-        let mut record = first;
+        let (mut record, now) = (first, Timestamp::now());
         for _ in 1..BURST_RECORDS_MAX {
-            self.consume(&record)?;
+            self.consume(&record, now)?;
             let next = self.consumer.poll(Duration::ZERO)?;
             if self.consumer.has_changed() {
                 return Ok(next);
@@ -240,12 +240,13 @@ impl<'a> Session<'a> {
             };
             record = next;
         }
-        self.consume(&record)?;
+        self.consume(&record, now)?;
         self.transaction.batch.is_behind = true;
         Ok(None)
     }
 
-    fn consume(&mut self, record: &BorrowedMessage<'_>) -> Result<(), Failure> {
+    /// Consumes a record of a burst that began at `now`.
+    fn consume(&mut self, record: &BorrowedMessage<'_>, now: Timestamp) -> Result<(), Failure> {
         let (partition, offset) = (record.partition(), record.offset());
         if !self.partitions.contains_key(&partition) {
             // No reading is evaluated before its partition is restored; it is paused, and goes on from here.
@@ -258,8 +259,10 @@ impl<'a> Session<'a> {
         self.transaction.batch.add(partition, offset);
         match record.payload().map(ReadingView::decode) {
             Some(Ok(reading)) => {
+                // One that came since is not detected before.
+                let now = if reading.received_at > now { Timestamp::now() } else { now };
                 let received_at = Some(reading.received_at);
-                self.step(partition, Input::Reading(&reading, offset), Timestamp::now(), received_at)?;
+                self.step(partition, Input::Reading(&reading, offset), now, received_at)?;
             }
             // command-svc keeps it as a dead letter.
             Some(Err(_)) | None => self.transaction.batch.undecodable += 1,
