@@ -8,6 +8,7 @@ mod bare;
 mod drain;
 mod latency;
 mod options;
+mod restore;
 mod rules;
 mod stage;
 mod streams;
@@ -40,6 +41,7 @@ async fn run(mut options: Options) -> Result<()> {
             Part::Latency => latency::at_rate(&stage).await?,
             Part::Change => latency::of_change(&stage).await?,
             Part::Restart => latency::of_start(&stage).await?,
+            Part::Restore => restore::of_episodes(&stage).await?,
         }
     }
     Ok(())

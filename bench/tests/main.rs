@@ -69,7 +69,7 @@ fn a_short_evaluation_makes_the_same_alerts_as_kafka_streams() {
     let folder = tempfile::tempdir().unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_bench-alerts"))
         .args(["--sensors", "500", "--readings", "20000", "--rounds", "1", "--partitions", "2"])
-        .args(["--rate", "500", "--seconds", "2", "--changes", "2", "--rules", "1000"])
+        .args(["--rate", "500", "--seconds", "2", "--changes", "2", "--rules", "1000", "--episodes", "50"])
         .arg("--folder")
         .arg(folder.path())
         .output()
@@ -90,9 +90,12 @@ fn a_short_evaluation_makes_the_same_alerts_as_kafka_streams() {
         assert!(ours[0] > 0 && ours[1] > 0, "{said}");
         assert_eq!(ours, streams, "firing and resolved: {said}");
     }
-    for line in
-        ["reading sent → alert visible", "rule written → first alert visible", "start → first alert visible"]
-    {
+    for line in [
+        "reading sent → alert visible",
+        "rule written → first alert visible",
+        "start → first alert visible, 1000 rules",
+        "50 open episodes in each of 2",
+    ] {
         assert!(said.contains(line), "{line} is missing in\n{said}");
     }
 }

@@ -24,7 +24,7 @@ const CHANGE_POLL: Duration = Duration::from_millis(2);
 /// Longest wait for the first alert after a start.
 const START_MAX: Duration = Duration::from_secs(600);
 
-fn reading(sensor_id: &str, number: u64, violates: bool) -> ReadingCreatedEvent {
+pub(super) fn reading(sensor_id: &str, number: u64, violates: bool) -> ReadingCreatedEvent {
     let now = Timestamp::now();
     ReadingCreatedEvent {
         event_id: event_id_from_publisher(sensor_id, &number.to_string()),
@@ -38,23 +38,28 @@ fn reading(sensor_id: &str, number: u64, violates: bool) -> ReadingCreatedEvent 
     }
 }
 
-struct Source {
+pub(super) struct Source {
     producer: FutureProducer,
     topic: String,
 }
 
 impl Source {
-    fn of(stage: &Stage) -> Result<Self> {
+    pub(super) fn of(stage: &Stage) -> Result<Self> {
         let producer = stage.kafka.producer().create().context("create a producer")?;
         Ok(Self { producer, topic: stage.readings.name.clone() })
     }
 
     /// Hands a reading to the producer, which appends it within its linger time.
-    fn send(&self, reading: &ReadingCreatedEvent) -> Result<()> {
+    pub(super) fn send(&self, reading: &ReadingCreatedEvent) -> Result<()> {
         let value = serde_json::to_vec(reading).context("encode a reading")?;
         let record = FutureRecord::to(&self.topic).key(&reading.sensor_id).payload(&value);
         let sent = self.producer.send_result(record.headers(crate::topic::headers()));
         sent.map(drop).map_err(|(error, _)| error).context("produce a reading")
+    }
+
+    /// Waits until the broker has every reading.
+    pub(super) fn flush(&self) -> Result<()> {
+        self.producer.flush(Timeout::After(ANSWER_MAX)).context("wait for the broker")
     }
 }
 
@@ -80,7 +85,7 @@ pub(super) async fn at_rate(stage: &Stage) -> Result<()> {
             number += 1;
         }
     }
-    source.producer.flush(Timeout::After(ANSWER_MAX)).context("wait for the broker")?;
+    source.flush()?;
     let (last, _) = *violating.last().context("no reading violates")?;
     watch.until(ANSWER_MAX, |seen| seen.events.get(&last).copied()).await?;
     let took: Vec<f64> = violating
@@ -137,7 +142,7 @@ pub(super) async fn of_start(stage: &Stage) -> Result<()> {
     let (watch, source) = (Watch::start(stage)?, Source::of(stage)?);
     let reading = reading("many-0000000", 0, true);
     source.send(&reading)?;
-    source.producer.flush(Timeout::After(ANSWER_MAX)).context("wait for the broker")?;
+    source.flush()?;
     let started = Instant::now();
     let (client, _) = stage.start()?;
     let seen = watch.until(START_MAX, |seen| seen.events.get(&reading.event_id).copied()).await?;

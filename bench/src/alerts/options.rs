@@ -14,6 +14,8 @@ pub(super) enum Part {
     Change,
     /// How long a start with very many rules takes.
     Restart,
+    /// What open episodes add to a start.
+    Restore,
 }
 
 /// Measures the evaluation of readings. Run it by `make bench-alerts`, which starts the servers.
@@ -24,7 +26,7 @@ pub(super) struct Options {
     #[arg(long, env = "TEST_KAFKA_BOOTSTRAP")]
     pub(super) kafka_bootstrap: String,
     /// Parts that are run.
-    #[arg(long, value_delimiter = ',', default_value = "drain,latency,change,restart")]
+    #[arg(long, value_delimiter = ',', default_value = "drain,latency,change,restart,restore")]
     pub(super) parts: Vec<Part>,
     /// Sensors that speak in turn, each of which has a rule of its own.
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -56,6 +58,9 @@ pub(super) struct Options {
     /// Rules of the restart.
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub(super) rules: u32,
+    /// Open episodes of each partition in the restore.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(super) episodes: u32,
     /// Folder of alerting-svc [default: that of this program].
     #[arg(long)]
     programs: Option<PathBuf>,
