@@ -1,6 +1,7 @@
 //! `iotctl thresholds` and `iotctl silences` against a real threshold-svc.
 
 use chassis::http;
+use schema::migrations::Dialect;
 use serde_json::{Value, json};
 use std::process::Output;
 use testkit::pki::TestPki;
@@ -9,7 +10,7 @@ use testkit::rest::Rest;
 use threshold_svc::Config;
 
 struct World {
-    _database: Database,
+    database: Database,
     rest: Rest,
     folder: tempfile::TempDir,
 }
@@ -27,10 +28,23 @@ async fn start_with(listening: impl Fn(http::Settings) -> http::Settings) -> Wor
     .await;
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("token"), rest.tokens.of("operator")).unwrap();
-    World { _database: database, rest, folder }
+    World { database, rest, folder }
 }
 
 impl World {
+    /// Stores a value a minute of one sensor in the hall: five times 20, then 31.
+    async fn store_ten_minutes(&self) {
+        let client = self.database.client().await;
+        if self.database.dialect == Dialect::Postgres {
+            client.batch_execute("SELECT ensure_reading_partition('2026-01-02')").await.unwrap();
+        }
+        let store = "INSERT INTO readings_ingestion (sensor_id, metric, reading_at, value, event_id, received_at, \
+                     device_type, zone_id) SELECT 'a', 'temperature', timestamptz '2026-01-02T00:00:00Z' + \
+                     n * interval '1 minute', CASE WHEN n < 5 THEN 20 ELSE 31 END, gen_random_uuid(), now(), 'T', \
+                     'hall' FROM generate_series(0, 9) AS n";
+        client.batch_execute(store).await.unwrap();
+    }
+
     fn file(&self, text: &str) -> String {
         let file = self.folder.path().join("rules.yaml");
         std::fs::write(&file, text).unwrap();
@@ -151,6 +165,42 @@ async fn one_threshold_is_printed_and_deleted() {
     assert!(world.iotctl(&["thresholds", "delete", id]).await.status.success());
     assert_eq!(world.iotctl(&["thresholds", "get", id]).await.status.code(), Some(1));
     assert_eq!(world.lines(0, &["thresholds", "list"]).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_of_a_file_is_tested_alone_or_in_the_place_of_what_is_stored() {
+    let world = start().await;
+    world.store_ten_minutes().await;
+    let file = world.file(FILE);
+    let range = ["--from", "2026-01-02", "--to", "2026-01-03"];
+    let test = async |more: &[&str]| {
+        let arguments = [&["thresholds", "backtest"], more, &range].concat();
+        world.lines(0, &arguments).await.remove(0)
+    };
+    let warm = ["-f", file.as_str(), "--name", "warm"];
+    let report = test(&warm).await;
+    assert_eq!((&report["tested"]["episodes"], &report["inForce"]["episodes"]), (&json!(1), &json!(0)));
+    assert_eq!(report["difference"], json!({"added": 1, "gone": 0, "kept": 0}));
+    assert_eq!(report["episodes"][0]["openedAt"], "2026-01-02T00:06:00.000000Z");
+
+    // Once it is stored, the file's rule is what it would become.
+    world.apply(0, FILE, &[]).await;
+    let file = world.file(&FILE.replace("max: 30", "max: 35"));
+    let report = test(&["-f", file.as_str(), "--name", "warm"]).await;
+    assert_eq!(report["difference"], json!({"added": 0, "gone": 1, "kept": 0}));
+    let list = world.lines(0, &["thresholds", "list", "--zone", "hall"]).await;
+    let id = list[0]["thresholdId"].as_str().unwrap();
+    assert_eq!(test(&[id]).await["difference"], json!({"added": 0, "gone": 0, "kept": 1}));
+    assert_eq!(test(&[id, "--zone", "hall", "--type", "X", "--sensor", "a"]).await["readings"], 0);
+
+    let refused = async |arguments: &[&str]| {
+        let output = world.iotctl(&[&["thresholds", "backtest"], arguments].concat()).await;
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, said) = refused(&["-f", &file]).await;
+    assert!(code == Some(1) && said.contains("--name"), "{said}");
+    let (code, said) = refused(&[id, "--last", "32d"]).await;
+    assert!(code == Some(1) && said.contains("from must be at most 31 days before to"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -88,14 +88,20 @@ fn api(
 /// Prints resources: a table for people, a line of JSON each for programs. A column is a field, or with
 /// slashes the path to one.
 pub(super) fn print(resources: &[Value], columns: &[&str]) {
-    let mut out = std::io::stdout().lock();
-    if !std::io::stdout().is_terminal() {
-        for resource in resources {
-            // The reader may stop reading.
-            let _ = writeln!(out, "{resource}");
-        }
+    if std::io::stdout().is_terminal() {
+        print_table(resources, columns);
         return;
     }
+    let mut out = std::io::stdout().lock();
+    for resource in resources {
+        // The reader may stop reading.
+        let _ = writeln!(out, "{resource}");
+    }
+}
+
+/// Prints resources for people, as [`print`] does.
+pub(super) fn print_table(resources: &[Value], columns: &[&str]) {
+    let mut out = std::io::stdout().lock();
     let cell = |resource: &Value, column: &str| match resource.pointer(&format!("/{column}")) {
         None | Some(Value::Null) => "-".to_owned(),
         Some(Value::String(text)) => clean(text.lines().next().unwrap_or_default()),

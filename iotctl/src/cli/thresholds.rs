@@ -1,11 +1,14 @@
 //! `iotctl thresholds`.
 
+mod backtest;
+
 use super::operator::{OperatorOptions, all, explained, one, print, query};
 use crate::api::Api;
 use crate::thresholds::file::Rules;
 use crate::thresholds::{self, Step};
 use crate::verify::Findings;
 use anyhow::{Result, bail};
+use backtest::BacktestOptions;
 use clap::{Args, Subcommand};
 use reqwest_rustls::Method;
 use serde_json::json;
@@ -52,6 +55,8 @@ enum ThresholdsCommand {
         /// Its thresholdId.
         id: String,
     },
+    /// Says what a threshold would have said of the readings that are stored. Nothing is changed.
+    Backtest(BacktestOptions),
 }
 
 #[derive(Debug, Args)]
@@ -112,6 +117,7 @@ pub(super) async fn run(state: Option<&Path>, offset: Option<u16>, options: Thre
         ThresholdsCommand::Delete { id } => {
             api.call(Method::DELETE, &one(&api, PATH, &id), None).await.map_err(explained)?;
         }
+        ThresholdsCommand::Backtest(options) => backtest::run(&api, &options).await?,
     }
     Ok(0)
 }

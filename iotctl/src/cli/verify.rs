@@ -65,7 +65,7 @@ pub(super) async fn run(
 }
 
 /// Reads an instant, or a UTC day as its first one.
-fn parse_instant(text: &str) -> Result<Timestamp> {
+pub(super) fn parse_instant(text: &str) -> Result<Timestamp> {
     let day = || Timestamp::parse(&format!("{text}T00:00:00Z"));
     Timestamp::parse(text).or_else(|_| day()).context("expected 2026-01-31T12:00:00Z or 2026-01-31")
 }
