@@ -17,6 +17,10 @@ async fn hours(system: &System, sensor_id: &str) -> Vec<Value> {
         "/api/v1/sensors/{sensor_id}/aggregates/hourly?metric=temperature&from=2026-01-02T00:00:00Z&to=2026-01-03T00:00:00Z"
     );
     let (status, answer) = system.rest(Service::QUERY, "GET", &path, None).await;
+    if status == 404 {
+        // An alert may be faster than the first row, and until then nobody knows the sensor.
+        return Vec::new();
+    }
     assert_eq!(status, 200, "{answer}");
     answer["resources"].as_array().unwrap().clone()
 }
