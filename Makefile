@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help deps build up down clean test loss abuse fuzz check audit bench-write bench-gateway bench-rebalance bench-alerts k8s-check
+.PHONY: help deps build up down clean test loss abuse fuzz check audit bench-write bench-gateway bench-rebalance bench-alerts k8s-check settings
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -59,6 +59,10 @@ check: deps ## Checks form: fmt, clippy, the rules of form, dependencies, docume
 audit: ## Looks for published vulnerabilities in the dependencies; needs the network
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny --version $(CARGO_DENY)
 	cargo deny --locked check advisories
+
+settings: ## Writes docs/settings.md from what the services say of themselves
+	cargo build --locked --workspace --bins
+	WRITE_DOCS=1 cargo test --locked --workspace --test e2e -- settings::page
 
 k8s-check: ## Builds every overlay of k8s/ and holds it against Kubernetes' types and the services; needs go and node
 	@sh k8s/check/run.sh $(TARGET)/k8s-check

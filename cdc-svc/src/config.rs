@@ -11,42 +11,39 @@ const SLOT_BYTES_MAX: usize = 50;
 /// s.
 const STALL_MIN: Duration = Duration::from_secs(30);
 
-/// Holds every setting.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Kafka; see [`kafka::Settings::from_env`].
-    pub kafka: kafka::Settings,
-    /// The database; see [`postgres::Settings::from_env`]. Its user needs `REPLICATION` and `SELECT` on the
-    /// captured tables.
-    pub postgres: postgres::Settings,
-    /// `CDC_SLOT`: the replication slot, `[a-z0-9_]`, 1 to 50 bytes, default `fieldline_cdc`. Slots belong to
-    /// the whole server: two platforms on one server need two names.
-    pub slot: String,
-    /// `STALL_MS_MAX`, default 120,000, at least 30,000: a slot that has WAL to confirm and does not move for
-    /// longer, while both servers answer, makes the process unready, and after twice the time the one that
-    /// holds the slot is not live.
-    pub stall_max: Duration,
+chassis::settings! {
+    /// Holds every setting.
+    #[derive(Clone, Debug)]
+    pub struct Config (env) {
+        /// `KAFKA_…`.
+        pub kafka: kafka::Settings = kafka::Settings::from_env(env),
+        /// `DATABASE_…`. The user needs `REPLICATION` and `SELECT` on the captured tables.
+        pub postgres: postgres::Settings = postgres::Settings::from_env(env),
+        /// The replication slot, 1 to 50 of a-z, 0-9 and _. Slots belong to the whole server: two platforms
+        /// on one server need two names.
+        pub slot: String = slot(env),
+        /// `STALL_MS_MAX`, at least 30,000 here: a slot that has WAL to confirm and does not move for longer,
+        /// while both servers answer, makes the process unready, and after twice the time the one that holds
+        /// the slot is not live.
+        pub stall_max: Duration = stall_max(env),
+    }
 }
 
-impl Config {
-    /// Reads the environment.
-    pub fn from_env(env: &mut Env) -> Self {
-        let slot = env.text_or("CDC_SLOT", "fieldline_cdc");
-        let named = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
-        if slot.len() > SLOT_BYTES_MAX || !slot.bytes().all(named) {
-            env.problem("CDC_SLOT must be 1 to 50 of a-z, 0-9 and _");
-        }
-        let stall_max = kafka::stall_max(env);
-        if stall_max < STALL_MIN {
-            env.problem("STALL_MS_MAX must be at least 30000 for cdc-svc");
-        }
-        Self {
-            kafka: kafka::Settings::from_env(env),
-            postgres: postgres::Settings::from_env(env),
-            slot,
-            stall_max,
-        }
+fn slot(env: &mut Env) -> String {
+    let slot = env.text_or("CDC_SLOT", "fieldline_cdc");
+    let named = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    if slot.len() > SLOT_BYTES_MAX || !slot.bytes().all(named) {
+        env.problem("CDC_SLOT must be 1 to 50 of a-z, 0-9 and _");
     }
+    slot
+}
+
+fn stall_max(env: &mut Env) -> Duration {
+    let stall_max = kafka::stall_max(env);
+    if stall_max < STALL_MIN {
+        env.problem("STALL_MS_MAX must be at least 30000 for cdc-svc");
+    }
+    stall_max
 }
 
 #[cfg(test)]

@@ -1,10 +1,20 @@
 //! Settings from the environment: read everything, report every problem together, before any socket opens.
+//!
+//! What reads a variable also says what it means, so that `--help` and the documents need no list of their
+//! own. Variables are therefore asked for whatever others say, and held against each other afterwards.
 
+mod setting;
+
+pub use setting::{Absent, Setting};
+
+pub(crate) use setting::page;
+
+use setting::{grouped, unit};
 use std::collections::BTreeMap;
-use std::fmt;
+use std::fmt::{self, Display};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -14,7 +24,47 @@ use std::time::Duration;
 pub struct Env {
     variables: BTreeMap<String, String>,
     problems: Vec<String>,
-    names: Vec<&'static str>,
+    settings: Vec<Setting>,
+    about: String,
+}
+
+/// Declares a struct of settings with `from_env`, which reads them: the docstring of a field is what the
+/// variables mean that its expression asks for.
+///
+/// The name after the struct's is that of the [`Env`] in the expressions, which may name the fields before
+/// theirs. A field that is another struct of settings asks its `from_env`, whose own words then hold.
+///
+/// ```
+/// use chassis::config::Env;
+/// use std::time::Duration;
+///
+/// chassis::settings! { /// Holds what a ferry is told. pub struct Settings (env) { /// Cars that fit. pub
+/// cars_max: usize = env.number_in("CARS_MAX", 40, 1..=400), /// Time in a harbour. pub stay: Duration =
+/// env.duration_ms("STAY_MS", 60_000, 1_000..=3_600_000), } } let mut env = Env::of([("CARS_MAX".to_owned(),
+/// "30".to_owned())]); let settings = Settings::from_env(&mut env); assert_eq!((settings.cars_max,
+/// settings.stay), (30, Duration::from_secs(60))); assert_eq!(env.settings()[0].about, "Cars that fit."); ```
+#[macro_export]
+macro_rules! settings {
+    ($(#[$about:meta])* $vis:vis struct $Settings:ident ($env:ident) {$(
+        $(#[doc = $help:literal])+
+        $field_vis:vis $field:ident: $Type:ty = $value:expr
+    ),+ $(,)?}) => {
+        $(#[$about])*
+        $vis struct $Settings {
+            $($(#[doc = $help])+ $field_vis $field: $Type,)+
+        }
+
+        impl $Settings {
+            /// Reads the environment; problems stay in `env`.
+            $vis fn from_env($env: &mut $crate::config::Env) -> Self {
+                $(
+                    $env.about(concat!($($help),+));
+                    let $field: $Type = $value;
+                )+
+                Self { $($field),+ }
+            }
+        }
+    };
 }
 
 /// Lists every unusable setting, one clause each.
@@ -55,7 +105,12 @@ impl Env {
 
     /// Takes the given variables, as tests do.
     pub fn of(variables: impl IntoIterator<Item = (String, String)>) -> Self {
-        Self { variables: variables.into_iter().collect(), problems: Vec::new(), names: Vec::new() }
+        Self {
+            variables: variables.into_iter().collect(),
+            problems: Vec::new(),
+            settings: Vec::new(),
+            about: String::new(),
+        }
     }
 
     /// Ends the reading.
@@ -66,9 +121,15 @@ impl Env {
         if self.problems.is_empty() { Ok(()) } else { Err(Problems(self.problems)) }
     }
 
-    /// Lists the variables that were asked for, as documentation tests need them.
-    pub fn names(&self) -> &[&'static str] {
-        &self.names
+    /// Lists the variables that were asked for, in the order of their first time.
+    pub fn settings(&self) -> &[Setting] {
+        &self.settings
+    }
+
+    /// Says what the variables mean that are asked for next.
+    pub fn about(&mut self, about: &str) -> &mut Self {
+        about.trim().clone_into(&mut self.about);
+        self
     }
 
     /// Records a problem that a getter cannot see, such as two settings that contradict each other.
@@ -76,72 +137,61 @@ impl Env {
         self.problems.push(clause.into());
     }
 
-    fn get(&mut self, name: &'static str) -> Option<String> {
-        self.names.push(name);
-        self.variables.get(name).filter(|value| !value.is_empty()).cloned()
-    }
-
-    fn required(&mut self, name: &'static str) -> Option<String> {
-        let value = self.get(name);
-        if value.is_none() {
+    fn get(&mut self, name: &'static str, value: impl Into<String>, absent: Absent) -> Option<String> {
+        let found = self.variables.get(name).filter(|value| !value.is_empty()).cloned();
+        if found.is_none() && absent == Absent::Required {
             self.problem(format!("{name} is required"));
         }
-        value
-    }
-
-    fn parse<T: FromStr>(&mut self, name: &'static str, value: &str, what: &str) -> Option<T> {
-        let parsed = value.parse().ok();
-        if parsed.is_none() {
-            self.problem(format!("{name} must be {what}"));
+        if self.settings.iter().all(|setting| setting.name != name) {
+            let about = self.about.clone();
+            self.settings.push(Setting { name, value: value.into(), absent, about });
         }
-        parsed
+        found
     }
 
     /// Reads a required text.
     pub fn text(&mut self, name: &'static str) -> String {
-        self.required(name).unwrap_or_default()
+        self.get(name, "text", Absent::Required).unwrap_or_default()
     }
 
     /// Reads a text that may be absent.
     pub fn text_optional(&mut self, name: &'static str) -> Option<String> {
-        self.get(name)
+        self.get(name, "text", Absent::Nothing)
     }
 
     /// Reads a text with a default.
     pub fn text_or(&mut self, name: &'static str, default: &str) -> String {
-        self.get(name).unwrap_or_else(|| default.to_owned())
+        let absent = Absent::Default(default.to_owned());
+        self.get(name, "text", absent).unwrap_or_else(|| default.to_owned())
     }
 
-    /// Reads one of a few words, with a default.
-    pub fn one_of<T: Copy>(&mut self, name: &'static str, default: T, words: &[(&str, T)]) -> T {
-        let Some(value) = self.get(name) else { return default };
-        match words.iter().find(|(word, _)| *word == value) {
-            Some((_, chosen)) => *chosen,
-            None => {
-                let known: Vec<_> = words.iter().map(|(word, _)| *word).collect();
-                self.problem(format!("{name} must be one of {}", known.join(", ")));
-                default
+    /// Reads yes or no, which is the default.
+    pub fn is_yes(&mut self, name: &'static str) -> bool {
+        match self.get(name, "yes or no", Absent::Default("no".to_owned())).as_deref() {
+            None | Some("no") => false,
+            Some("yes") => true,
+            Some(_) => {
+                self.problem(format!("{name} must be yes or no"));
+                false
             }
         }
     }
 
     /// Reads a whole number within bounds, with a default.
-    pub fn number_in(&mut self, name: &'static str, default: u64, bounds: RangeInclusive<u64>) -> u64 {
-        let Some(value) = self.get(name) else { return default };
-        let what = format!("a whole number from {} to {}", bounds.start(), bounds.end());
-        match value.parse::<u64>() {
+    pub fn number_in<T>(&mut self, name: &'static str, default: T, bounds: RangeInclusive<T>) -> T
+    where
+        T: Copy + Display + FromStr + PartialOrd,
+    {
+        let value = format!("{} to {}{}", grouped(bounds.start()), grouped(bounds.end()), unit(name));
+        let Some(value) = self.get(name, value, Absent::Default(grouped(default))) else { return default };
+        match value.parse() {
             Ok(number) if bounds.contains(&number) => number,
             _ => {
-                self.problem(format!("{name} must be {what}"));
+                let (least, most) = (bounds.start(), bounds.end());
+                self.problem(format!("{name} must be a whole number from {least} to {most}"));
                 default
             }
         }
-    }
-
-    /// Reads a count within bounds, with a default.
-    pub fn count_in(&mut self, name: &'static str, default: usize, bounds: RangeInclusive<usize>) -> usize {
-        let bounds = *bounds.start() as u64..=*bounds.end() as u64;
-        usize::try_from(self.number_in(name, default as u64, bounds)).unwrap_or(default)
     }
 
     /// Reads milliseconds within bounds, with a default.
@@ -156,41 +206,51 @@ impl Env {
 
     /// Reads a required `address:port` to listen on.
     pub fn socket(&mut self, name: &'static str) -> SocketAddr {
-        let unspecified = SocketAddr::from(([0, 0, 0, 0], 0));
-        let Some(value) = self.required(name) else { return unspecified };
-        self.parse(name, &value, "an address and port such as 0.0.0.0:8080").unwrap_or(unspecified)
+        self.socket_of(name, Absent::Required).unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)))
+    }
+
+    /// Reads an `address:port` to listen on that may be absent.
+    pub fn socket_optional(&mut self, name: &'static str) -> Option<SocketAddr> {
+        self.socket_of(name, Absent::Nothing)
+    }
+
+    fn socket_of(&mut self, name: &'static str, absent: Absent) -> Option<SocketAddr> {
+        let what = "an address and port such as 0.0.0.0:8080";
+        let parsed = self.get(name, what, absent)?.parse().ok();
+        if parsed.is_none() {
+            self.problem(format!("{name} must be {what}"));
+        }
+        parsed
     }
 
     /// Reads a required path to a file that exists.
     pub fn path(&mut self, name: &'static str) -> PathBuf {
-        let value = PathBuf::from(self.text(name));
-        self.check_file(name, &value);
-        value
+        self.path_of(name, Absent::Required).unwrap_or_default()
     }
 
     /// Reads a path that may be absent; when given, the file must exist.
     pub fn path_optional(&mut self, name: &'static str) -> Option<PathBuf> {
-        let value = PathBuf::from(self.get(name)?);
-        self.check_file(name, &value);
-        Some(value)
+        self.path_of(name, Absent::Nothing)
     }
 
-    fn check_file(&mut self, name: &'static str, path: &Path) {
-        if !path.as_os_str().is_empty() && !path.is_file() {
+    fn path_of(&mut self, name: &'static str, absent: Absent) -> Option<PathBuf> {
+        let path = PathBuf::from(self.get(name, "a file", absent)?);
+        if !path.is_file() {
             self.problem(format!("{name} names {}, which is not a file", path.display()));
         }
+        Some(path)
     }
 
-    /// Reads a required secret from the file that the variable names; trailing line ends are cut.
-    pub fn secret_file(&mut self, name: &'static str) -> Secret {
-        let path = self.path(name);
+    /// Reads a secret from the file that the variable names, which may be absent; trailing line ends are cut.
+    pub fn secret_file_optional(&mut self, name: &'static str) -> Option<Secret> {
+        let path = self.path_of(name, Absent::Nothing)?;
         match std::fs::read_to_string(&path) {
-            Ok(text) => Secret::new(text.trim_end_matches(['\r', '\n'])),
+            Ok(text) => Some(Secret::new(text.trim_end_matches(['\r', '\n']))),
             Err(_) => {
                 if path.is_file() {
                     self.problem(format!("{name} names {}, which cannot be read", path.display()));
                 }
-                Secret::new("")
+                Some(Secret::new(""))
             }
         }
     }
@@ -211,7 +271,7 @@ mod tests {
         env.number_in("PORT", 1, 1..=65_535);
         env.socket("LISTEN");
         env.path("CA");
-        env.one_of("MODE", 1, &[("slow", 1), ("quick", 2)]);
+        env.is_yes("MODE");
         let problems = env.finish().unwrap_err().0;
         assert_eq!(problems.len(), 5, "{problems:?}");
         for (problem, name) in problems.iter().zip(["NAME", "PORT", "LISTEN", "CA", "MODE"]) {
@@ -227,6 +287,21 @@ mod tests {
         assert_eq!(env.path_optional("CRL"), None);
         assert_eq!(env.duration_ms("AGE", 20, 1..=1_000), Duration::from_millis(20));
         assert!(env.finish().is_ok());
+    }
+
+    #[test]
+    fn variable_is_described_once_by_the_words_before_it() {
+        let mut env = env(&[]);
+        env.about(" Rows of a batch. ").number_in("ROWS", 1_500, 1..=10_000);
+        env.about("Something else.").text_optional("ROWS");
+        env.about("Listens there.").socket("LISTEN");
+        let [rows, listen] = env.settings() else { panic!("{:?}", env.settings()) };
+        assert_eq!(rows.about, "Rows of a batch.");
+        assert_eq!(
+            (rows.value.as_str(), &rows.absent),
+            ("1 to 10,000", &Absent::Default("1,500".to_owned()))
+        );
+        assert_eq!(listen.absent, Absent::Required);
     }
 
     #[test]

@@ -52,12 +52,17 @@ struct Tls {
 }
 
 impl Settings {
-    /// Reads `KAFKA_BOOTSTRAP_SERVERS`, `KAFKA_TOPIC_PREFIX` (default empty), and for TLS `KAFKA_CA_FILE`,
-    /// `KAFKA_CERT_FILE` and `KAFKA_KEY_FILE`. Plain text is accepted only to a broker on this host.
+    /// Reads `KAFKA_…`. Plain text is accepted only to a broker on this host.
     pub fn from_env(env: &mut Env) -> Self {
-        let bootstrap = env.text("KAFKA_BOOTSTRAP_SERVERS");
+        let bootstrap = env.about("Brokers, `host:port` and commas.").text("KAFKA_BOOTSTRAP_SERVERS");
+        env.about("Stands before the name of each topic, consumer group and transactional id.");
         let prefix = env.text_or("KAFKA_TOPIC_PREFIX", "");
+        env.about(
+            "Authorities of the brokers' certificates, PEM; with it TLS is spoken. Required unless every \
+             broker is on this host.",
+        );
         let ca = env.path_optional("KAFKA_CA_FILE");
+        env.about("The certificate that the service shows the brokers, and its key, PEM; both or neither.");
         let client = match (env.path_optional("KAFKA_CERT_FILE"), env.path_optional("KAFKA_KEY_FILE")) {
             (Some(cert), Some(key)) => Some((cert, key)),
             (None, None) => None,

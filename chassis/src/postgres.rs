@@ -46,15 +46,25 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Reads `DATABASE_URL_FILE` (or `DATABASE_URL`, where no secret is in it), `DATABASE_CA_FILE`,
-    /// `DATABASE_CONNECTIONS_MAX` (default 8) and `DATABASE_STATEMENT_MS_MAX` (default 30 s).
-    /// Without a CA only a database on this host is accepted.
+    /// Reads `DATABASE_…`. Without a CA only a database on this host is accepted.
     pub fn from_env(env: &mut Env) -> Self {
-        let url = match env.text_optional("DATABASE_URL") {
-            Some(url) => Secret::new(url),
-            None => env.secret_file("DATABASE_URL_FILE"),
-        };
+        env.about(
+            "The file with the URL of the database, `postgres://…`. Required unless `DATABASE_URL` is given.",
+        );
+        let from_file = env.secret_file_optional("DATABASE_URL_FILE");
+        env.about("The URL itself, where no secret is in it; it goes before the file.");
+        let url = env.text_optional("DATABASE_URL").map(Secret::new).or(from_file).unwrap_or_else(|| {
+            env.problem("DATABASE_URL_FILE is required");
+            Secret::new("")
+        });
+        env.about(
+            "Authorities of the database's certificate, PEM. Required unless the database is on this host.",
+        );
         let ca = env.path_optional("DATABASE_CA_FILE");
+        env.about("Connections that the service holds at most.");
+        let connections_max = env.number_in("DATABASE_CONNECTIONS_MAX", 8, 1..=1_000);
+        env.about("How long a statement may take until the server breaks it off.");
+        let statement_max = env.duration_ms("DATABASE_STATEMENT_MS_MAX", 30_000, 10..=3_600_000);
         match url.expose().parse::<Config>() {
             Ok(config) if ca.is_none() && !config.get_hosts().iter().all(is_this_host) => {
                 env.problem("DATABASE_CA_FILE is required unless the database is on this host");
@@ -62,12 +72,7 @@ impl Settings {
             Ok(_) => {}
             Err(_) => env.problem("DATABASE_URL must be a PostgreSQL connection URL"),
         }
-        Self {
-            url,
-            ca,
-            connections_max: env.count_in("DATABASE_CONNECTIONS_MAX", 8, 1..=1_000),
-            statement_max: env.duration_ms("DATABASE_STATEMENT_MS_MAX", 30_000, 10..=3_600_000),
-        }
+        Self { url, ca, connections_max, statement_max }
     }
 
     /// Points at a database on this host, in plain text, as tests and tools do.

@@ -12,6 +12,7 @@ pub use fleet::{Acknowledged, Fleet, Member};
 pub use instance::Instance;
 pub use iotctl::services::Service;
 pub use publisher::Publisher;
+pub use service::program;
 
 use iotctl::pki::DeviceCertificate;
 use iotctl::services::Protocol;

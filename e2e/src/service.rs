@@ -10,7 +10,7 @@ pub(crate) const ADMIN: &str = "ADMIN_LISTEN";
 
 /// Finds a service's program: beside this test's own, or in the folder `PROGRAMS`, which may be that of an
 /// optimised build.
-pub(crate) fn program(name: &str) -> PathBuf {
+pub fn program(name: &str) -> PathBuf {
     let own = std::env::current_exe().unwrap();
     let set = std::env::vars_os().find_map(|(name, value)| (name == "PROGRAMS").then_some(value));
     let folder = set.map_or_else(|| own.parent().and_then(Path::parent).unwrap().to_owned(), PathBuf::from);

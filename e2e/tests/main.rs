@@ -11,5 +11,6 @@ mod pages;
 mod pipeline;
 mod revocation;
 mod scaling;
+mod settings;
 mod strangers;
 mod up;

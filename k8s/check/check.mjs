@@ -71,6 +71,19 @@ function sources(folder) {
     .join("\n");
 }
 
+/** Returns the settings without which a program does not start, from the rows of docs/settings.md. */
+function requiredOf(program) {
+  const required = [];
+  let section = "";
+  for (const line of readFileSync(join(root, "docs/settings.md"), "utf8").split("\n")) {
+    if (line.startsWith("## ")) section = line.slice(3);
+    const [, name, , absent, , readers] = line.split("|").map((cell) => cell.trim());
+    const isRead = section === program || readers === "all" || readers?.split(", ").includes(program);
+    if (absent === "**required**" && isRead) required.push(name.replaceAll("`", ""));
+  }
+  return required;
+}
+
 /** Says what a workload names that is not there: settings, secrets, config maps, ports, programs. */
 function checkWorkload(overlay, manifest, manifests) {
   const where = `${overlay}: ${manifest.kind} ${manifest.metadata.name}`;
@@ -90,6 +103,9 @@ function checkWorkload(overlay, manifest, manifests) {
     if (known === "") problems.push(`${where}: there is no program ${program}`);
     for (const name of variables) {
       if (!known.includes(`"${name}"`)) problems.push(`${where}: ${program} knows no setting ${name}`);
+    }
+    for (const name of program === "iotctl" ? [] : requiredOf(program)) {
+      if (!variables.includes(name)) problems.push(`${where}: ${program} needs the setting ${name}`);
     }
     const ports = new Set((container.ports ?? []).map((port) => port.name));
     for (const probe of ["startupProbe", "livenessProbe", "readinessProbe"]) {

@@ -8,62 +8,55 @@ use std::path::PathBuf;
 use std::time::Duration;
 use url::{Host, Url};
 
-/// Holds every setting; each field names its variable.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// `KAFKA_*`.
-    pub kafka: kafka::Settings,
-    /// `LAKE_URL`: `file:///folder`, which must exist, or `s3://bucket` or `s3://bucket/prefix`. For S3 also
-    /// `LAKE_S3_REGION`, `LAKE_S3_ENDPOINT` (for another server than AWS; plain `http` only to this host),
-    /// and `LAKE_S3_ACCESS_KEY_ID` with `LAKE_S3_SECRET_ACCESS_KEY_FILE`; without these two the role that AWS
-    /// gives the machine or the pod, by AWS's own `AWS_*` variables.
-    pub location: Location,
-    /// `FILE_RECORDS_MAX` (default 1,000,000), `FILE_BYTES_MAX` (default 64 MiB of Kafka values) or
-    /// `FILE_AGE_MS_MAX` (default an hour): what a file of a partition holds at most. A small age makes many
-    /// small files.
-    pub limits: Limits,
-    /// `BUFFER_BYTES_MAX`, default 256 MiB, at least `FILE_BYTES_MAX`: what all partitions of an instance may
-    /// hold that is in no file yet; beyond it, partitions pause.
-    pub buffer_bytes_max: usize,
-    /// `STORE_ANSWER_MS_MAX`, default 60,000: timeout of one request to the store. A store that gives no
-    /// answer within three times this, retries included, counts as unreachable: not ready, and asked again.
-    pub store_answer_max: Duration,
-    /// `STALL_MS_MAX`, default 120,000: see [`kafka::stall_max`].
-    pub stall_max: Duration,
-}
-
-impl Config {
-    /// Reads the environment.
-    pub fn from_env(env: &mut Env) -> Self {
-        let kafka = kafka::Settings::from_env(env);
-        let location = location(env);
-        let limits = Limits {
-            records_max: env.count_in("FILE_RECORDS_MAX", 1_000_000, 1..=10_000_000),
-            bytes_max: env.count_in("FILE_BYTES_MAX", 64 << 20, 1_024..=1 << 30),
-            age_max: env.duration_ms("FILE_AGE_MS_MAX", 3_600_000, 100..=86_400_000),
-        };
-        let buffer_bytes_max = env.count_in("BUFFER_BYTES_MAX", 256 << 20, 1_024..=64 << 30);
-        if buffer_bytes_max < limits.bytes_max {
-            env.problem("BUFFER_BYTES_MAX must be at least FILE_BYTES_MAX");
-        }
-        Self {
-            kafka,
-            location,
-            limits,
-            buffer_bytes_max,
-            store_answer_max: env.duration_ms("STORE_ANSWER_MS_MAX", 60_000, 100..=3_600_000),
-            stall_max: kafka::stall_max(env),
-        }
+chassis::settings! {
+    /// Holds every setting.
+    #[derive(Clone, Debug)]
+    pub struct Config (env) {
+        /// `KAFKA_…`.
+        pub kafka: kafka::Settings = kafka::Settings::from_env(env),
+        /// `LAKE_…`: the folder or the bucket.
+        pub location: Location = location(env),
+        /// `FILE_…`: what a file of a partition holds at most.
+        pub limits: Limits = limits(env),
+        /// Kafka values of all partitions of an instance that are in no file yet, at least `FILE_BYTES_MAX`;
+        /// beyond it, partitions pause.
+        pub buffer_bytes_max: usize = buffer_bytes_max(env, &limits),
+        /// Timeout of one request to the store. A store that gives no answer within three times this, retries
+        /// included, counts as unreachable: not ready, and asked again.
+        pub store_answer_max: Duration = env.duration_ms("STORE_ANSWER_MS_MAX", 60_000, 100..=3_600_000),
+        /// `STALL_MS_MAX`; see [`kafka::stall_max`].
+        pub stall_max: Duration = kafka::stall_max(env),
     }
 }
 
+fn limits(env: &mut Env) -> Limits {
+    env.about("Records of a file of a partition.");
+    let records_max = env.number_in("FILE_RECORDS_MAX", 1_000_000, 1..=10_000_000);
+    env.about("Kafka values of a file of a partition.");
+    let bytes_max = env.number_in("FILE_BYTES_MAX", 64 << 20, 1_024..=1 << 30);
+    env.about("Age of its first record at which a file is written; a small one makes many small files.");
+    let age_max = env.duration_ms("FILE_AGE_MS_MAX", 3_600_000, 100..=86_400_000);
+    Limits { records_max, bytes_max, age_max }
+}
+
+fn buffer_bytes_max(env: &mut Env, limits: &Limits) -> usize {
+    let bytes_max = env.number_in("BUFFER_BYTES_MAX", 256 << 20, 1_024..=64 << 30);
+    if bytes_max < limits.bytes_max {
+        env.problem("BUFFER_BYTES_MAX must be at least FILE_BYTES_MAX");
+    }
+    bytes_max
+}
+
 fn location(env: &mut Env) -> Location {
+    env.about("`file:///folder`, which must exist, `s3://bucket` or `s3://bucket/prefix`.");
     let text = env.text("LAKE_URL");
     let s3 = S3 {
         bucket: String::new(),
         prefix: String::new(),
-        region: env.text_optional("LAKE_S3_REGION"),
-        endpoint: env.text_optional("LAKE_S3_ENDPOINT"),
+        region: env.about("The bucket's region.").text_optional("LAKE_S3_REGION"),
+        endpoint: env
+            .about("Another server than AWS; plain `http` only to this host.")
+            .text_optional("LAKE_S3_ENDPOINT"),
         credentials: credentials(env),
     };
     if s3.endpoint.as_deref().is_some_and(|endpoint| !is_safe(endpoint)) {
@@ -97,10 +90,14 @@ fn location(env: &mut Env) -> Location {
 }
 
 fn credentials(env: &mut Env) -> Option<(String, Secret)> {
+    env.about(
+        "The key's id, and the file with the key; both or neither. Without them it is the role that AWS \
+         gives the machine or the pod, by AWS's own `AWS_*` variables.",
+    );
     let id = env.text_optional("LAKE_S3_ACCESS_KEY_ID");
-    let file = env.path_optional("LAKE_S3_SECRET_ACCESS_KEY_FILE");
-    match (id, file) {
-        (Some(id), Some(_)) => Some((id, env.secret_file("LAKE_S3_SECRET_ACCESS_KEY_FILE"))),
+    let secret = env.secret_file_optional("LAKE_S3_SECRET_ACCESS_KEY_FILE");
+    match (id, secret) {
+        (Some(id), Some(secret)) => Some((id, secret)),
         (None, None) => None,
         _ => {
             env.problem("LAKE_S3_ACCESS_KEY_ID and LAKE_S3_SECRET_ACCESS_KEY_FILE belong together");

@@ -29,33 +29,51 @@ pub(super) enum Source {
 }
 
 impl Settings {
-    /// Reads `JWT_JWKS_FILE` or `JWT_JWKS_URL`, `JWT_ISSUER` and `JWT_AUDIENCE`; all are required, there is
-    /// no way to switch it off. With a URL, `JWT_JWKS_CA_FILE` names the authority of its server (default:
-    /// those of the system) and `JWT_JWKS_REFRESH_MS` the time between two looks (default 300,000; 1,000 to
-    /// 86,400,000).
+    /// Reads `JWT_…`; there is no way to switch it off.
     pub fn from_env(env: &mut Env) -> Self {
-        let source = match env.text_optional("JWT_JWKS_URL") {
-            Some(url) => Self::url_from_env(url, env),
-            None => Source::File(env.path("JWT_JWKS_FILE")),
-        };
-        Self { source, issuer: env.text("JWT_ISSUER"), audience: env.text("JWT_AUDIENCE") }
+        Self::read(env, true).unwrap_or_else(|| Self::new(PathBuf::new(), "", ""))
     }
 
     /// Reads the same where tokens may be left out: none without `JWT_JWKS_FILE` and `JWT_JWKS_URL`.
     pub fn optional_from_env(env: &mut Env) -> Option<Self> {
-        let is_given = ["JWT_JWKS_FILE", "JWT_JWKS_URL"].map(|name| env.text_optional(name).is_some());
-        is_given.contains(&true).then(|| Self::from_env(env))
+        Self::read(env, false)
     }
 
-    fn url_from_env(url: String, env: &mut Env) -> Source {
-        if env.text_optional("JWT_JWKS_FILE").is_some() {
+    fn read(env: &mut Env, is_required: bool) -> Option<Self> {
+        env.about(
+            "The keys that sign tokens, a JWKS; the file is followed. This or `JWT_JWKS_URL`, not both.",
+        );
+        let file = env.path_optional("JWT_JWKS_FILE");
+        env.about("The same from a server: `https://…`, or `http://…` on this host.");
+        let url = env.text_optional("JWT_JWKS_URL");
+        env.about("Authorities of that server's certificate, PEM; the system's without it.");
+        let ca = env.path_optional("JWT_JWKS_CA_FILE");
+        env.about("Time between two looks at that server.");
+        let refresh_interval = env.duration_ms("JWT_JWKS_REFRESH_MS", 300_000, 1_000..=REFRESH_MS_MAX);
+        env.about("`iss` that a token must have. Required where tokens are.");
+        let issuer = env.text_optional("JWT_ISSUER");
+        env.about("`aud` that a token must have. Required where tokens are.");
+        let audience = env.text_optional("JWT_AUDIENCE");
+        if file.is_some() && url.is_some() {
             env.problem("JWT_JWKS_FILE and JWT_JWKS_URL exclude each other");
         }
-        if !url.starts_with("https://") && !is_this_host(&url) {
+        if url.as_deref().is_some_and(|url| !url.starts_with("https://") && !is_this_host(url)) {
             env.problem("JWT_JWKS_URL must begin with https:// unless its server is on this host");
         }
-        let refresh_interval = env.duration_ms("JWT_JWKS_REFRESH_MS", 300_000, 1_000..=REFRESH_MS_MAX);
-        Source::Url { url, ca: env.path_optional("JWT_JWKS_CA_FILE"), refresh_interval }
+        let source = match url {
+            Some(url) => Some(Source::Url { url, ca, refresh_interval }),
+            None => file.map(Source::File),
+        };
+        if source.is_none() && !is_required {
+            return None;
+        }
+        let is_given = [source.is_some(), issuer.is_some(), audience.is_some()];
+        for (name, is_given) in ["JWT_JWKS_FILE", "JWT_ISSUER", "JWT_AUDIENCE"].into_iter().zip(is_given) {
+            if !is_given {
+                env.problem(format!("{name} is required"));
+            }
+        }
+        Some(Self { source: source?, issuer: issuer?, audience: audience? })
     }
 
     /// Takes a file and the two names as they are, as tests do.

@@ -19,14 +19,17 @@ pub(super) struct TlsFiles {
 }
 
 impl Settings {
-    /// Reads `HTTP_LISTEN`; `TLS_CERT_FILE` (the certificate and what leads from it to a root) and
-    /// `TLS_KEY_FILE`, both or neither, followed while the process runs; and `HTTP_BEHIND_TLS_PROXY` (yes or
-    /// no, default no).
+    /// Reads `HTTP_…` and `TLS_…`.
     ///
     /// A bearer token is all that a caller has: without TLS only an address of this host is accepted, unless
     /// a proxy in front of the server is declared to speak TLS.
     pub fn from_env(env: &mut Env) -> Self {
-        let listen = env.socket("HTTP_LISTEN");
+        let listen = env.about("Serves the REST interface.").socket("HTTP_LISTEN");
+        env.about(
+            "The certificate with what leads from it to a root, and its key, PEM; both or neither. They are \
+             followed while the service runs. Required unless `HTTP_LISTEN` is on this host alone or behind \
+             a proxy.",
+        );
         let tls = match (env.path_optional("TLS_CERT_FILE"), env.path_optional("TLS_KEY_FILE")) {
             (Some(cert), Some(key)) => Some(TlsFiles { cert, key }),
             (None, None) => None,
@@ -35,7 +38,8 @@ impl Settings {
                 None
             }
         };
-        let is_behind_proxy = env.one_of("HTTP_BEHIND_TLS_PROXY", false, &[("yes", true), ("no", false)]);
+        env.about("Whether a proxy in front speaks TLS, so that plain text is accepted beyond this host.");
+        let is_behind_proxy = env.is_yes("HTTP_BEHIND_TLS_PROXY");
         // Port 0 of an unspecified address stands for one that could not be read.
         if tls.is_none() && !is_behind_proxy && !listen.ip().is_loopback() && listen.port() != 0 {
             env.problem(

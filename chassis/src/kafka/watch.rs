@@ -56,9 +56,12 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Events of the asking client that one look takes away; nobody else reads them.
 const EVENTS_MAX: usize = 1_000;
 
-/// Reads `STALL_MS_MAX`, default 120,000: a partition with lag that stands still for longer, with nothing in
-/// its way, makes the process unready, and not live after twice the time.
+/// Reads `STALL_MS_MAX`.
 pub fn stall_max(env: &mut Env) -> Duration {
+    env.about(
+        "How long a partition may have lag and stand still, with nothing in its way, until the process is \
+         not ready, and not live after twice the time.",
+    );
     env.duration_ms("STALL_MS_MAX", 120_000, 1_000..=3_600_000)
 }
 
