@@ -88,7 +88,7 @@ mod tests {
             (&[("HTTP_LISTEN", "[::]:80")], "are required unless"),
             (&[("HTTP_LISTEN", "10.0.0.1:80"), ("HTTP_BEHIND_TLS_PROXY", "no")], "are required unless"),
             (&[("HTTP_LISTEN", "127.0.0.1:80"), ("TLS_CERT_FILE", file)], "belong together"),
-            (&[("HTTP_LISTEN", "127.0.0.1:80"), ("HTTP_BEHIND_TLS_PROXY", "true")], "must be one of yes, no"),
+            (&[("HTTP_LISTEN", "127.0.0.1:80"), ("HTTP_BEHIND_TLS_PROXY", "true")], "must be yes or no"),
         ] {
             assert!(problems(bad).contains(word), "{bad:?}: {}", problems(bad));
         }
