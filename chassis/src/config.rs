@@ -38,11 +38,21 @@ pub struct Env {
 /// use chassis::config::Env;
 /// use std::time::Duration;
 ///
-/// chassis::settings! { /// Holds what a ferry is told. pub struct Settings (env) { /// Cars that fit. pub
-/// cars_max: usize = env.number_in("CARS_MAX", 40, 1..=400), /// Time in a harbour. pub stay: Duration =
-/// env.duration_ms("STAY_MS", 60_000, 1_000..=3_600_000), } } let mut env = Env::of([("CARS_MAX".to_owned(),
-/// "30".to_owned())]); let settings = Settings::from_env(&mut env); assert_eq!((settings.cars_max,
-/// settings.stay), (30, Duration::from_secs(60))); assert_eq!(env.settings()[0].about, "Cars that fit."); ```
+/// chassis::settings! {
+///     /// Holds what a ferry is told.
+///     pub struct Settings (env) {
+///         /// Cars that fit.
+///         pub cars_max: usize = env.number_in("CARS_MAX", 40, 1..=400),
+///         /// Time in a harbour.
+///         pub stay: Duration = env.duration_ms("STAY_MS", 60_000, 1_000..=3_600_000),
+///     }
+/// }
+///
+/// let mut env = Env::of([("CARS_MAX".to_owned(), "30".to_owned())]);
+/// let settings = Settings::from_env(&mut env);
+/// assert_eq!((settings.cars_max, settings.stay), (30, Duration::from_secs(60)));
+/// assert_eq!(env.settings()[0].about, "Cars that fit.");
+/// ```
 #[macro_export]
 macro_rules! settings {
     ($(#[$about:meta])* $vis:vis struct $Settings:ident ($env:ident) {$(
