@@ -19,6 +19,8 @@ const TICK: Duration = Duration::from_millis(2);
 const VIOLATING_EVERY: u64 = 100;
 /// Timeout after which the broker or the service counts as broken.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
+/// Time at the beginning that is not counted: the first transactions of a process make its connections.
+const WARM_UP: Duration = Duration::from_secs(2);
 /// Interval between the readings of a sensor whose rule has changed.
 const CHANGE_POLL: Duration = Duration::from_millis(2);
 /// Longest wait for the first alert after a start.
@@ -71,7 +73,7 @@ pub(super) async fn at_rate(stage: &Stage) -> Result<()> {
     let (mut ticks, started, mut number) = (interval(TICK), Instant::now(), 0_u64);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let mut violating: Vec<(Uuid, Instant)> = Vec::new();
-    while started.elapsed() < Duration::from_secs(stage.options.seconds.into()) {
+    while started.elapsed() < WARM_UP + Duration::from_secs(stage.options.seconds.into()) {
         ticks.tick().await;
         let due = started.elapsed().as_micros() * u128::from(stage.options.rate) / 1_000_000;
         while u128::from(number) < due {
@@ -88,12 +90,16 @@ pub(super) async fn at_rate(stage: &Stage) -> Result<()> {
     source.flush()?;
     let (last, _) = *violating.last().context("no reading violates")?;
     watch.until(ANSWER_MAX, |seen| seen.events.get(&last).copied()).await?;
-    let took: Vec<f64> = violating
+    let all: Vec<(Instant, f64)> = violating
         .iter()
-        .filter_map(|(event, sent)| Some(millis(watch.event(event)?.saturating_duration_since(*sent))))
+        .filter_map(|(event, sent)| {
+            Some((*sent, millis(watch.event(event)?.saturating_duration_since(*sent))))
+        })
         .collect();
-    let missing = violating.len() - took.len();
+    let missing = violating.len() - all.len();
     ensure!(missing == 0, "{missing} of {} alerts are missing", violating.len());
+    let is_counted = |sent: &Instant| sent.saturating_duration_since(started) >= WARM_UP;
+    let took: Vec<f64> = all.iter().filter(|(sent, _)| is_counted(sent)).map(|(_, took)| *took).collect();
     print(&format!("reading sent → alert visible, {}/s", stage.options.rate), &took)?;
     client.process.stop().await?;
     Ok(())

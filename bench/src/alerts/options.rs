@@ -49,7 +49,7 @@ pub(super) struct Options {
     /// Readings per second of the latency.
     #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
     pub(super) rate: u32,
-    /// Length of the latency's run.
+    /// Length of the latency's run, after its warm-up.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=3_600))]
     pub(super) seconds: u32,
     /// Changes of rules that are timed.
