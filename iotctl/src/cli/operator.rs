@@ -99,7 +99,7 @@ pub(super) fn print(resources: &[Value], columns: &[&str]) {
     }
 }
 
-/// Prints resources for people, as [`print`] does.
+/// Prints resources for people, as [`print()`] does.
 pub(super) fn print_table(resources: &[Value], columns: &[&str]) {
     let mut out = std::io::stdout().lock();
     let cell = |resource: &Value, column: &str| match resource.pointer(&format!("/{column}")) {
